@@ -1,0 +1,279 @@
+//! The codecs' names and geometry. Nothing outside this file matches on format names to learn sizes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::Error;
+
+/// A storage type of plain floats, also used for scales.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Float {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    Bf16,
+}
+
+impl Float {
+    /// Bytes of one value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// `f32`, `f16` or `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How many weights of a row share one scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Group {
+    /// The whole row (output channel).
+    Row,
+    /// This many neighbours along the row.
+    Of(u16),
+}
+
+/// A packed weight format.
+///
+/// The ggml codecs keep scales inside their blocks; the others keep them in parts of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Codec {
+    /// Plain floats.
+    Float(Float),
+    /// ggml: 32 weights, 4 bits, one scale.
+    Q4_0,
+    /// ggml: 32 weights, 4 bits, scale and minimum.
+    Q4_1,
+    /// ggml: 32 weights, 5 bits, one scale.
+    Q5_0,
+    /// ggml: 32 weights, 5 bits, scale and minimum.
+    Q5_1,
+    /// ggml: 32 weights, 8 bits, one scale.
+    Q8_0,
+    /// ggml K-quant, 2 bits.
+    Q2K,
+    /// ggml K-quant, 3 bits.
+    Q3K,
+    /// ggml K-quant, 4 bits.
+    Q4K,
+    /// ggml K-quant, 5 bits.
+    Q5K,
+    /// ggml K-quant, 6 bits.
+    Q6K,
+    /// MLX affine: `q * scale + bias` with unsigned codes in a little-endian bit stream.
+    /// Parts: `data`, `scales`, `biases`.
+    Affine {
+        /// Bits of a code: 1, 2, 3, 4, 5, 6 or 8.
+        bits: u8,
+        /// Weights that share a scale and a bias: 32, 64 or 128.
+        group: u16,
+        /// How scales and biases are stored.
+        scale: Float,
+    },
+    /// Symmetric signed bytes, `q * scale`. Parts: `data` i8 `[rows, cols]`, `scales` `[rows, groups]`.
+    Int8 {
+        /// Weights that share a scale.
+        group: Group,
+        /// How scales are stored.
+        scale: Float,
+    },
+    /// Symmetric nibbles, `(q - 8) * scale`. Parts: `data` `[rows, cols / 2]` with the even column
+    /// in the low nibble, `scales` `[rows, groups]`.
+    Int4 {
+        /// Weights that share a scale.
+        group: Group,
+        /// How scales are stored.
+        scale: Float,
+    },
+}
+
+/// Sizes of a codec. All lengths are along a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Weights in one block of `data`.
+    pub block: usize,
+    /// Bytes of one block of `data`.
+    pub block_bytes: usize,
+    /// Which weights share an entry of `scales`, and how it is stored; `None` where scales live in
+    /// the blocks or do not exist.
+    pub scales: Option<(Group, Float)>,
+    /// Whether a `biases` part shaped like `scales` exists.
+    pub biases: bool,
+}
+
+impl Codec {
+    /// Plain `f32`.
+    pub const F32: Self = Self::Float(Float::F32);
+    /// Plain `f16`.
+    pub const F16: Self = Self::Float(Float::F16);
+    /// Plain `bf16`.
+    pub const BF16: Self = Self::Float(Float::Bf16);
+
+    /// The codecs without parameters: the floats and ggml's.
+    pub const PLAIN: [Self; 13] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// Bit widths and group sizes that MLX affine knows.
+    pub const AFFINE_BITS: [u8; 7] = [1, 2, 3, 4, 5, 6, 8];
+    /// Group sizes that MLX affine knows.
+    pub const AFFINE_GROUPS: [u16; 3] = [32, 64, 128];
+    /// Group sizes of `int8` and `int4`.
+    pub const INT_GROUPS: [u16; 4] = [32, 64, 128, 256];
+
+    /// Whether values are stored as plain floats.
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::Float(_))
+    }
+
+    /// The codec's sizes.
+    pub const fn geometry(self) -> Geometry {
+        let (block, block_bytes) = match self {
+            Self::Float(float) => (1, float.bytes()),
+            Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
+            Self::Q8_0 => (32, 34),
+            Self::Q2K => (256, 84),
+            Self::Q3K => (256, 110),
+            Self::Q4K => (256, 144),
+            Self::Q5K => (256, 176),
+            Self::Q6K => (256, 210),
+            Self::Affine { bits, group, .. } => {
+                (group as usize, group as usize * bits as usize / 8)
+            }
+            Self::Int8 { .. } => (1, 1),
+            Self::Int4 { .. } => (2, 1),
+        };
+        let scales = match self {
+            Self::Affine { group, scale, .. } => Some((Group::Of(group), scale)),
+            Self::Int8 { group, scale } | Self::Int4 { group, scale } => Some((group, scale)),
+            _ => None,
+        };
+        Geometry { block, block_bytes, scales, biases: matches!(self, Self::Affine { .. }) }
+    }
+
+    /// The name without the storage type of scales: `q4_k`, `affine4-g64`, `int8`, `int4-g128`.
+    pub fn name(self) -> String {
+        let grouped = |base: String, group: Group| match group {
+            Group::Row => base,
+            Group::Of(n) => format!("{base}-g{n}"),
+        };
+        match self {
+            Self::Float(float) => float.name().into(),
+            Self::Q4_0 => "q4_0".into(),
+            Self::Q4_1 => "q4_1".into(),
+            Self::Q5_0 => "q5_0".into(),
+            Self::Q5_1 => "q5_1".into(),
+            Self::Q8_0 => "q8_0".into(),
+            Self::Q2K => "q2_k".into(),
+            Self::Q3K => "q3_k".into(),
+            Self::Q4K => "q4_k".into(),
+            Self::Q5K => "q5_k".into(),
+            Self::Q6K => "q6_k".into(),
+            Self::Affine { bits, group, .. } => grouped(format!("affine{bits}"), Group::Of(group)),
+            Self::Int8 { group, .. } => grouped("int8".into(), group),
+            Self::Int4 { group, .. } => grouped("int4".into(), group),
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.name())
+    }
+}
+
+impl FromStr for Codec {
+    type Err = Error;
+
+    /// Reads a [`Codec::name`], optionally followed by `-f32`, `-f16` or `-bf16` for the scales
+    /// (default: bf16 for affine as MLX models mostly have, f32 for the integer codecs).
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let unknown = || Error::UnknownCodec(name.into());
+        let lower = name.to_ascii_lowercase();
+        if let Some(codec) = Self::PLAIN.into_iter().find(|codec| codec.name() == lower) {
+            return Ok(codec);
+        }
+        let mut words = lower.split('-');
+        let base = words.next().unwrap_or_default();
+        let mut group = None;
+        let mut scale = None;
+        for word in words {
+            let float =
+                [Float::F32, Float::F16, Float::Bf16].into_iter().find(|f| f.name() == word);
+            match (float, word.strip_prefix('g').map(str::parse::<u16>)) {
+                (Some(float), _) if scale.is_none() => scale = Some(float),
+                (None, Some(Ok(n))) if group.is_none() && scale.is_none() => group = Some(n),
+                _ => return Err(unknown()),
+            }
+        }
+        let int_group = match group {
+            None => Group::Row,
+            Some(n) if Self::INT_GROUPS.contains(&n) => Group::Of(n),
+            Some(_) => return Err(unknown()),
+        };
+        let int_scale = scale.unwrap_or(Float::F32);
+        match (base, base.strip_prefix("affine").map(str::parse::<u8>)) {
+            ("int8", _) => Ok(Self::Int8 { group: int_group, scale: int_scale }),
+            ("int4", _) => Ok(Self::Int4 { group: int_group, scale: int_scale }),
+            (_, Some(Ok(bits))) if Self::AFFINE_BITS.contains(&bits) => {
+                let group = group.unwrap_or(64);
+                if !Self::AFFINE_GROUPS.contains(&group) {
+                    return Err(unknown());
+                }
+                Ok(Self::Affine { bits, group, scale: scale.unwrap_or(Float::Bf16) })
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for codec in Codec::PLAIN {
+            assert_eq!(codec.name().parse(), Ok(codec));
+        }
+        for bits in Codec::AFFINE_BITS {
+            for group in Codec::AFFINE_GROUPS {
+                let codec = Codec::Affine { bits, group, scale: Float::F16 };
+                assert_eq!(format!("{codec}-f16").parse(), Ok(codec));
+            }
+        }
+        let codec = Codec::Int8 { group: Group::Of(128), scale: Float::F32 };
+        assert_eq!("int8-g128".parse(), Ok(codec));
+        for wrong in
+            ["", "q9_k", "affine7-g64", "affine4-g48", "int8-g100", "int8-f16-g64", "int8-x"]
+        {
+            assert_eq!(wrong.parse::<Codec>(), Err(Error::UnknownCodec(wrong.into())));
+        }
+    }
+}

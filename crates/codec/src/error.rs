@@ -1,0 +1,97 @@
+//! What can be wrong with a packed tensor.
+
+use crate::Codec;
+
+/// An error about a codec or a packed tensor. Callers add the tensor's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name is not a codec's.
+    #[error("unknown codec '{0}'")]
+    UnknownCodec(String),
+    /// The row length does not fit the codec's blocks.
+    #[error("{codec} packs {block} weights at a time, which does not divide a row of {cols}")]
+    Columns {
+        /// The codec.
+        codec: Codec,
+        /// Weights in its smallest unit.
+        block: usize,
+        /// Weights in a row.
+        cols: usize,
+    },
+    /// A part has the wrong number of bytes.
+    #[error(
+        "{codec} part '{part}' has {found} bytes, expected {expected} for {experts}x{rows}x{cols}"
+    )]
+    PartLength {
+        /// The codec.
+        codec: Codec,
+        /// Which part.
+        part: &'static str,
+        /// Bytes there.
+        found: usize,
+        /// Bytes the shape asks for.
+        expected: usize,
+        /// Experts.
+        experts: usize,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+    },
+    /// A part that the codec needs is absent, or one it does not have is present.
+    #[error("{codec} {} part '{part}'", if *.present { "has no" } else { "lacks its" })]
+    Part {
+        /// The codec.
+        codec: Codec,
+        /// Which part.
+        part: &'static str,
+        /// Whether it was there.
+        present: bool,
+    },
+    /// The number of weights or bytes overflows.
+    #[error("a tensor of {experts}x{rows}x{cols} is too large to address")]
+    TooLarge {
+        /// Experts.
+        experts: usize,
+        /// Rows.
+        rows: usize,
+        /// Columns.
+        cols: usize,
+    },
+    /// A slice that is outside the tensor or not on a block boundary.
+    #[error("cannot take {what} {start}..{end} of {len} (a multiple of {step})")]
+    Slice {
+        /// `rows` or `columns`.
+        what: &'static str,
+        /// First index.
+        start: usize,
+        /// One past the last index.
+        end: usize,
+        /// How many there are.
+        len: usize,
+        /// The boundary slices must fall on.
+        step: usize,
+    },
+    /// Values or weights of importance whose number does not fit the shape.
+    #[error("{what} has {found} values, expected {expected}")]
+    Values {
+        /// What was counted.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many are needed.
+        expected: usize,
+    },
+    /// The codec can be read but not written.
+    #[error("keeve has no encoder for {0}")]
+    NoEncoder(Codec),
+    /// A source value cannot be encoded.
+    #[error("value {index} of the source is {value}: only finite values can be encoded")]
+    NotFinite {
+        /// Its index.
+        index: usize,
+        /// How it prints.
+        value: String,
+    },
+}

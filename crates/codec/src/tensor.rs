@@ -1,0 +1,288 @@
+//! A matrix, or a stack of them, in one codec.
+
+use std::ops::Range;
+
+use crate::{Bytes, Codec, Error, Group};
+
+/// The byte buffers of a [`PackedTensor`]. Which exist depends on the codec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parts {
+    /// Codes (and, for ggml codecs, the scales between them), row after row.
+    pub data: Bytes,
+    /// Scales `[experts, rows, groups]`.
+    pub scales: Option<Bytes>,
+    /// Biases, shaped like the scales.
+    pub biases: Option<Bytes>,
+}
+
+impl Parts {
+    /// Parts of a codec that keeps everything in `data`.
+    pub fn data(data: impl Into<Bytes>) -> Self {
+        Self { data: data.into(), scales: None, biases: None }
+    }
+}
+
+/// A stack of `experts` matrices of `rows` output channels by `cols` inputs, in one codec.
+/// Its parts have exactly the lengths that its shape asks for: [`PackedTensor::new`] saw to it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackedTensor {
+    codec: Codec,
+    experts: usize,
+    rows: usize,
+    cols: usize,
+    parts: Parts,
+}
+
+/// One row of a [`PackedTensor`]: its bytes in each part (empty where the codec has none).
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// Codes.
+    pub data: &'a [u8],
+    /// Scales.
+    pub scales: &'a [u8],
+    /// Biases.
+    pub biases: &'a [u8],
+}
+
+/// Bytes of one row in each part, for a row of some length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RowBytes {
+    data: usize,
+    scales: usize,
+    biases: usize,
+}
+
+impl RowBytes {
+    fn of(codec: Codec, cols: usize) -> Result<Self, Error> {
+        let geometry = codec.geometry();
+        let step = codec.column_step();
+        if cols == 0 || !cols.is_multiple_of(step) {
+            return Err(Error::Columns { codec, block: step, cols });
+        }
+        let data = (cols / geometry.block)
+            .checked_mul(geometry.block_bytes)
+            .ok_or(Error::TooLarge { experts: 1, rows: 1, cols })?;
+        let scales = match geometry.scales {
+            None => 0,
+            Some((Group::Row, float)) => float.bytes(),
+            Some((Group::Of(group), float)) => cols / group as usize * float.bytes(),
+        };
+        Ok(Self { data, scales, biases: if geometry.biases { scales } else { 0 } })
+    }
+}
+
+impl Codec {
+    /// Rows, and slices of rows, must be a multiple of this many columns.
+    pub const fn column_step(self) -> usize {
+        let geometry = self.geometry();
+        match geometry.scales {
+            Some((Group::Of(group), _)) if group as usize > geometry.block => group as usize,
+            _ => geometry.block,
+        }
+    }
+
+    /// Bytes of a row of `cols` weights over all parts.
+    ///
+    /// # Errors
+    /// If `cols` is zero or the codec's blocks do not divide it.
+    pub fn row_bytes(self, cols: usize) -> Result<usize, Error> {
+        let row = RowBytes::of(self, cols)?;
+        Ok(row.data + row.scales + row.biases)
+    }
+}
+
+impl PackedTensor {
+    /// Puts parts together, checking that each has exactly the bytes that the shape asks for.
+    ///
+    /// # Errors
+    /// If the shape does not fit the codec or overflows, a part is missing or superfluous, or a
+    /// part's length is wrong.
+    pub fn new(
+        codec: Codec,
+        experts: usize,
+        rows: usize,
+        cols: usize,
+        parts: Parts,
+    ) -> Result<Self, Error> {
+        let row = RowBytes::of(codec, cols)?;
+        let too_large = Error::TooLarge { experts, rows, cols };
+        let stacked = experts.checked_mul(rows).ok_or(too_large.clone())?;
+        stacked.checked_mul(cols).ok_or(too_large.clone())?;
+        let check = |part, bytes: Option<&Bytes>, row_bytes: usize| {
+            let expected = stacked.checked_mul(row_bytes).ok_or(too_large.clone())?;
+            match (bytes, row_bytes) {
+                (None, 0) => Ok(()),
+                (None, _) => Err(Error::Part { codec, part, present: false }),
+                (Some(_), 0) => Err(Error::Part { codec, part, present: true }),
+                (Some(bytes), _) if bytes.len() != expected => {
+                    let found = bytes.len();
+                    Err(Error::PartLength { codec, part, found, expected, experts, rows, cols })
+                }
+                _ => Ok(()),
+            }
+        };
+        check("data", Some(&parts.data), row.data)?;
+        check("scales", parts.scales.as_ref(), row.scales)?;
+        check("biases", parts.biases.as_ref(), row.biases)?;
+        Ok(Self { codec, experts, rows, cols, parts })
+    }
+
+    /// A matrix of plain `f32`.
+    ///
+    /// # Errors
+    /// If the number of values is not `rows * cols`.
+    pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Result<Self, Error> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self::new(Codec::F32, 1, rows, cols, Parts::data(bytes))
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Matrices in the stack (1 if it is no stack).
+    pub fn experts(&self) -> usize {
+        self.experts
+    }
+
+    /// Output channels of each matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs of each matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The byte buffers.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Number of weights in the stack.
+    pub fn len(&self) -> usize {
+        self.experts * self.rows * self.cols
+    }
+
+    /// Whether there are no weights.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes over all parts.
+    pub fn bytes(&self) -> usize {
+        let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len());
+        self.parts.data.len() + part(&self.parts.scales) + part(&self.parts.biases)
+    }
+
+    /// The bytes of row `index`, counted through the stack (`expert * rows + row`).
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, index: usize) -> Row<'_> {
+        let count = self.experts * self.rows;
+        assert!(index < count, "row {index} of {count}");
+        fn window(bytes: &[u8], index: usize, count: usize) -> &[u8] {
+            let each = bytes.len() / count;
+            &bytes[index * each..(index + 1) * each]
+        }
+        Row {
+            data: window(&self.parts.data, index, count),
+            scales: self.parts.scales.as_deref().map_or(&[], |part| window(part, index, count)),
+            biases: self.parts.biases.as_deref().map_or(&[], |part| window(part, index, count)),
+        }
+    }
+
+    /// The rows `range` of every matrix of a stack of one, sharing its bytes.
+    ///
+    /// # Errors
+    /// If the range is out of bounds, or the tensor is a stack of several.
+    pub fn slice_rows(&self, range: Range<usize>) -> Result<Self, Error> {
+        let whole = self.experts == 1 && range.start < range.end && range.end <= self.rows;
+        let wrong = Error::Slice {
+            what: "rows",
+            start: range.start,
+            end: range.end,
+            len: if self.experts == 1 { self.rows } else { 0 },
+            step: 1,
+        };
+        if !whole {
+            return Err(wrong);
+        }
+        let cut = |bytes: &Bytes| {
+            let each = bytes.len() / self.rows;
+            bytes.slice(range.start * each..range.end * each).ok_or(wrong.clone())
+        };
+        let parts = Parts {
+            data: cut(&self.parts.data)?,
+            scales: self.parts.scales.as_ref().map(cut).transpose()?,
+            biases: self.parts.biases.as_ref().map(cut).transpose()?,
+        };
+        Self::new(self.codec, 1, range.len(), self.cols, parts)
+    }
+
+    /// The columns `range` of every row, copied. A scale that covers whole rows goes to each slice.
+    ///
+    /// # Errors
+    /// If the range is empty, out of bounds or not on the boundaries of [`Codec::column_step`].
+    pub fn slice_cols(&self, range: Range<usize>) -> Result<Self, Error> {
+        let step = self.codec.column_step();
+        let (start, end) = (range.start, range.end);
+        let aligned = start.is_multiple_of(step) && end.is_multiple_of(step);
+        if start >= end || end > self.cols || !aligned {
+            return Err(Error::Slice { what: "columns", start, end, len: self.cols, step });
+        }
+        let per_row = matches!(self.codec.geometry().scales, Some((Group::Row, _)));
+        let cut = |bytes: &Bytes, shared: bool| {
+            if shared {
+                return bytes.clone();
+            }
+            let each = bytes.len() / (self.experts * self.rows);
+            // Exact: a row of every part is made of equal pieces, one for each `step` columns.
+            let piece = each / (self.cols / step);
+            let window = start / step * piece..end / step * piece;
+            let rows = bytes.chunks_exact(each).flat_map(|row| &row[window.clone()]);
+            Bytes::from(rows.copied().collect::<Vec<u8>>())
+        };
+        let parts = Parts {
+            data: cut(&self.parts.data, false),
+            scales: self.parts.scales.as_ref().map(|part| cut(part, per_row)),
+            biases: self.parts.biases.as_ref().map(|part| cut(part, per_row)),
+        };
+        Self::new(self.codec, self.experts, self.rows, end - start, parts)
+    }
+
+    /// The rows in another order: row `i` of the result is row `order[i]` of this stack, counted
+    /// through it. Codes are moved, never re-encoded.
+    ///
+    /// # Errors
+    /// If `order` is not as long as there are rows, or names one that does not exist.
+    pub fn reorder_rows(&self, order: &[usize]) -> Result<Self, Error> {
+        let count = self.experts * self.rows;
+        if order.len() != count {
+            return Err(Error::Values { what: "a row order", found: order.len(), expected: count });
+        }
+        if let Some(&row) = order.iter().find(|&&row| row >= count) {
+            return Err(Error::Slice {
+                what: "rows",
+                start: row,
+                end: row + 1,
+                len: count,
+                step: 1,
+            });
+        }
+        let moved = |bytes: &Bytes| {
+            let each = bytes.len() / count;
+            let rows = order.iter().flat_map(|&row| &bytes[row * each..(row + 1) * each]);
+            Bytes::from(rows.copied().collect::<Vec<u8>>())
+        };
+        let parts = Parts {
+            data: moved(&self.parts.data),
+            scales: self.parts.scales.as_ref().map(moved),
+            biases: self.parts.biases.as_ref().map(moved),
+        };
+        Self::new(self.codec, self.experts, self.rows, self.cols, parts)
+    }
+}
