@@ -1,0 +1,176 @@
+//! The seam between a graph and what runs it.
+//!
+//! [`Backend::load`] packs the weights once; [`Program::compile`] makes a plan for a kind of step
+//! (so a backend that compiles per size shares one set of weights); [`Plan::run`] runs steps.
+//! Fusion, placement and memory planning happen in `compile`, never per token.
+
+use std::sync::Arc;
+
+use keeve_codec::PackedTensor;
+
+use crate::state::State;
+use crate::step::{Step, Want};
+use crate::{Error, Graph, ValueId};
+
+/// Where a backend gets weights from, by canonical name.
+pub trait Weights: Sync {
+    /// The tensor `name`.
+    ///
+    /// # Errors
+    /// If it does not exist or cannot be read; the message names the file and the tensor.
+    fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// How activations enter matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Activations {
+    /// `f32`, weights exactly as stored: equal to the reference libraries.
+    #[default]
+    Float,
+    /// Weights and activations rounded to bf16.
+    Bf16,
+    /// Activations quantized to 8 bits.
+    Int8,
+    /// By codec and phase.
+    Auto,
+}
+
+/// How far loading has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of packed weights done.
+    pub done: u64,
+    /// Bytes of packed weights in all.
+    pub total: u64,
+}
+
+/// What loading may decide.
+pub struct LoadOptions<'a> {
+    /// How activations enter matrix products.
+    pub activations: Activations,
+    /// Called as loading goes on; returning `false` cancels it.
+    pub progress: &'a (dyn Fn(Progress) -> bool + Sync),
+}
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        Self { activations: Activations::Float, progress: &|_| true }
+    }
+}
+
+/// What a plan is made for.
+#[derive(Debug, Clone, Default)]
+pub struct CompileOptions {
+    /// The largest number of rows that its steps will have, where the backend needs to know.
+    pub max_rows: Option<usize>,
+    /// Values that will be watched: they are not fused away.
+    pub taps: Vec<ValueId>,
+    /// Whether to count time and bytes by operation.
+    pub profile: bool,
+}
+
+/// Something that runs graphs.
+pub trait Backend: Send + Sync {
+    /// The name that errors use.
+    fn name(&self) -> &'static str;
+
+    /// Takes the graph's weights, packing them as its kernels want them.
+    ///
+    /// # Errors
+    /// If a weight is missing or of the wrong shape, or the backend has no kernel for an operation,
+    /// a codec or the mode.
+    fn load(
+        &self,
+        graph: Arc<Graph>,
+        weights: &dyn Weights,
+        options: &LoadOptions<'_>,
+    ) -> Result<Box<dyn Program>, Error>;
+}
+
+/// A graph with its weights.
+pub trait Program: Send + Sync {
+    /// The graph.
+    fn graph(&self) -> &Graph;
+
+    /// A plan for steps of this kind.
+    ///
+    /// # Errors
+    /// If the backend cannot do what is asked.
+    fn compile(&self, options: &CompileOptions) -> Result<Box<dyn Plan>, Error>;
+
+    /// Room for `pages` pages of sequence state.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    fn state(&self, pages: usize) -> Result<Box<dyn State>, Error>;
+
+    /// Bytes of one page over all slots, before any is allocated.
+    fn page_bytes(&self) -> usize;
+
+    /// Tokens in a page.
+    fn page_tokens(&self) -> usize;
+
+    /// Bytes that the packed weights take.
+    fn weight_bytes(&self) -> u64;
+}
+
+/// Watches values as they are computed.
+pub trait Tap {
+    /// `data` is `[rows, width]` of `value`, for the rows of this step.
+    fn value(&mut self, value: ValueId, width: usize, data: &[f32]);
+}
+
+/// A graph made ready to run.
+pub trait Plan: Send {
+    /// Runs one step: updates `state` and returns what rows asked for. `tap` sees the values that
+    /// the plan was compiled to watch.
+    ///
+    /// # Errors
+    /// If the step does not fit the state or the graph. The state of its sequences is then
+    /// undefined past what they had before.
+    fn run(
+        &mut self,
+        step: &Step<'_>,
+        state: &mut dyn State,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<Outputs, Error>;
+
+    /// Time and bytes by operation since the plan was made; empty unless asked for.
+    fn profile(&self) -> Vec<OpProfile>;
+}
+
+/// What a step gave: for each output, the rows that asked for it, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Outputs {
+    /// Output, width of a row, and the rows.
+    pub values: Vec<(Want, usize, Vec<f32>)>,
+}
+
+impl Outputs {
+    /// The rows of an output (empty if none asked for it).
+    pub fn rows(&self, want: Want) -> impl Iterator<Item = &[f32]> {
+        self.values
+            .iter()
+            .filter(move |(output, ..)| *output == want)
+            .flat_map(|(_, width, rows)| rows.chunks_exact((*width).max(1)))
+    }
+
+    /// Takes the rows of an output: their width, and all of them one after another.
+    pub fn take(&mut self, want: Want) -> Option<(usize, Vec<f32>)> {
+        let found = self.values.iter_mut().find(|(output, ..)| *output == want)?;
+        Some((found.1, std::mem::take(&mut found.2)))
+    }
+}
+
+/// Where time went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpProfile {
+    /// The operation, with the codec where there is one: `linear q4_k`.
+    pub op: String,
+    /// How often it ran.
+    pub calls: u64,
+    /// Wall time.
+    pub nanoseconds: u64,
+    /// Bytes of weights and state that it had to read.
+    pub bytes: u64,
+}

@@ -1,0 +1,270 @@
+//! Building a graph. Each call checks shapes, so a finished graph has none that do not fit.
+
+use crate::Error;
+use crate::graph::{
+    Class, Graph, Node, Output, Rope, RopeId, Rows, Shape, ValueId, Weight, WeightId,
+};
+use crate::op::{Attention, BinaryOp, Op, UnaryOp};
+use crate::state::{Slot, SlotId, StateRef};
+use crate::step::Want;
+
+/// The widest value that a graph may have. Far above any real model, far below overflow.
+const MAX_WIDTH: usize = 1 << 28;
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Names the value made last. Taps, printing and errors use it.
+    pub fn name(&mut self, value: ValueId, name: impl Into<String>) -> ValueId {
+        self.nodes[value.index()].name = name.into();
+        value
+    }
+
+    /// Rows of the embedding table `name` chosen by the step's ids: `[Tokens, width]`.
+    ///
+    /// # Errors
+    /// If the table has no rows or no columns, or another shape elsewhere in the graph.
+    pub fn embed(&mut self, name: &str, vocabulary: usize, width: usize) -> Result<ValueId, Error> {
+        let table = self.weight_id("embed", name, vocabulary, width)?;
+        self.push(Op::Embed { table }, Rows::Tokens, width, Class::Act)
+    }
+
+    /// `x * weight^T + bias`: `[rows, n]`. `module` is the name without `.weight`, which becomes
+    /// the value's name.
+    ///
+    /// # Errors
+    /// If the weights have another shape elsewhere in the graph.
+    pub fn linear(
+        &mut self,
+        x: ValueId,
+        module: &str,
+        n: usize,
+        bias: bool,
+    ) -> Result<ValueId, Error> {
+        let Shape { rows, width } = self.node(x).shape;
+        let weight = self.weight_id("linear", &format!("{module}.weight"), n, width)?;
+        let bias = match bias {
+            true => Some(self.weight_id("linear", &format!("{module}.bias"), 1, n)?),
+            false => None,
+        };
+        let value = self.push(Op::Linear { x, weight, bias }, rows, n, Class::Act)?;
+        Ok(self.name(value, module))
+    }
+
+    /// Normalizes each run of `length` values in a row by its root mean square.
+    ///
+    /// # Errors
+    /// If `length` does not divide the width.
+    pub fn rms_norm(
+        &mut self,
+        x: ValueId,
+        module: &str,
+        length: usize,
+        eps: f32,
+    ) -> Result<ValueId, Error> {
+        let Shape { rows, width } = self.node(x).shape;
+        if length == 0 || !width.is_multiple_of(length) {
+            return Err(shape(
+                "rms_norm",
+                format!("{module} of {length} does not divide a row of {width}"),
+            ));
+        }
+        let weight = self.weight_id("rms_norm", &format!("{module}.weight"), 1, length)?;
+        let value = self.push(Op::RmsNorm { x, weight, eps }, rows, width, Class::Act)?;
+        Ok(self.name(value, module))
+    }
+
+    /// Adds a rotary table, or finds the same one.
+    ///
+    /// # Errors
+    /// If there is not one axis (0, 1 or 2) for each frequency, or a frequency is not finite.
+    pub fn rope_table(&mut self, rope: Rope) -> Result<RopeId, Error> {
+        let axes =
+            rope.axes.len() == rope.frequencies.len() && rope.axes.iter().all(|&axis| axis < 3);
+        let finite = rope.frequencies.iter().all(|f| f.is_finite()) && rope.amplitude.is_finite();
+        if rope.frequencies.is_empty() || !axes || !finite {
+            return Err(shape(
+                "rope",
+                "needs finite frequencies, each with an axis below 3".into(),
+            ));
+        }
+        let index = self.ropes.iter().position(|known| *known == rope).unwrap_or_else(|| {
+            self.ropes.push(rope);
+            self.ropes.len() - 1
+        });
+        Ok(RopeId(index as u32))
+    }
+
+    /// Turns each head of `x` by its row's positions.
+    ///
+    /// # Errors
+    /// If `head_dim` does not divide the width, or is less than the table turns.
+    pub fn rope(&mut self, x: ValueId, rope: RopeId, head_dim: usize) -> Result<ValueId, Error> {
+        let Shape { rows, width } = self.node(x).shape;
+        let turned = self.ropes[rope.index()].frequencies.len() * 2;
+        if rows != Rows::Tokens || head_dim < turned || !width.is_multiple_of(head_dim.max(1)) {
+            return Err(shape(
+                "rope",
+                format!("heads of {head_dim}, {turned} turned, in a row of {width}"),
+            ));
+        }
+        self.push(Op::Rope { x, rope, head_dim }, rows, width, Class::Act)
+    }
+
+    /// Adds a kind of sequence state, in its first version.
+    pub fn state(&mut self, slot: Slot) -> StateRef {
+        self.slots.push(slot);
+        StateRef { slot: SlotId(self.slots.len() as u32 - 1), version: 0 }
+    }
+
+    /// Appends `k` and `v` to `state` and attends to it: the result and the new state.
+    ///
+    /// # Errors
+    /// If heads do not fit the operands or the slot.
+    pub fn attention(
+        &mut self,
+        (q, k, v): (ValueId, ValueId, ValueId),
+        state: StateRef,
+        spec: Attention,
+    ) -> Result<(ValueId, StateRef), Error> {
+        let Attention { heads, kv_heads, head_dim, .. } = spec;
+        let grouped = heads > 0 && kv_heads > 0 && head_dim > 0 && heads.is_multiple_of(kv_heads);
+        let fits = |value: ValueId, heads: usize| {
+            self.node(value).shape.rows == Rows::Tokens
+                && heads.checked_mul(head_dim) == Some(self.node(value).shape.width)
+        };
+        if !grouped || !fits(q, heads) || !fits(k, kv_heads) || !fits(v, kv_heads) {
+            let problem = format!(
+                "{heads} heads, {kv_heads} of keys, of {head_dim} do not fit their operands"
+            );
+            return Err(shape("attention", problem));
+        }
+        let slot_fits = match *self.slot(state.slot) {
+            Slot::Paged { kv_heads: heads, head_dim: dim } => (heads, dim) == (kv_heads, head_dim),
+            Slot::Window { kv_heads: heads, head_dim: dim, tokens } => {
+                (heads, dim) == (kv_heads, head_dim) && spec.window == Some(tokens)
+            }
+            Slot::Fixed { .. } => false,
+        };
+        if !slot_fits {
+            return Err(shape("attention", "its state slot is of another kind".into()));
+        }
+        let width = heads * head_dim;
+        let value =
+            self.push(Op::Attention { q, k, v, state, spec }, Rows::Tokens, width, Class::Act)?;
+        Ok((value, StateRef { slot: state.slot, version: state.version + 1 }))
+    }
+
+    /// A function of each number of `x`.
+    ///
+    /// # Errors
+    /// None today; shapes always fit.
+    pub fn unary(&mut self, x: ValueId, function: UnaryOp) -> Result<ValueId, Error> {
+        let Node { shape, class, .. } = *self.node(x);
+        self.push(Op::Unary { x, function }, shape.rows, shape.width, class)
+    }
+
+    /// A function of each pair of numbers of `a` and `b`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn binary(&mut self, a: ValueId, b: ValueId, function: BinaryOp) -> Result<ValueId, Error> {
+        let Node { shape: left, class, .. } = *self.node(a);
+        let right = self.node(b).shape;
+        if left != right {
+            return Err(shape("binary", format!("{left:?} and {right:?} differ")));
+        }
+        self.push(Op::Binary { a, b, function }, left.rows, left.width, class)
+    }
+
+    /// `a + b`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn add(&mut self, a: ValueId, b: ValueId) -> Result<ValueId, Error> {
+        self.binary(a, b, BinaryOp::Add)
+    }
+
+    /// `a * b`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn mul(&mut self, a: ValueId, b: ValueId) -> Result<ValueId, Error> {
+        self.binary(a, b, BinaryOp::Mul)
+    }
+
+    /// `x * by`.
+    ///
+    /// # Errors
+    /// None today; shapes always fit.
+    pub fn scale(&mut self, x: ValueId, by: f32) -> Result<ValueId, Error> {
+        let Node { shape, class, .. } = *self.node(x);
+        self.push(Op::Scale { x, by }, shape.rows, shape.width, class)
+    }
+
+    /// The rows of `x` that ask for `want`.
+    ///
+    /// # Errors
+    /// If `x` is not one row per token.
+    pub fn select_rows(&mut self, x: ValueId, want: Want) -> Result<ValueId, Error> {
+        let Node { shape: Shape { rows, width }, class, .. } = *self.node(x);
+        if rows != Rows::Tokens {
+            return Err(shape("select_rows", "its rows are already a selection".into()));
+        }
+        self.push(Op::SelectRows { x, want }, Rows::Wanted(want), width, class)
+    }
+
+    /// Makes `value` what the plan gives to rows that ask for `want`; it is then always `f32`.
+    ///
+    /// # Errors
+    /// If its rows are not those that ask for `want`.
+    pub fn output(&mut self, want: Want, value: ValueId) -> Result<(), Error> {
+        if self.node(value).shape.rows != Rows::Wanted(want) {
+            return Err(shape("output", format!("its rows are not those that want {want:?}")));
+        }
+        self.nodes[value.index()].class = Class::F32;
+        self.outputs.push(Output { want, value });
+        Ok(())
+    }
+
+    fn weight_id(
+        &mut self,
+        op: &'static str,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<WeightId, Error> {
+        if rows == 0 || cols == 0 || rows > MAX_WIDTH || cols > MAX_WIDTH {
+            return Err(shape(op, format!("{name} cannot be {rows}x{cols}")));
+        }
+        let weight = Weight { name: name.into(), rows, cols };
+        let index = match self.weights.iter().position(|known| known.name == name) {
+            Some(index) if self.weights[index] == weight => index,
+            Some(index) => {
+                let Weight { rows: r, cols: c, .. } = self.weights[index];
+                return Err(shape(op, format!("{name} is used as {r}x{c} and as {rows}x{cols}")));
+            }
+            None => {
+                self.weights.push(weight);
+                self.weights.len() - 1
+            }
+        };
+        Ok(WeightId(index as u32))
+    }
+
+    fn push(&mut self, op: Op, rows: Rows, width: usize, class: Class) -> Result<ValueId, Error> {
+        if width == 0 || width > MAX_WIDTH {
+            return Err(shape(op.name(), format!("a row of {width} values")));
+        }
+        let shape = Shape { rows, width };
+        self.nodes.push(Node { op, shape, class, name: String::new(), placement: 0 });
+        Ok(ValueId(self.nodes.len() as u32 - 1))
+    }
+}
+
+fn shape(op: &'static str, problem: String) -> Error {
+    Error::Shape { op, problem }
+}

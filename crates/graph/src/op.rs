@@ -1,0 +1,179 @@
+//! The closed set of operations. Adding one makes every backend fail to compile until it says what
+//! it does with it.
+
+use crate::graph::{RopeId, ValueId, WeightId};
+use crate::state::StateRef;
+use crate::step::Want;
+
+/// A function of one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnaryOp {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * Phi(x)`, approximated with tanh.
+    GeluTanh,
+    /// Hyperbolic tangent.
+    Tanh,
+}
+
+/// A function of two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BinaryOp {
+    /// Sum.
+    Add,
+    /// Product.
+    Mul,
+}
+
+/// Causal attention with grouped heads, over a sequence's state and its own rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// What products of queries and keys are multiplied by.
+    pub scale: f32,
+    /// Sliding window: the query at position `i` sees keys `j` with `i - window < j <= i`.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
+/// One operation with its operands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    /// Rows of `table` chosen by the step's ids, or the rows that the step gives instead.
+    Embed {
+        /// `[vocabulary, width]`.
+        table: WeightId,
+    },
+    /// `x * weight^T + bias`. The weight may be in any codec.
+    Linear {
+        /// `[rows, K]`.
+        x: ValueId,
+        /// `[N, K]`.
+        weight: WeightId,
+        /// `[N]`.
+        bias: Option<WeightId>,
+    },
+    /// `x / sqrt(mean(x^2) + eps) * weight`, over each run of `weight`'s length in a row (so that
+    /// one node normalizes every head).
+    RmsNorm {
+        /// `[rows, a multiple of the weight's length]`.
+        x: ValueId,
+        /// Gains.
+        weight: WeightId,
+        /// Added to the mean.
+        eps: f32,
+    },
+    /// Turns each head of `x` by its row's positions.
+    Rope {
+        /// `[Tokens, heads * head_dim]`.
+        x: ValueId,
+        /// The table.
+        rope: RopeId,
+        /// Width of a head; at least twice the table's length.
+        head_dim: usize,
+    },
+    /// Appends `k` and `v` to the state, then attends to it.
+    Attention {
+        /// `[Tokens, heads * head_dim]`.
+        q: ValueId,
+        /// `[Tokens, kv_heads * head_dim]`.
+        k: ValueId,
+        /// `[Tokens, kv_heads * head_dim]`.
+        v: ValueId,
+        /// The state that is read; the operation's new state is its successor.
+        state: StateRef,
+        /// Heads and mask.
+        spec: Attention,
+    },
+    /// A function of each number.
+    Unary {
+        /// Any shape.
+        x: ValueId,
+        /// Which function.
+        function: UnaryOp,
+    },
+    /// A function of each pair of numbers.
+    Binary {
+        /// Any shape.
+        a: ValueId,
+        /// The same shape.
+        b: ValueId,
+        /// Which function.
+        function: BinaryOp,
+    },
+    /// `x * by`.
+    Scale {
+        /// Any shape.
+        x: ValueId,
+        /// The factor.
+        by: f32,
+    },
+    /// The rows that ask for an output, in order.
+    SelectRows {
+        /// `[Tokens, width]`.
+        x: ValueId,
+        /// What they ask for.
+        want: Want,
+    },
+}
+
+impl Op {
+    /// The name that errors, profiles and prints use.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embed { .. } => "embed",
+            Self::Linear { .. } => "linear",
+            Self::RmsNorm { .. } => "rms_norm",
+            Self::Rope { .. } => "rope",
+            Self::Attention { .. } => "attention",
+            Self::Unary { .. } => "unary",
+            Self::Binary { .. } => "binary",
+            Self::Scale { .. } => "scale",
+            Self::SelectRows { .. } => "select_rows",
+        }
+    }
+
+    /// The values it reads.
+    pub fn operands(&self) -> impl Iterator<Item = ValueId> {
+        let operands = match *self {
+            Self::Embed { .. } => [None; 3],
+            Self::Linear { x, .. }
+            | Self::RmsNorm { x, .. }
+            | Self::Rope { x, .. }
+            | Self::Unary { x, .. }
+            | Self::Scale { x, .. }
+            | Self::SelectRows { x, .. } => [Some(x), None, None],
+            Self::Binary { a, b, .. } => [Some(a), Some(b), None],
+            Self::Attention { q, k, v, .. } => [Some(q), Some(k), Some(v)],
+        };
+        operands.into_iter().flatten()
+    }
+
+    /// The weights it reads.
+    pub fn weights(&self) -> impl Iterator<Item = WeightId> {
+        let weights = match *self {
+            Self::Embed { table } => [Some(table), None],
+            Self::Linear { weight, bias, .. } => [Some(weight), bias],
+            Self::RmsNorm { weight, .. } => [Some(weight), None],
+            Self::Rope { .. }
+            | Self::Attention { .. }
+            | Self::Unary { .. }
+            | Self::Binary { .. }
+            | Self::Scale { .. }
+            | Self::SelectRows { .. } => [None; 2],
+        };
+        weights.into_iter().flatten()
+    }
+
+    /// Whether its value may be written over its first operand as it is computed: each number of
+    /// the result depends only on the numbers at the same place in the operands.
+    pub fn in_place(&self) -> bool {
+        matches!(self, Self::Unary { .. } | Self::Binary { .. } | Self::Scale { .. })
+    }
+}
