@@ -1,1 +1,25 @@
-//! (being built)
+//! The CPU backend.
+//!
+//! The scalar tier is the oracle: plain loops in `f32` that every other kernel is held to. The
+//! other tiers replace its primitives by the widest instructions that the machine has, chosen at
+//! run time ([`Isa`]).
+//!
+//! Row invariance holds by construction: every number of a result is computed by one task, in an
+//! order that depends only on its own row and its own sequence.
+
+mod attention;
+mod backend;
+mod embed;
+mod isa;
+mod kernels;
+mod linear;
+mod plan;
+mod pool;
+mod profile;
+mod rope;
+mod scalar;
+mod shared_out;
+mod state;
+
+pub use backend::{Cpu, CpuOptions};
+pub use isa::{Isa, UnknownIsa};

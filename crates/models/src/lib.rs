@@ -1,1 +1,65 @@
-//! (being built)
+//! Architectures: a model's config in, a [`Graph`](keeve_graph::Graph) out.
+//!
+//! One short file an architecture. They know operations and canonical (Hugging Face) tensor names,
+//! and nothing of codecs, backends or files: the same graph serves every codec and every backend.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod decoder;
+mod error;
+mod llama;
+mod qwen3;
+mod rope;
+
+use keeve_graph::Graph;
+use serde_json::Value;
+
+pub use error::Error;
+
+/// What a config becomes.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The architecture's name, as in `model_type`.
+    pub architecture: &'static str,
+    /// Everything that runs. Outputs: logits and the last hidden state.
+    pub graph: Graph,
+    /// Token ids are below this.
+    pub vocabulary: usize,
+    /// Positions that the model was made for.
+    pub max_positions: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Width of the hidden state.
+    pub hidden: usize,
+    /// Whether the head is the embedding table.
+    pub tied_head: bool,
+}
+
+type Build = fn(&Value) -> Result<Model, Error>;
+
+/// Every architecture by `model_type`.
+const ARCHITECTURES: [(&str, Build); 3] =
+    [("llama", llama::build), ("mistral", llama::build_mistral), ("qwen3", qwen3::build)];
+
+/// The values of `model_type` that [`build`] knows.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|(name, _)| *name)
+}
+
+/// Builds the graph of a config in the canonical form of a Hugging Face `config.json` (classic
+/// keys: `rope_theta`, `rope_scaling`).
+///
+/// # Errors
+/// If the architecture is unknown, or a field is missing, of the wrong type, out of range or asks
+/// for something that keeve does not do. The message names the field.
+pub fn build(config: &Value) -> Result<Model, Error> {
+    let name = config.get("model_type").and_then(Value::as_str).ok_or(Error::Field {
+        field: "model_type",
+        problem: "is missing or not a string".into(),
+    })?;
+    match ARCHITECTURES.iter().find(|(known, _)| *known == name) {
+        Some((_, build)) => build(config),
+        None => Err(Error::Architecture(name.into())),
+    }
+}

@@ -1,0 +1,200 @@
+//! Loading: checks what the graph needs, packs its weights.
+
+use std::sync::Arc;
+
+use keeve_codec::PackedTensor;
+use keeve_graph::{
+    Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
+    Slot, State, Weights,
+};
+
+use crate::isa::Isa;
+use crate::kernels::{Kernels, kernels};
+use crate::linear::{PackedLinear, StoredLinear};
+use crate::plan::CpuPlan;
+use crate::pool::Pool;
+use crate::state::{PAGE_TOKENS, Pages, page_bytes};
+
+pub(crate) const NAME: &str = "cpu";
+
+/// How the backend uses the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads; at least 1.
+    pub threads: usize,
+    /// Instruction set tier.
+    pub isa: Isa,
+}
+
+/// The CPU backend: a tier of kernels and a thread pool.
+pub struct Cpu {
+    isa: Isa,
+    pool: Arc<Pool>,
+}
+
+impl Cpu {
+    /// A backend with its own threads.
+    ///
+    /// # Errors
+    /// If the machine lacks the tier, or the system refuses a thread.
+    pub fn new(options: CpuOptions) -> std::io::Result<Self> {
+        if !Isa::found().any(|isa| isa == options.isa) {
+            let message = format!("this machine has no {}", options.isa);
+            return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message));
+        }
+        Ok(Self { isa: options.isa, pool: Arc::new(Pool::new(options.threads)?) })
+    }
+
+    /// The tier in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+/// A weight in the forms that its uses need.
+#[derive(Default)]
+pub(crate) struct LoadedWeight {
+    /// For `linear`.
+    pub linear: Option<Box<dyn PackedLinear>>,
+    /// For `embed`.
+    pub table: Option<PackedTensor>,
+    /// For gains and biases.
+    pub vector: Option<Vec<f32>>,
+}
+
+/// A graph with its weights, shared by its plans.
+pub(crate) struct Loaded {
+    pub graph: Arc<Graph>,
+    pub weights: Vec<LoadedWeight>,
+    pub kernels: &'static dyn Kernels,
+    pub pool: Arc<Pool>,
+    /// `(kv_heads, head_dim)` of each slot.
+    slots: Vec<(usize, usize)>,
+    weight_bytes: u64,
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn load(
+        &self,
+        graph: Arc<Graph>,
+        weights: &dyn Weights,
+        options: &LoadOptions<'_>,
+    ) -> Result<Box<dyn Program>, Error> {
+        let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
+        if options.activations != Activations::Float {
+            return Err(unsupported(
+                format!("{:?} activations", options.activations).to_lowercase(),
+            ));
+        }
+        if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
+            return Err(unsupported(format!("placement {}", node.placement)));
+        }
+        let slot = |slot: &Slot| match *slot {
+            Slot::Paged { kv_heads, head_dim } => Ok((kv_heads, head_dim)),
+            Slot::Window { .. } | Slot::Fixed { .. } => Err(unsupported(format!("{slot:?} state"))),
+        };
+        let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
+        let kernels = kernels(self.isa);
+        let tensors = graph
+            .weights()
+            .iter()
+            .map(|weight| fetch(weight, weights))
+            .collect::<Result<Vec<_>, _>>()?;
+        let weight_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
+        let mut loaded: Vec<_> = tensors.iter().map(|_| LoadedWeight::default()).collect();
+        for node in graph.nodes() {
+            match node.op {
+                Op::Embed { table } => {
+                    loaded[table.index()].table = Some(tensors[table.index()].clone())
+                }
+                Op::Linear { weight, bias, .. } => {
+                    let tensor = tensors[weight.index()].clone();
+                    loaded[weight.index()].linear =
+                        Some(Box::new(StoredLinear { tensor, kernels }));
+                    if let Some(bias) = bias {
+                        loaded[bias.index()].vector = Some(vector(&tensors[bias.index()]));
+                    }
+                }
+                Op::RmsNorm { weight, .. } => {
+                    loaded[weight.index()].vector = Some(vector(&tensors[weight.index()]));
+                }
+                Op::Rope { .. }
+                | Op::Attention { .. }
+                | Op::Unary { .. }
+                | Op::Binary { .. }
+                | Op::Scale { .. }
+                | Op::SelectRows { .. } => {}
+            }
+        }
+        if !(options.progress)(Progress { done: weight_bytes, total: weight_bytes }) {
+            return Err(Error::Cancelled);
+        }
+        let pool = self.pool.clone();
+        Ok(Box::new(CpuProgram(Arc::new(Loaded {
+            graph,
+            weights: loaded,
+            kernels,
+            pool,
+            slots,
+            weight_bytes,
+        }))))
+    }
+}
+
+/// The tensor of a weight, if it has the shape that the graph expects.
+fn fetch(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<PackedTensor, Error> {
+    let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
+    if (tensor.experts(), tensor.rows(), tensor.cols()) != (1, weight.rows, weight.cols) {
+        return Err(Error::WeightShape {
+            name: weight.name.clone(),
+            found_rows: tensor.experts().saturating_mul(tensor.rows()),
+            found_cols: tensor.cols(),
+            rows: weight.rows,
+            cols: weight.cols,
+        });
+    }
+    Ok(tensor)
+}
+
+fn vector(tensor: &PackedTensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.cols()];
+    keeve_codec::row_values(tensor, 0, &mut values);
+    values
+}
+
+struct CpuProgram(Arc<Loaded>);
+
+impl Program for CpuProgram {
+    fn graph(&self) -> &Graph {
+        &self.0.graph
+    }
+
+    fn compile(&self, options: &CompileOptions) -> Result<Box<dyn Plan>, Error> {
+        Ok(Box::new(CpuPlan::new(self.0.clone(), options)))
+    }
+
+    fn state(&self, pages: usize) -> Result<Box<dyn State>, Error> {
+        Ok(Box::new(Pages::new(&self.0.slots, pages)?))
+    }
+
+    fn page_bytes(&self) -> usize {
+        page_bytes(&self.0.slots)
+    }
+
+    fn page_tokens(&self) -> usize {
+        PAGE_TOKENS
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        self.0.weight_bytes
+    }
+}

@@ -1,0 +1,52 @@
+//! The oracle: plain loops. Read these to know what an operation means.
+
+use keeve_codec::{Codec, Row};
+
+use crate::kernels::Kernels;
+
+/// The scalar tier.
+pub(crate) struct Scalar;
+
+impl Kernels for Scalar {
+    fn unpack(&self, codec: Codec, row: Row<'_>, out: &mut [f32]) {
+        keeve_codec::values(codec, row, out);
+    }
+
+    fn dots(&self, x: &[f32], weights: &[f32], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x.chunks_exact(weights.len())) {
+            *out = dot(x, weights);
+        }
+    }
+
+    fn add_scaled(&self, by: f32, x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y += by * x;
+        }
+    }
+
+    fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+        let factor = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
+        for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
+            *out = x * factor * gain;
+        }
+    }
+
+    fn silu(&self, x: &mut [f32]) {
+        for x in x {
+            *x /= 1.0 + (-*x).exp();
+        }
+    }
+
+    fn exp_sum(&self, scores: &mut [f32], max: f32) -> f32 {
+        let mut sum = 0.0;
+        for score in scores {
+            *score = (*score - max).exp();
+            sum += *score;
+        }
+        sum
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}

@@ -1,0 +1,50 @@
+//! Handing disjoint parts of one output to several tasks.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// A `[rows, width]` matrix that tasks write parts of at the same time.
+#[derive(Clone, Copy)]
+pub(crate) struct SharedOut<'a> {
+    start: *mut f32,
+    rows: usize,
+    width: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: it gives access only through `part`, whose caller promises that parts are disjoint.
+unsafe impl Send for SharedOut<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for SharedOut<'_> {}
+
+impl<'a> SharedOut<'a> {
+    /// Shares `out`, rows of `width` values.
+    ///
+    /// # Panics
+    /// If `width` does not divide its length.
+    pub fn new(out: &'a mut [f32], width: usize) -> Self {
+        assert!(
+            width > 0 && out.len().is_multiple_of(width),
+            "{} values in rows of {width}",
+            out.len()
+        );
+        let rows = out.len() / width;
+        Self { start: out.as_mut_ptr(), rows, width, borrowed: PhantomData }
+    }
+
+    /// The columns `range` of `row`.
+    ///
+    /// # Safety
+    /// While the slice lives, no other call may have given a slice that overlaps it.
+    ///
+    /// # Panics
+    /// If the row or the range is out of bounds.
+    #[allow(clippy::mut_from_ref)] // That is the point; see the contract.
+    pub unsafe fn part(&self, row: usize, range: Range<usize>) -> &'a mut [f32] {
+        assert!(row < self.rows && range.start <= range.end && range.end <= self.width);
+        let offset = row * self.width + range.start;
+        // SAFETY: in bounds of the borrowed slice by the assertion, disjoint from every other part
+        // by this function's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(offset), range.len()) }
+    }
+}

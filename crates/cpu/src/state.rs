@@ -1,0 +1,181 @@
+//! Keys and values of all sequences, in pages.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::any::Any;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use keeve_graph::{Error, PageId, State};
+
+/// Tokens in a page.
+pub(crate) const PAGE_TOKENS: usize = 32;
+
+/// Zeroed memory that the system gives only as it is touched, so that room for the longest
+/// context costs nothing until it is used.
+struct Zeroed {
+    start: NonNull<f32>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its memory, like a `Box<[f32]>`.
+unsafe impl Send for Zeroed {}
+// SAFETY: as above.
+unsafe impl Sync for Zeroed {}
+
+impl Zeroed {
+    fn new(values: usize) -> Option<Self> {
+        let layout = Layout::array::<f32>(values.max(1)).ok()?.align_to(64).ok()?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }.cast())?;
+        Some(Self { start, layout })
+    }
+}
+
+impl Deref for Zeroed {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the allocation has this many values, all initialized (zero is a valid `f32`).
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size() / 4) }
+    }
+}
+
+impl DerefMut for Zeroed {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as in `deref`, and `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size() / 4) }
+    }
+}
+
+impl Drop for Zeroed {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+    }
+}
+
+/// Keys and values of one slot: `[pages, kv_heads, PAGE_TOKENS, head_dim]` each.
+pub(crate) struct KeyValues {
+    keys: Zeroed,
+    values: Zeroed,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl KeyValues {
+    fn page_len(&self) -> usize {
+        self.kv_heads * PAGE_TOKENS * self.head_dim
+    }
+
+    fn head_start(&self, page: PageId, head: usize) -> usize {
+        (page as usize * self.kv_heads + head) * PAGE_TOKENS * self.head_dim
+    }
+
+    /// Keys of one head in one page: `[PAGE_TOKENS, head_dim]`.
+    pub fn keys(&self, page: PageId, head: usize) -> &[f32] {
+        let start = self.head_start(page, head);
+        &self.keys[start..start + PAGE_TOKENS * self.head_dim]
+    }
+
+    /// Values of one head in one page: `[PAGE_TOKENS, head_dim]`.
+    pub fn values(&self, page: PageId, head: usize) -> &[f32] {
+        let start = self.head_start(page, head);
+        &self.values[start..start + PAGE_TOKENS * self.head_dim]
+    }
+
+    /// Stores a token's keys and values (`[kv_heads * head_dim]` each) at `index` of `page`.
+    pub fn store(&mut self, page: PageId, index: usize, keys: &[f32], values: &[f32]) {
+        for head in 0..self.kv_heads {
+            let start = self.head_start(page, head) + index * self.head_dim;
+            let token = head * self.head_dim..(head + 1) * self.head_dim;
+            self.keys[start..start + self.head_dim].copy_from_slice(&keys[token.clone()]);
+            self.values[start..start + self.head_dim].copy_from_slice(&values[token]);
+        }
+    }
+}
+
+/// The state of a graph's paged slots.
+pub(crate) struct Pages {
+    pub slots: Vec<KeyValues>,
+    pages: usize,
+}
+
+impl Pages {
+    /// Room for `pages` pages in slots of `(kv_heads, head_dim)`.
+    pub fn new(slots: &[(usize, usize)], pages: usize) -> Result<Self, Error> {
+        let make = |&(kv_heads, head_dim): &(usize, usize)| {
+            let values = pages
+                .checked_mul(kv_heads * PAGE_TOKENS)
+                .and_then(|tokens| tokens.checked_mul(head_dim));
+            let out_of_memory = || Error::OutOfMemory {
+                what: "keys and values",
+                bytes: (pages as u64).saturating_mul((page_bytes(slots)) as u64),
+            };
+            let zeroed = || values.and_then(Zeroed::new).ok_or_else(out_of_memory);
+            Ok(KeyValues { keys: zeroed()?, values: zeroed()?, kv_heads, head_dim })
+        };
+        Ok(Self { slots: slots.iter().map(make).collect::<Result<_, Error>>()?, pages })
+    }
+}
+
+/// Bytes of one page over slots of `(kv_heads, head_dim)`.
+pub(crate) fn page_bytes(slots: &[(usize, usize)]) -> usize {
+    slots.iter().map(|(heads, dim)| 2 * heads * dim * PAGE_TOKENS * size_of::<f32>()).sum()
+}
+
+impl State for Pages {
+    fn page_tokens(&self) -> usize {
+        PAGE_TOKENS
+    }
+
+    fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn page_bytes(&self) -> usize {
+        self.slots.iter().map(|slot| 2 * slot.page_len() * size_of::<f32>()).sum()
+    }
+
+    fn copy_page(&mut self, from: PageId, to: PageId) {
+        for slot in &mut self.slots {
+            let len = slot.page_len();
+            let (from, to) = (from as usize * len, to as usize * len);
+            slot.keys.copy_within(from..from + len, to);
+            slot.values.copy_within(from..from + len, to);
+        }
+    }
+
+    fn export_page(&self, page: PageId) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.page_bytes());
+        for slot in &self.slots {
+            let start = page as usize * slot.page_len();
+            for part in [&slot.keys, &slot.values] {
+                let page = &part[start..start + slot.page_len()];
+                bytes.extend(page.iter().flat_map(|value| value.to_le_bytes()));
+            }
+        }
+        bytes
+    }
+
+    fn import_page(&mut self, page: PageId, bytes: &[u8]) -> bool {
+        if bytes.len() != self.page_bytes() {
+            return false;
+        }
+        let (values, _) = bytes.as_chunks::<4>();
+        let mut values = values.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        for slot in &mut self.slots {
+            let len = slot.page_len();
+            let start = page as usize * len;
+            for part in [&mut slot.keys, &mut slot.values] {
+                part[start..start + len]
+                    .iter_mut()
+                    .zip(&mut values)
+                    .for_each(|(to, from)| *to = from);
+            }
+        }
+        true
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}

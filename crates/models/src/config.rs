@@ -1,0 +1,102 @@
+//! Reading fields of a config, each with its range.
+
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
+
+use crate::Error;
+
+/// Widths, head counts and the like. Far above any real model.
+const WIDTH: RangeInclusive<u64> = 1..=1 << 24;
+
+/// A config whose fields are checked as they are read.
+pub(crate) struct Config<'a>(pub &'a Value);
+
+impl Config<'_> {
+    /// The field, unless it is absent or null.
+    pub fn get(&self, field: &'static str) -> Option<&Value> {
+        self.0.get(field).filter(|value| !value.is_null())
+    }
+
+    /// A whole number in `range`; `None` if it is absent.
+    pub fn integer(
+        &self,
+        field: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<usize>, Error> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match value.as_u64().filter(|number| range.contains(number)) {
+            Some(number) => Ok(Some(number as usize)),
+            None => {
+                let (low, high) = (range.start(), range.end());
+                Err(wrong(
+                    field,
+                    format!("is {}, expected a whole number from {low} to {high}", short(value)),
+                ))
+            }
+        }
+    }
+
+    /// A width or count that may be absent.
+    pub fn width(&self, field: &'static str) -> Result<Option<usize>, Error> {
+        self.integer(field, WIDTH)
+    }
+
+    /// A width or count that must be there.
+    pub fn required(&self, field: &'static str) -> Result<usize, Error> {
+        self.width(field)?.ok_or_else(|| wrong(field, "is missing".into()))
+    }
+
+    /// A finite number; `None` if it is absent.
+    pub fn number(&self, field: &'static str) -> Result<Option<f64>, Error> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        match value.as_f64().filter(|number| number.is_finite()) {
+            Some(number) => Ok(Some(number)),
+            None => Err(wrong(field, format!("is {}, expected a number", short(value)))),
+        }
+    }
+
+    /// A finite number above zero; `default` if it is absent.
+    pub fn positive(&self, field: &'static str, default: f64) -> Result<f64, Error> {
+        match self.number(field)? {
+            None => Ok(default),
+            Some(number) if number > 0.0 => Ok(number),
+            Some(number) => Err(wrong(field, format!("is {number}, expected a number above 0"))),
+        }
+    }
+
+    /// True or false; `default` if it is absent.
+    pub fn flag(&self, field: &'static str, default: bool) -> Result<bool, Error> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => {
+                Err(wrong(field, format!("is {}, expected true or false", short(value))))
+            }
+        }
+    }
+
+    /// A string; `None` if it is absent.
+    pub fn string(&self, field: &'static str) -> Result<Option<&str>, Error> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::String(string)) => Ok(Some(string)),
+            Some(value) => Err(wrong(field, format!("is {}, expected a string", short(value)))),
+        }
+    }
+}
+
+/// An error about `field`.
+pub(crate) fn wrong(field: &'static str, problem: String) -> Error {
+    Error::Field { field, problem }
+}
+
+/// A value for an error message, cut if it is long.
+pub(crate) fn short(value: &Value) -> String {
+    let mut text: String = value.to_string().chars().take(41).collect();
+    if text.chars().count() > 40 {
+        text.truncate(text.char_indices().nth(40).map_or(text.len(), |(index, _)| index));
+        text.push('…');
+    }
+    text
+}
