@@ -1,0 +1,246 @@
+//! The engine: a thread that runs steps, and the handle that requests go through.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use keeve_graph::{OpProfile, Plan, State, Step, Want};
+
+use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::error::Error;
+use crate::load::ModelInfo;
+use crate::request::{Event, FinishReason, Generation, Request};
+use crate::scheduler::{Scheduler, Shares};
+use crate::sequence::{Link, Sequence};
+use crate::text::TextSide;
+use crate::tokenizer::Tokenizer;
+
+/// A loaded model that answers requests, many at a time. Can be shared between threads; dropping
+/// it cancels what is running.
+pub struct Engine {
+    commands: Mutex<Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+    info: ModelInfo,
+    text: TextSide,
+}
+
+pub(crate) enum Command {
+    Run(Box<Sequence>),
+    Profile(Sender<Vec<OpProfile>>),
+    Stop,
+}
+
+/// What the engine's thread owns.
+pub(crate) struct Worker {
+    pub plan: Box<dyn Plan>,
+    pub state: Box<dyn State>,
+    pub scheduler: Scheduler,
+    /// Tokens that end an answer.
+    pub eos: Vec<u32>,
+}
+
+impl Engine {
+    pub(crate) fn start(
+        worker: Worker,
+        info: ModelInfo,
+        text: TextSide,
+    ) -> Result<Self, Error> {
+        let (commands, inbox) = channel();
+        let named = std::thread::Builder::new().name("keeve-engine".into());
+        let thread = named.spawn(move || worker.work(&inbox)).map_err(Error::Thread)?;
+        Ok(Self { commands: Mutex::new(commands), thread: Some(thread), info, text })
+    }
+
+    /// What was loaded.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// If the model came without one, or with one that cannot be used. Token ids can be used
+    /// nevertheless.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        present(&self.text.tokenizer)?.ok_or(Error::NoTokenizer)
+    }
+
+    /// The model's chat template, if it came with one.
+    ///
+    /// # Errors
+    /// If it came with one that cannot be used.
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, Error> {
+        present(&self.text.template)
+    }
+
+    /// A conversation as the model's chat template writes it, ready for its answer. What the
+    /// messages say never becomes a special token.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer or no template, or the template refuses the messages.
+    pub fn chat_prompt(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>, Error> {
+        let template = self.chat_template()?.ok_or(Error::NoChatTemplate)?;
+        let segments = template.render_segments(messages, options)?;
+        Ok(self.tokenizer()?.encode_segments(&segments, false)?)
+    }
+
+    /// Begins to answer a request.
+    ///
+    /// # Errors
+    /// If the request does not fit the model: an empty prompt, one longer than the context, ids
+    /// outside the vocabulary, sampling parameters out of range; or if the engine has died.
+    pub fn submit(&self, request: Request) -> Result<Generation, Error> {
+        let context = self.info.max_context;
+        if request.prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        if request.prompt.len() > context || (request.prompt.len() == context && request.max_tokens != Some(0)) {
+            return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
+        }
+        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= self.info.vocabulary) {
+            return Err(Error::TokenId { id, vocabulary: self.info.vocabulary });
+        }
+        let detokenizer = self.tokenizer().ok().map(|tokenizer| tokenizer.detokenizer(true));
+        let (events, receiver) = channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let link = Link { events, cancelled: cancelled.clone() };
+        let sequence = Sequence::new(request, link, detokenizer, context)?;
+        self.command(Command::Run(Box::new(sequence)))?;
+        Ok(Generation { events: receiver, cancelled, ended: false })
+    }
+
+    /// Time and bytes by operation; empty unless the engine was loaded with profiling on.
+    ///
+    /// # Errors
+    /// If the engine has died.
+    pub fn profile(&self) -> Result<Vec<OpProfile>, Error> {
+        let (answer, receiver) = channel();
+        self.command(Command::Profile(answer))?;
+        receiver.recv().map_err(|_| Error::EngineDied)
+    }
+
+    fn command(&self, command: Command) -> Result<(), Error> {
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        commands.send(command).map_err(|_| Error::EngineDied)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // If the thread has died there is nothing to stop, and its panic was already reported.
+        let _ = self.command(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    fn work(mut self, inbox: &Receiver<Command>) {
+        loop {
+            // Waits for work when there is none, else only looks.
+            let command = if self.scheduler.is_idle() {
+                inbox.recv().map_err(|_| TryRecvError::Disconnected)
+            } else {
+                inbox.try_recv()
+            };
+            match command {
+                Ok(Command::Run(sequence)) => self.scheduler.waiting.push_back(*sequence),
+                Ok(Command::Profile(answer)) => {
+                    // The asker may have gone; then nobody wants the answer.
+                    let _ = answer.send(self.plan.profile());
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return self.stop(),
+                Err(TryRecvError::Empty) => self.step(),
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        for sequence in self.scheduler.remove_cancelled() {
+            sequence.finish(FinishReason::Cancelled);
+        }
+        let shares = self.scheduler.schedule();
+        let step = self.scheduler.step(&shares);
+        if step.rows.is_empty() {
+            return;
+        }
+        let wants = wants(&step);
+        let outcome = self.plan.run(&step, &mut *self.state, None);
+        match outcome {
+            Ok(mut outputs) => {
+                let (width, logits) = outputs.take(Want::Logits).unwrap_or_default();
+                self.deliver(&shares, &wants, width, &logits);
+            }
+            Err(error) => {
+                let error = Arc::new(Error::Graph(error));
+                for index in (0..shares.len()).rev().filter(|&index| shares[index] > 0) {
+                    self.scheduler.remove(index).fail(error.clone());
+                }
+            }
+        }
+    }
+
+    /// Hands the results of a step to its sequences and takes out those that are done.
+    fn deliver(&mut self, shares: &Shares, wants: &[bool], width: usize, logits: &[f32]) {
+        let mut wants = wants.iter();
+        let mut rows = logits.chunks_exact(width.max(1));
+        let mut ended = vec![];
+        for (index, &share) in shares.iter().enumerate() {
+            let sequence = &mut self.scheduler.running[index];
+            let wanted = wants.by_ref().take(share).filter(|wanted| **wanted).count();
+            let own: Vec<_> = rows.by_ref().take(wanted).collect();
+            let start = sequence.computed;
+            sequence.computed += share;
+            self.scheduler.pool.register(&mut sequence.pages, &sequence.tokens, sequence.computed);
+            if share == 0 {
+                continue;
+            }
+            if sequence.request.prompt_logits && start < sequence.prompt_len {
+                let count = share.min(sequence.prompt_len - start).min(own.len());
+                let values = own[..count].concat();
+                sequence.send(Event::PromptLogits { start, vocabulary: width, values });
+            }
+            if sequence.remaining() > 0 {
+                continue;
+            }
+            let last = own.last().filter(|_| sequence.max_tokens > 0);
+            let outcome = match last {
+                None => Ok(Some(FinishReason::Length)),
+                // A panic here (in a tokenizer, say) is this request's, not the engine's.
+                Some(logits) => {
+                    catch_unwind(AssertUnwindSafe(|| sequence.accept(logits, &self.eos))).unwrap_or(Err(Error::RequestPanicked))
+                }
+            };
+            match outcome {
+                Ok(None) => {}
+                outcome => ended.push((index, outcome)),
+            }
+        }
+        for (index, outcome) in ended.into_iter().rev() {
+            let sequence = self.scheduler.remove(index);
+            match outcome {
+                Ok(reason) => sequence.finish(reason.unwrap_or(FinishReason::Length)),
+                Err(error) => sequence.fail(Arc::new(error)),
+            }
+        }
+    }
+
+    fn stop(mut self) {
+        let running = self.scheduler.running.drain(..);
+        for sequence in running.chain(self.scheduler.waiting.drain(..)) {
+            sequence.finish(FinishReason::Cancelled);
+        }
+    }
+}
+
+fn present<T>(part: &Result<Option<T>, String>) -> Result<Option<&T>, Error> {
+    part.as_ref().map(Option::as_ref).map_err(|problem| Error::Unusable(problem.clone()))
+}
+
+/// Which rows of `step` want logits.
+fn wants(step: &Step<'_>) -> Vec<bool> {
+    step.rows.iter().map(|row| row.logits).collect()
+}

@@ -1,0 +1,105 @@
+//! What can go wrong between a checkpoint and its answers.
+
+use crate::chat::ChatError;
+use crate::gguf_tokenizer::GgufTokenizerError;
+use crate::sampling::SamplingError;
+use crate::stop::StopError;
+use crate::tokenizer::TokenizerError;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] keeve_checkpoint::Error),
+    /// The config asks for something wrong or unknown.
+    #[error(transparent)]
+    Model(#[from] keeve_models::Error),
+    /// The backend cannot load or run the model.
+    #[error(transparent)]
+    Graph(#[from] keeve_graph::Error),
+    /// `KEEVE_ISA` names no tier of this machine.
+    #[error(transparent)]
+    Isa(#[from] keeve_cpu::UnknownIsa),
+    /// The tokenizer cannot be read or used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The tokenizer in a GGUF file cannot be used.
+    #[error(transparent)]
+    GgufTokenizer(#[from] GgufTokenizerError),
+    /// The chat template is wrong or refuses the messages.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// Sampling parameters or logits are out of range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A stop text is empty.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// A JSON file beside the model is not what it should be.
+    #[error("{file}: {problem}")]
+    File {
+        /// Its name.
+        file: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Text was given to a model without a tokenizer.
+    #[error("this model has no tokenizer; give token ids instead")]
+    NoTokenizer,
+    /// A conversation was given to a model without a chat template.
+    #[error("this model has no chat template; give a plain prompt instead")]
+    NoChatTemplate,
+    /// Text was given to a model whose tokenizer or chat template cannot be used. Token ids can.
+    #[error("{0}")]
+    Unusable(String),
+    /// A prompt without tokens.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// A prompt that leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, but the context holds {context}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// The most tokens of a sequence.
+        context: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("token id {id} is outside the model's vocabulary of {vocabulary}")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Ids are below this.
+        vocabulary: usize,
+    },
+    /// The tokenizer has ids that the model does not.
+    #[error("the tokenizer has ids up to {largest}, but the model's vocabulary is {vocabulary}")]
+    Vocabulary {
+        /// The tokenizer's largest id.
+        largest: usize,
+        /// The model's ids are below this.
+        vocabulary: usize,
+    },
+    /// Weights and state do not fit.
+    #[error("not enough memory: weights {weights} bytes and {state} bytes for a context of {context} tokens, but {available} bytes are free")]
+    Memory {
+        /// Bytes of weights.
+        weights: u64,
+        /// Bytes of keys and values for one sequence.
+        state: u64,
+        /// Tokens that they would hold.
+        context: usize,
+        /// Bytes that are free.
+        available: u64,
+    },
+    /// Threads could not be started.
+    #[error("cannot start threads: {0}")]
+    Thread(std::io::Error),
+    /// This request made the engine panic; others go on.
+    #[error("internal error: the request made the engine panic")]
+    RequestPanicked,
+    /// The engine's thread is gone.
+    #[error("internal error: the engine has died")]
+    EngineDied,
+}

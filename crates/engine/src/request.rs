@@ -1,0 +1,165 @@
+//! What is asked of the engine, and what it answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvError};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::sampling::{SamplingParams, TokenLogprob};
+
+/// A prompt and how to continue it.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Token ids, used as they are.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// The most tokens to generate; `None`: as many as the context holds.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the answer; they are not part of it.
+    pub stop: Vec<String>,
+    /// Whether to go on after the model's end tokens.
+    pub ignore_eos: bool,
+    /// Whether to report the logits of every prompt position. The prompt then runs as a whole,
+    /// whatever the prefix cache holds.
+    pub prompt_logits: bool,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// An end token or a stop text.
+    Stop,
+    /// The number of tokens asked for, or the context.
+    Length,
+    /// Its [`Generation`] was cancelled.
+    Cancelled,
+}
+
+impl FinishReason {
+    /// `stop`, `length` or `cancelled`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How long things took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Waiting for its turn.
+    pub queued: Duration,
+    /// From its turn to the first token (or to the end of the prompt if none was asked for).
+    pub prompt: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+    /// Prompt tokens.
+    pub prompt_tokens: usize,
+    /// Prompt tokens whose state was found in the prefix cache.
+    pub cached_tokens: usize,
+    /// Generated tokens, a stop token included.
+    pub decode_tokens: usize,
+}
+
+impl Timings {
+    /// Prompt tokens that ran, a second.
+    pub fn prompt_rate(&self) -> f64 {
+        rate(self.prompt_tokens - self.cached_tokens, self.prompt)
+    }
+
+    /// Tokens after the first, a second.
+    pub fn decode_rate(&self) -> f64 {
+        rate(self.decode_tokens.saturating_sub(1), self.decode)
+    }
+}
+
+fn rate(count: usize, time: Duration) -> f64 {
+    if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+/// One piece of an answer.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Logits of prompt positions from `start` on: `[.., vocabulary]`.
+    PromptLogits {
+        /// The first position.
+        start: usize,
+        /// Width of a row.
+        vocabulary: usize,
+        /// The rows.
+        values: Vec<f32>,
+    },
+    /// A token of the answer (never the one that ended it).
+    Token {
+        /// Its id.
+        id: u32,
+        /// Its natural log probability under the model.
+        logprob: f32,
+        /// The likeliest tokens, best first, as many as asked for.
+        alternatives: Vec<TokenLogprob>,
+        /// Text that is now certain. Empty while a character or a stop text may be incomplete,
+        /// and where there is no tokenizer.
+        text: String,
+    },
+    /// The end.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that was held back until now.
+        text: String,
+        /// How long things took.
+        timings: Timings,
+    },
+    /// The request failed; nothing follows.
+    Failed(Arc<Error>),
+}
+
+/// A running request. Dropping it cancels the request.
+pub struct Generation {
+    pub(crate) events: Receiver<Event>,
+    pub(crate) cancelled: Arc<AtomicBool>,
+    pub(crate) ended: bool,
+}
+
+/// Cancels a request from elsewhere, such as a signal handler.
+#[derive(Debug, Clone)]
+pub struct Canceller(Arc<AtomicBool>);
+
+impl Canceller {
+    /// Asks the engine to stop the request within one step.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Generation {
+    /// A handle that cancels this request.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.cancelled.clone())
+    }
+}
+
+impl Iterator for Generation {
+    type Item = Event;
+
+    /// The next event, waiting for it; `None` after the last. If the engine dies, the last event
+    /// is [`Event::Failed`].
+    fn next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.events.recv().unwrap_or_else(|RecvError| Event::Failed(Arc::new(Error::EngineDied)));
+        self.ended = matches!(event, Event::Finished { .. } | Event::Failed(_));
+        Some(event)
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,27 @@
+//! The engine inside another program: load a model, stream an answer.
+
+use std::io::Write;
+
+use keeve::{Engine, EngineOptions, Event, Message, Request};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // `keeve::Checkpoint::open(path)` opens a directory or a .gguf file instead.
+    let checkpoint = keeve::demo_model()?;
+    let engine = Engine::load(&checkpoint, &EngineOptions::default(), &|_progress| true)?;
+
+    let messages = [Message::new("user", "What is the capital of France?")];
+    let prompt = engine.chat_prompt(&messages, Default::default())?;
+    let request = Request { prompt, max_tokens: Some(64), ..Request::default() };
+
+    // Dropping the stream cancels the request; several can run at the same time.
+    for event in engine.submit(request)? {
+        match event {
+            Event::Token { text, .. } => print!("{text}"),
+            Event::Finished { text, reason, .. } => println!("{text} [{}]", reason.name()),
+            Event::Failed(error) => return Err(error.into()),
+            Event::PromptLogits { .. } => {}
+        }
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}

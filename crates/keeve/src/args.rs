@@ -1,0 +1,225 @@
+//! The command line: every flag once.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use keeve::{Activations, Isa};
+
+/// Runs and makes language models with packed low-bit weights.
+#[derive(Debug, Parser)]
+#[command(name = "keeve", version = version(), arg_required_else_help = true)]
+pub struct Args {
+    /// Print exactly one JSON object on standard output, and nothing else there.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress and no summary on standard error.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+fn version() -> String {
+    let tiers: Vec<_> = Isa::found().map(Isa::name).collect();
+    format!("{} (instruction sets found: {})", env!("CARGO_PKG_VERSION"), tiers.join(", "))
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer a prompt.
+    Run(Run),
+    /// Say what a model is made of.
+    Inspect(Inspect),
+    /// Write the logits of every position of a prompt.
+    Logits(Logits),
+    /// Decode one tensor.
+    Tensor(Tensor),
+    /// Turn text into token ids.
+    Tokenize(Tokenize),
+    /// Print a completion script for a shell.
+    Completions(Completions),
+}
+
+/// How the engine uses the machine.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Compute {
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// The most tokens of prompt and answer together [default: what the model was made for].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_context: Option<usize>,
+    /// Prompt tokens computed in one step.
+    #[arg(long, value_name = "TOKENS", default_value = "512", value_parser = at_least_one)]
+    pub prefill_chunk: usize,
+    /// Do not share computed beginnings between prompts.
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    /// How activations enter matrix products.
+    #[arg(long, value_enum, default_value_t = ActivationMode::Float)]
+    pub activations: ActivationMode,
+    /// Report time, bytes and calls by operation.
+    #[arg(long)]
+    pub profile: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ActivationMode {
+    /// 32-bit floats, weights exactly as stored.
+    Float,
+}
+
+impl From<ActivationMode> for Activations {
+    fn from(mode: ActivationMode) -> Self {
+        match mode {
+            ActivationMode::Float => Self::Float,
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Sampling {
+    /// Temperature; 0 always takes the likeliest token.
+    #[arg(long, alias = "temperature", default_value_t = 0.0)]
+    pub temp: f32,
+    /// Choose among this many likeliest tokens; 0: among all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    /// Choose among the likeliest tokens that together have this probability.
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Drop tokens less likely than this times the likeliest.
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Divide the scores of tokens already in prompt or answer; 1: off.
+    #[arg(long, default_value_t = 1.0)]
+    pub repetition_penalty: f32,
+    /// Lower the scores of tokens already in the answer by this.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+    /// Lower the scores of tokens by this for each time they are in the answer.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+    /// Seed of the random choices [default: a new one each time].
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "keeve run [OPTIONS] [MODEL] <PROMPT>\n       \
+    keeve run [OPTIONS] [MODEL] -\n       \
+    keeve run [OPTIONS] [MODEL] --prompt <PROMPT> | --prompt-ids <IDS>")]
+pub struct Run {
+    /// [MODEL] PROMPT. MODEL is a directory or a .gguf file; without one, the demo model that is
+    /// part of keeve answers. PROMPT `-` is read from standard input.
+    #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
+    pub positional: Vec<String>,
+    /// The prompt.
+    #[arg(long, conflicts_with = "prompt_ids")]
+    pub prompt: Option<String>,
+    /// The prompt as token ids, used as they are.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1)]
+    pub prompt_ids: Option<Vec<u32>>,
+    /// A system prompt.
+    #[arg(long, conflicts_with_all = ["prompt_ids", "no_chat_template"])]
+    pub system: Option<String>,
+    /// Give the prompt to the model as it is, without its chat template.
+    #[arg(long)]
+    pub no_chat_template: bool,
+    /// Further variables for the chat template, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub chat_template_args: Option<String>,
+    /// The most tokens to generate.
+    #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 512)]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    /// End the answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT", action = ArgAction::Append)]
+    pub stop: Vec<String>,
+    /// Go on after the model's end tokens.
+    #[arg(long)]
+    pub ignore_eos: bool,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Inspect {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// List every tensor.
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print the graph that the model becomes.
+    #[arg(long)]
+    pub graph: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Logits {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// The prompt as token ids.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, required = true)]
+    pub prompt_ids: Vec<u32>,
+    /// The safetensors file to write: one f32 tensor `logits`, positions by vocabulary.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "keeve tensor [OPTIONS] [MODEL] <NAME>")]
+pub struct Tensor {
+    /// [MODEL] NAME: a directory or a .gguf file [default: the demo model], and the tensor's
+    /// Hugging Face name, as `keeve inspect --tensors` lists it.
+    #[arg(value_name = "[MODEL] NAME", num_args = 1..=2, required = true)]
+    pub positional: Vec<String>,
+    /// The safetensors file to write: the tensor decoded to f32, as `value`.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Tokenize {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// The text [default: standard input].
+    pub text: Option<String>,
+    /// The text, where no MODEL is named.
+    #[arg(long = "text", value_name = "TEXT", conflicts_with = "text")]
+    pub text_flag: Option<String>,
+    /// Leave out the tokens that the tokenizer puts around a text, such as BOS.
+    #[arg(long)]
+    pub no_special: bool,
+    /// Take the names of special tokens in the text as text.
+    #[arg(long)]
+    pub plain: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent() {
+        super::Args::command().debug_assert();
+    }
+}

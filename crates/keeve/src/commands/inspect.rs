@@ -1,0 +1,119 @@
+//! `keeve inspect`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use keeve::Checkpoint;
+use keeve::checkpoint::TensorInfo;
+use serde_json::{Value, json};
+
+use crate::args::Inspect;
+use crate::model;
+use crate::output::{Outcome, Output, bytes};
+
+/// Tensors, weights and bytes of one role in one codec.
+#[derive(Default)]
+struct Sum {
+    tensors: u64,
+    weights: u64,
+    bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, tensor: &TensorInfo) {
+        self.tensors += 1;
+        self.weights = self.weights.saturating_add(weights(tensor));
+        self.bytes = self.bytes.saturating_add(tensor.bytes);
+    }
+
+    fn bits(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
+    }
+}
+
+pub fn run(args: &Inspect, output: &Output) -> Outcome {
+    let checkpoint = model::open(args.model.as_deref())?;
+    let model = keeve::models::build(checkpoint.config());
+    let mut roles: BTreeMap<(String, String), Sum> = BTreeMap::new();
+    let mut total = Sum::default();
+    for tensor in checkpoint.tensors() {
+        roles.entry((role(&tensor.name), tensor.codec_name())).or_default().add(tensor);
+        total.add(tensor);
+    }
+    let architecture = checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or("unknown");
+    if output.json {
+        let mut result = json!({
+            "architecture": architecture,
+            "format": checkpoint.format(),
+            "supported": model.is_ok(),
+            "problem": model.as_ref().err().map(ToString::to_string),
+            "parameters": total.weights,
+            "bytes": total.bytes,
+            "bits_per_weight": total.bits(),
+            "roles": roles.iter().map(|((role, codec), sum)| json!({
+                "role": role, "codec": codec, "tensors": sum.tensors, "parameters": sum.weights,
+                "bytes": sum.bytes, "bits_per_weight": sum.bits(),
+            })).collect::<Vec<_>>(),
+            "config": checkpoint.config(),
+        });
+        if args.tensors {
+            result["tensors"] = checkpoint.tensors().map(tensor_json).collect();
+        }
+        if args.graph {
+            result["graph"] = json!(model?.graph.to_string());
+        }
+        output.result(&result)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    output.text(&heading(&checkpoint, architecture, &total))?;
+    if let Err(error) = &model {
+        output.text(&format!("not runnable: {error}\n"))?;
+    }
+    let mut table = format!("\n{:28} {:14} {:>7} {:>14} {:>12} {:>6}\n", "role", "codec", "tensors", "parameters", "bytes", "bits");
+    for ((role, codec), sum) in &roles {
+        let Sum { tensors, weights, bytes } = sum;
+        table += &format!("{role:28} {codec:14} {tensors:>7} {weights:>14} {bytes:>12} {:>6.2}\n", sum.bits());
+    }
+    output.text(&table)?;
+    if args.tensors {
+        let line = |tensor: &TensorInfo| {
+            format!("{:60} {:14} {:?} {} bytes\n", tensor.name, tensor.codec_name(), tensor.shape, tensor.bytes)
+        };
+        output.text(&format!("\n{}", checkpoint.tensors().map(line).collect::<String>()))?;
+    }
+    if args.graph {
+        output.text(&format!("\n{}", model?.graph))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
+    format!(
+        "architecture     {architecture}\nformat           {}\nparameters       {}\nsize             {}\nbits per weight  {:.3}\n",
+        checkpoint.format(),
+        total.weights,
+        bytes(total.bytes),
+        total.bits(),
+    )
+}
+
+fn tensor_json(tensor: &TensorInfo) -> Value {
+    json!({
+        "name": tensor.name,
+        "codec": tensor.codec_name(),
+        "shape": tensor.shape,
+        "bytes": tensor.bytes,
+    })
+}
+
+fn weights(tensor: &TensorInfo) -> u64 {
+    tensor.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
+}
+
+/// The part a tensor plays, the same in every layer: its name without the layer's number.
+fn role(name: &str) -> String {
+    let parts = name.strip_suffix(".weight").unwrap_or(name).split('.');
+    let kept: Vec<_> = parts.filter(|part| !part.is_empty() && part.parse::<u32>().is_err()).collect();
+    let role = kept.join(".");
+    role.strip_prefix("model.").unwrap_or(&role).into()
+}

@@ -1,0 +1,8 @@
+//! One file a command.
+
+pub mod completions;
+pub mod inspect;
+pub mod logits;
+pub mod run;
+pub mod tensor;
+pub mod tokenize;

@@ -1,0 +1,192 @@
+//! `keeve run`.
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use keeve::{Engine, Event, FinishReason, Message, Request, SamplingParams, Timings};
+use serde_json::{Map, Value, json};
+
+use crate::args::Run;
+use crate::output::{Failure, Outcome, Output, bytes};
+use crate::{interrupt, model};
+
+/// Where the prompt comes from.
+enum Prompt {
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+pub fn run(args: &Run, output: &Output) -> Outcome {
+    interrupt::watch()?;
+    let (model, prompt) = model_and_prompt(args)?;
+    let template_args = template_args(args)?;
+    let checkpoint = model::open(model.as_deref())?;
+    let engine = model::load(&checkpoint, &args.compute, output)?;
+    let prompt = match prompt {
+        Prompt::Ids(ids) => ids,
+        Prompt::Text(text) => prompt_ids(&engine, args, text, template_args)?,
+    };
+    let mut generation = engine.submit(Request {
+        prompt: prompt.clone(),
+        sampling: sampling(args),
+        max_tokens: Some(args.max_tokens),
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+        ..Request::default()
+    })?;
+    interrupt::cancels(generation.canceller());
+
+    let has_text = engine.tokenizer().is_ok();
+    let (mut tokens, mut answer) = (vec![], String::new());
+    let mut end = None;
+    for event in &mut generation {
+        let text = match event {
+            Event::PromptLogits { .. } => continue,
+            Event::Token { id, text, .. } => {
+                tokens.push(id);
+                if has_text { text } else { format!("{id} ") }
+            }
+            Event::Finished { reason, text, timings } => {
+                end = Some((reason, timings));
+                text
+            }
+            Event::Failed(error) => return Err(error.into()),
+        };
+        if !output.json {
+            output.text(&text)?;
+        }
+        answer.push_str(&text);
+    }
+    let Some((reason, timings)) = end else { return Err("the engine gave no answer".into()) };
+    if output.json {
+        let mut result = json!({
+            "prompt_ids": prompt,
+            "tokens": tokens,
+            "text": has_text.then_some(answer),
+            "finish_reason": reason.name(),
+            "timings": timings_json(&engine, &timings),
+        });
+        if args.compute.profile {
+            result["profile"] = profile_json(&engine)?;
+        }
+        output.result(&result)?;
+    } else {
+        output.text("\n")?;
+        output.note(&summary(&engine, &timings));
+        if args.compute.profile {
+            output.note(&profile_table(&engine)?);
+        }
+    }
+    if reason == FinishReason::Cancelled {
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One positional argument is the prompt, unless something else supplies it; then it is the model.
+fn model_and_prompt(args: &Run) -> Result<(Option<String>, Prompt), Failure> {
+    let mut rest = args.positional.clone();
+    let prompt = if let Some(ids) = &args.prompt_ids {
+        Prompt::Ids(ids.clone())
+    } else if let Some(text) = &args.prompt {
+        Prompt::Text(text.clone())
+    } else if let Some(index) = rest.iter().position(|argument| argument == "-") {
+        rest.remove(index);
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|error| format!("standard input: {error}"))?;
+        Prompt::Text(text.strip_suffix('\n').unwrap_or(&text).into())
+    } else {
+        Prompt::Text(rest.pop().ok_or_else(|| Failure::usage("run needs a PROMPT (or - for standard input)"))?)
+    };
+    if rest.len() > 1 {
+        return Err(Failure::usage("the prompt was given twice: as an argument and by a flag"));
+    }
+    Ok((rest.pop(), prompt))
+}
+
+fn template_args(args: &Run) -> Result<Map<String, Value>, Failure> {
+    let Some(text) = &args.chat_template_args else { return Ok(Map::new()) };
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        _ => Err(Failure::usage("--chat-template-args must be a JSON object")),
+    }
+}
+
+/// The prompt as the model wants it: through its chat template if it has one.
+fn prompt_ids(
+    engine: &Engine,
+    args: &Run,
+    text: String,
+    template_args: Map<String, Value>,
+) -> Result<Vec<u32>, Failure> {
+    if args.no_chat_template || engine.chat_template().is_none() {
+        if args.system.is_some() {
+            return Err("--system needs a chat template, and this model has none".into());
+        }
+        return Ok(engine.tokenizer()?.encode(&text, true, true)?);
+    }
+    let system = args.system.iter().map(|text| Message::new("system", text.as_str()));
+    let messages: Vec<_> = system.chain([Message::new("user", text)]).collect();
+    Ok(engine.chat_prompt(&messages, template_args)?)
+}
+
+fn sampling(args: &Run) -> SamplingParams {
+    let flags = &args.sampling;
+    SamplingParams {
+        temperature: flags.temp,
+        top_k: flags.top_k,
+        top_p: flags.top_p,
+        min_p: flags.min_p,
+        repetition_penalty: flags.repetition_penalty,
+        presence_penalty: flags.presence_penalty,
+        frequency_penalty: flags.frequency_penalty,
+        seed: flags.seed,
+        ..SamplingParams::default()
+    }
+}
+
+fn timings_json(engine: &Engine, timings: &Timings) -> Value {
+    json!({
+        "load_s": engine.info().load_time.as_secs_f64(),
+        "prompt_tokens": timings.prompt_tokens,
+        "cached_tokens": timings.cached_tokens,
+        "prompt_s": timings.prompt.as_secs_f64(),
+        "prompt_tok_s": timings.prompt_rate(),
+        "decode_tokens": timings.decode_tokens,
+        "decode_s": timings.decode.as_secs_f64(),
+        "decode_tok_s": timings.decode_rate(),
+        "peak_memory": keeve::engine::memory::peak(),
+    })
+}
+
+fn summary(engine: &Engine, timings: &Timings) -> String {
+    let peak = keeve::engine::memory::peak().map_or_else(|| "unknown".into(), bytes);
+    format!(
+        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s, peak memory {peak}",
+        engine.info().load_time.as_secs_f64(),
+        timings.prompt_tokens,
+        timings.prompt_rate(),
+        timings.decode_tokens,
+        timings.decode_rate(),
+    )
+}
+
+fn profile_json(engine: &Engine) -> Result<Value, Failure> {
+    let row = |op: keeve::graph::OpProfile| {
+        json!({ "op": op.op, "calls": op.calls, "ns": op.nanoseconds, "bytes": op.bytes })
+    };
+    Ok(engine.profile()?.into_iter().map(row).collect())
+}
+
+fn profile_table(engine: &Engine) -> Result<String, Failure> {
+    let profile = engine.profile()?;
+    let total: u64 = profile.iter().map(|op| op.nanoseconds).sum();
+    let mut table = format!("{:24} {:>9} {:>12} {:>6} {:>9}", "op", "calls", "ms", "%", "GB/s");
+    for op in profile {
+        let share = 100.0 * op.nanoseconds as f64 / total.max(1) as f64;
+        let rate = op.bytes as f64 / op.nanoseconds.max(1) as f64;
+        let ms = op.nanoseconds as f64 / 1e6;
+        table += &format!("\n{:24} {:>9} {ms:>12.2} {share:>6.1} {rate:>9.2}", op.op, op.calls);
+    }
+    Ok(table)
+}

@@ -1,0 +1,35 @@
+//! `keeve tokenize`.
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use keeve::Tokenizer;
+use serde_json::json;
+
+use crate::args::Tokenize;
+use crate::model;
+use crate::output::{Failure, Outcome, Output};
+
+pub fn run(args: &Tokenize, output: &Output) -> Outcome {
+    let checkpoint = model::open(args.model.as_deref())?;
+    let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?
+        .ok_or_else(|| Failure::from("this model has no tokenizer"))?;
+    let text = match args.text.as_ref().or(args.text_flag.as_ref()) {
+        Some(text) => text.clone(),
+        None => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|error| format!("standard input: {error}"))?;
+            text
+        }
+    };
+    let ids = tokenizer.encode(&text, !args.no_special, !args.plain)?;
+    let piece = |&id: &u32| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
+    let pieces: Vec<_> = ids.iter().map(piece).collect();
+    if output.json {
+        output.result(&json!({ "ids": ids, "pieces": pieces }))?;
+    } else {
+        let lines = ids.iter().zip(&pieces).map(|(id, piece)| format!("{id:>8} {piece:?}\n"));
+        output.text(&lines.collect::<String>())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,37 @@
+//! Ctrl-C: the first one asks for an orderly end, the second one ends the process.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use keeve::Canceller;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static CURRENT: Mutex<Option<Canceller>> = Mutex::new(None);
+
+/// The exit code of an interrupted command, as shells have it.
+pub const EXIT_CODE: u8 = 130;
+
+/// Begins to watch for Ctrl-C and SIGTERM.
+pub fn watch() -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(EXIT_CODE.into());
+        }
+        if let Some(canceller) = &*CURRENT.lock().unwrap_or_else(PoisonError::into_inner) {
+            canceller.cancel();
+        }
+    })
+}
+
+/// Whether Ctrl-C came.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Makes Ctrl-C cancel this request.
+pub fn cancels(canceller: Canceller) {
+    *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) = Some(canceller.clone());
+    if interrupted() {
+        canceller.cancel();
+    }
+}

@@ -1,0 +1,116 @@
+//! What is printed, and where: results on standard output, everything else on standard error.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use keeve::graph::Progress;
+use serde_json::{Value, json};
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// The arguments make no sense: exit code 2.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { message: message.into(), code: 2 }
+    }
+}
+
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { message: error.to_string(), code: 1 }
+    }
+}
+
+/// What a command gives back.
+pub type Outcome = Result<ExitCode, Failure>;
+
+/// The two output streams, under the user's wishes.
+pub struct Output {
+    /// Whether standard output is one JSON object.
+    pub json: bool,
+    quiet: bool,
+}
+
+impl Output {
+    pub fn new(json: bool, quiet: bool) -> Self {
+        Self { json, quiet }
+    }
+
+    /// Prints the result of a command in JSON mode.
+    pub fn result(&self, value: &Value) -> Result<(), Failure> {
+        self.text(&format!("{value}\n"))
+    }
+
+    /// Prints text on standard output at once.
+    pub fn text(&self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // Whoever read it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            outcome => outcome.map_err(|error| format!("standard output: {error}").into()),
+        }
+    }
+
+    /// Prints a line on standard error, unless the user wants quiet.
+    pub fn note(&self, line: &str) {
+        if !self.quiet {
+            // There is nowhere left to complain to if standard error is closed.
+            let _ = writeln!(io::stderr(), "{line}");
+        }
+    }
+
+    /// Reports a failure: on standard error, and in JSON mode as an object on standard output.
+    pub fn fail(&self, failure: &Failure) -> ExitCode {
+        let message = failure.message.trim_end();
+        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let _ = writeln!(io::stderr(), "error: {message}");
+        if self.json {
+            let _ = writeln!(io::stdout(), "{}", json!({ "error": message }));
+        }
+        ExitCode::from(failure.code)
+    }
+
+    /// A bar that follows the loading of a model; hidden where nobody would see it.
+    pub fn loading_bar(&self) -> LoadingBar {
+        let visible = !self.quiet && io::stderr().is_terminal();
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        let template = "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        LoadingBar(Mutex::new(bar))
+    }
+}
+
+/// See [`Output::loading_bar`]. Disappears when dropped.
+pub struct LoadingBar(Mutex<ProgressBar>);
+
+impl LoadingBar {
+    /// Shows how far loading has come.
+    pub fn set(&self, progress: Progress) {
+        let bar = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    }
+}
+
+impl Drop for LoadingBar {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).finish_and_clear();
+    }
+}
+
+/// Bytes for a person: `1.5 GiB`.
+pub fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
