@@ -3,7 +3,7 @@
 //! The layout and both roundings follow ml-explore/mlx (`mx.quantize`, `mx.dequantize`); the rules for
 //! scales and biases were derived from its outputs and meet them bit for bit.
 
-use crate::search::round_within;
+use crate::search::{extent, round_within};
 use crate::tensor::RowMut;
 use crate::{Float, Row};
 
@@ -113,14 +113,10 @@ const LEAST_SCALE: f32 = 1e-7;
 
 /// Scale and bias of a group as `mx.quantize` picks them, before they are rounded to their type.
 ///
-/// The end of the range that is further from zero is on the grid, and so is zero if the range has it.
+/// The end of the range that is further from zero is on the grid, and so is zero if the range spans it.
 /// With one bit the two codes are the ends of the range.
 fn fit(values: &[f32], bits: u8) -> (f32, f32) {
-    let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
-    for &value in values {
-        lowest = lowest.min(value);
-        highest = highest.max(value);
-    }
+    let (lowest, highest) = extent(values);
     let top = f32::from(top_code(bits));
     let scale = ((highest - lowest) / top).max(LEAST_SCALE);
     if bits == 1 {
@@ -147,7 +143,7 @@ pub(crate) fn encode(format: Affine, values: &[f32], row: &mut RowMut<'_>) {
         .chunks_exact_mut(format.group_bytes())
         .zip(values.chunks_exact(format.group_len()));
     for (index, (stream, values)) in groups.enumerate() {
-        // Codes are rounded with the scale and bias that are not; only those stored are.
+        // Codes come from the exact scale and bias; what is stored is rounded to their type.
         let (scale, bias) = fit(values, format.bits);
         for (code, value) in codes.iter_mut().zip(values) {
             *code = round_within((value - bias) / scale, 0, top) as u8;

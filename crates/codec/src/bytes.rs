@@ -58,3 +58,20 @@ impl fmt::Debug for Bytes {
         write!(f, "Bytes({})", self.range.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_stay_inside() {
+        let all = Bytes::from((0..10).collect::<Vec<u8>>());
+        let some = all.slice(2..8).unwrap();
+        assert_eq!(*some, [2, 3, 4, 5, 6, 7]);
+        assert_eq!(*some.slice(1..3).unwrap(), [3, 4]);
+        assert_eq!(some.slice(6..6).as_deref(), Some(&[][..]));
+        assert_eq!(some.slice(0..7), None);
+        assert_eq!(some.slice(Range { start: 4, end: 3 }), None);
+        assert_eq!(some.slice(7..usize::MAX), None);
+    }
+}

@@ -91,9 +91,6 @@ pub enum Error {
         /// How many are needed.
         expected: usize,
     },
-    /// The codec can be read but not written.
-    #[error("keeve has no encoder for {0}")]
-    NoEncoder(Codec),
     /// A source value cannot be encoded.
     #[error("value {index} of the source is {value}: only finite values can be encoded")]
     NotFinite {

@@ -65,7 +65,8 @@ fn sum_of_squares(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |sum, value| sum + value * value)
 }
 
-/// How much each weight of a run counts: its importance, more for large weights.
+/// How much each weight of a run counts: its importance, more for large weights. `energy` is the mean square
+/// of the super-block, or twice that.
 fn weigh(values: &[f32], importance: &[f32], energy: f32, weights: &mut [f32]) {
     for ((weight, value), importance) in weights.iter_mut().zip(values).zip(importance) {
         *weight = importance * (energy + value * value).sqrt();

@@ -4,7 +4,6 @@
 //! `quantize_row_*_ref`, `quantize_row_*_impl`), in its order of `f32` operations.
 
 use crate::Float;
-use crate::float;
 use crate::planes::{gather, spread};
 use crate::search::{self, Trials};
 
@@ -134,16 +133,7 @@ pub(crate) fn encode(format: Small, values: &[f32], importance: Option<&[f32]>, 
 
 /// Spans the codes over the values' range; gives the scale and the lowest value.
 fn range(format: Small, values: &[f32], codes: &mut [u8; BLOCK]) -> (f32, f32) {
-    let (mut lowest, mut highest) = (f32::MAX, -f32::MAX);
-    for &value in values {
-        // Not f32::min: of two zeros of different sign the first must win.
-        if value < lowest {
-            lowest = value;
-        }
-        if value > highest {
-            highest = value;
-        }
-    }
+    let (lowest, highest) = search::extent(values);
     let top = format.top();
     let scale = (highest - lowest) / top as f32;
     let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
@@ -183,7 +173,7 @@ pub(crate) fn q8_0_encode(values: &[f32], data: &mut [u8]) {
     for (block, values) in data.chunks_exact_mut(Q8_0_BYTES).zip(values.chunks_exact(BLOCK)) {
         let scale = search::extreme(values).abs() / 127.0;
         let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
-        float::encode(Float::F16, &[scale], block);
+        Float::F16.write(block, 0, scale);
         for (code, value) in block[2..].iter_mut().zip(values) {
             // Halves go away from zero here.
             *code = (value * inverse).round() as i8 as u8;

@@ -6,11 +6,28 @@
 //!
 //! There are two decodes, which must not be mixed:
 //!
-//! * [`decode`] gives the value the format's reference library would store. Files and tools use it.
-//! * [`row_values`] gives the unrounded `q * s + b` in `f32`, which is what arithmetic uses.
+//! * [`decode`], [`decode_row`] and [`stored_values`] give the value the format's reference library would
+//!   store. Files and tools use them.
+//! * [`row_values`] and [`values`] give the unrounded `q * s + b` in `f32`, which is what arithmetic uses.
 //!
 //! They differ only for MLX affine with 16-bit scales, where MLX rounds after the product and after
 //! the sum.
+//!
+//! [`encode`] gives the bytes of each format's reference encoder:
+//!
+//! ```
+//! use keeve_codec::{Codec, EncodeOptions, decode, encode};
+//!
+//! let weights: Vec<f32> = (0..512).map(|i| (i as f32 * 0.1).sin()).collect();
+//! let encoded = encode(Codec::Q4K, 2, 256, &weights, EncodeOptions::default())?;
+//! assert_eq!(encoded.tensor.bytes(), 2 * 144);
+//! assert_eq!(decode(&encoded.tensor).len(), 512);
+//! assert!(encoded.squared_error / 512.0 < 0.003);
+//! # Ok::<(), keeve_codec::Error>(())
+//! ```
+//!
+//! To add a codec: a variant and its sizes in `codec.rs`, its layout and arithmetic in a file of its
+//! family, one arm each in `decode.rs` and `encode.rs`, and reference data in `tests/`.
 
 #![forbid(unsafe_code)]
 

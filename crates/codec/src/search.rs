@@ -21,6 +21,16 @@ pub(crate) fn extreme(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |best: f32, &value| if value.abs() > best.abs() { value } else { best })
 }
 
+/// The lowest and the highest value. Of two zeros that differ in sign the first counts, which `f32::min`
+/// does not promise; the sign would show in a stored minimum.
+pub(crate) fn extent(values: &[f32]) -> (f32, f32) {
+    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(lowest, highest), &value| {
+        let lowest = if value < lowest { value } else { lowest };
+        let highest = if value > highest { value } else { highest };
+        (lowest, highest)
+    })
+}
+
 /// Fits `scale * (code - half)` with codes `0..2 * half`, by trying 19 scales and solving for the best
 /// one given its codes (`make_qx_quants` with its error type 1).
 pub(crate) fn symmetric(values: &[f32], weights: &[f32], half: i32, codes: &mut [u8]) -> f32 {
@@ -188,6 +198,7 @@ pub(crate) struct Fit {
 
 /// Fits `scale * code + lowest` with codes `0..=top`: for each trial scale the codes are rounded and the
 /// weighted least-squares scale and minimum for them solved (`make_qkx2_quants`, `make_qkx3_quants`).
+/// Groups have at most 32 values.
 pub(crate) fn with_minimum(
     values: &[f32],
     weights: &[f32],
@@ -195,21 +206,9 @@ pub(crate) fn with_minimum(
     trials: Trials,
     codes: &mut [u8],
 ) -> Fit {
-    let (Some((&first, rest)), Some((&first_weight, rest_weights))) =
-        (values.split_first(), weights.split_first())
-    else {
-        return Fit { scale: 0.0, lowest: 0.0 };
-    };
-    let (mut lowest, mut highest) = (first, first);
-    let (mut sum_w, mut sum_x) = (first_weight, first_weight * first);
-    for (&x, &w) in rest.iter().zip(rest_weights) {
-        // Not f32::min: of two zeros of different sign the first must win.
-        if x < lowest {
-            lowest = x;
-        }
-        if x > highest {
-            highest = x;
-        }
+    let (mut lowest, highest) = extent(values);
+    let (mut sum_w, mut sum_x) = (0.0f32, 0.0f32);
+    for (&x, &w) in values.iter().zip(weights) {
         sum_w += w;
         sum_x += w * x;
     }

@@ -337,7 +337,7 @@ impl PackedTensor {
             return Err(Error::Slice {
                 what: "rows",
                 start: row,
-                end: row + 1,
+                end: row.saturating_add(1),
                 len: count,
                 step: 1,
             });

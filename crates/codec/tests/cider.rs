@@ -1,5 +1,7 @@
 //! int8 and int4 against Cider's weight quantizers.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{floats, get, local, shared};

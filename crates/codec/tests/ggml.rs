@@ -1,5 +1,7 @@
 //! ggml's codecs against gguf-py's decoders and ggml's own encoders, bit for bit.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{assert_same_bits, floats, get, local, shared};

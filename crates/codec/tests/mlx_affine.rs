@@ -1,5 +1,7 @@
 //! MLX affine against `mx.quantize` and `mx.dequantize`, bit for bit.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::{assert_same_bits, floats, get, local, shared};
