@@ -42,11 +42,7 @@ pub(crate) struct Worker {
 }
 
 impl Engine {
-    pub(crate) fn start(
-        worker: Worker,
-        info: ModelInfo,
-        text: TextSide,
-    ) -> Result<Self, Error> {
+    pub(crate) fn start(worker: Worker, info: ModelInfo, text: TextSide) -> Result<Self, Error> {
         let (commands, inbox) = channel();
         let named = std::thread::Builder::new().name("keeve-engine".into());
         let thread = named.spawn(move || worker.work(&inbox)).map_err(Error::Thread)?;
@@ -80,7 +76,11 @@ impl Engine {
     ///
     /// # Errors
     /// If the model has no tokenizer or no template, or the template refuses the messages.
-    pub fn chat_prompt(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>, Error> {
+    pub fn chat_prompt(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<Vec<u32>, Error> {
         let template = self.chat_template()?.ok_or(Error::NoChatTemplate)?;
         let segments = template.render_segments(messages, options)?;
         Ok(self.tokenizer()?.encode_segments(&segments, false)?)
@@ -96,7 +96,9 @@ impl Engine {
         if request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if request.prompt.len() > context || (request.prompt.len() == context && request.max_tokens != Some(0)) {
+        if request.prompt.len() > context
+            || (request.prompt.len() == context && request.max_tokens != Some(0))
+        {
             return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
         }
         if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= self.info.vocabulary) {
@@ -211,7 +213,8 @@ impl Worker {
                 None => Ok(Some(FinishReason::Length)),
                 // A panic here (in a tokenizer, say) is this request's, not the engine's.
                 Some(logits) => {
-                    catch_unwind(AssertUnwindSafe(|| sequence.accept(logits, &self.eos))).unwrap_or(Err(Error::RequestPanicked))
+                    catch_unwind(AssertUnwindSafe(|| sequence.accept(logits, &self.eos)))
+                        .unwrap_or(Err(Error::RequestPanicked))
                 }
             };
             match outcome {

@@ -82,7 +82,9 @@ pub enum Error {
         vocabulary: usize,
     },
     /// Weights and state do not fit.
-    #[error("not enough memory: weights {weights} bytes and {state} bytes for a context of {context} tokens, but {available} bytes are free")]
+    #[error(
+        "not enough memory: weights {weights} bytes and {state} bytes for a context of {context} tokens, but {available} bytes are free"
+    )]
     Memory {
         /// Bytes of weights.
         weights: u64,

@@ -74,11 +74,6 @@ impl PagePool {
         self.free.len()
     }
 
-    /// All pages.
-    pub fn total_pages(&self) -> usize {
-        self.pages.len()
-    }
-
     /// Pages that so many tokens fill or begin.
     pub fn pages_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.page_tokens)
@@ -94,7 +89,9 @@ impl PagePool {
         let usable = tokens.len().saturating_sub(1) / self.page_tokens * self.page_tokens;
         for chunk in tokens[..usable].chunks_exact(self.page_tokens) {
             let parent = list.contents.last().copied().unwrap_or(ROOT);
-            let Some(&page) = self.by_content.get(&Content { parent, tokens: chunk.into() }) else { break };
+            let Some(&page) = self.by_content.get(&Content { parent, tokens: chunk.into() }) else {
+                break;
+            };
             let Some((id, _)) = self.pages[page as usize].content else { break };
             self.hold(page);
             list.pages.push(page);
@@ -133,7 +130,10 @@ impl PagePool {
             let parent = list.contents.last().copied().unwrap_or(ROOT);
             let chunk = &tokens[index * self.page_tokens..(index + 1) * self.page_tokens];
             let content = Content { parent, tokens: chunk.into() };
-            let known = self.by_content.get(&content).and_then(|&page| self.pages[page as usize].content.as_ref());
+            let known = self
+                .by_content
+                .get(&content)
+                .and_then(|&page| self.pages[page as usize].content.as_ref());
             let id = match known {
                 // Somebody computed the same beginning at the same time; theirs stays registered.
                 Some((id, _)) => *id,

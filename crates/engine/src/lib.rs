@@ -2,26 +2,35 @@
 //!
 //! [`Engine::load`] takes a checkpoint; [`Engine::submit`] takes a [`Request`] and gives a stream
 //! of [`Event`]s. One scheduler serves every use, from one prompt to many at a time.
+//!
+//! The text side stands on its own: tokenizing ([`tokenizer`], [`gguf_tokenizer`]), streaming
+//! detokenizing ([`detokenizer`]), chat templates ([`chat`]), sampling ([`sampling`]) and stop
+//! strings ([`stop`]). None of these runs a model.
 
-mod chat;
-mod detokenizer;
+pub mod chat;
+mod chat_json;
+mod chat_message;
+pub mod detokenizer;
 mod engine;
 mod error;
+pub mod gguf_tokenizer;
 mod kv;
 mod load;
-/// What the system says about memory.
 pub mod memory;
 mod request;
-mod sampling;
+pub mod sampling;
 mod scheduler;
 mod sequence;
-mod stop;
-mod tokenizer;
+pub mod stop;
+mod text;
+pub mod tokenizer;
+mod vocabulary;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use engine::Engine;
 pub use error::Error;
 pub use load::{EngineOptions, ModelInfo};
 pub use request::{Canceller, Event, FinishReason, Generation, Request, Timings};
-pub use sampling::{Alternative, SamplingParams};
+pub use sampling::SamplingParams;
+pub use text::tokenizer as tokenizer_of;
 pub use tokenizer::Tokenizer;

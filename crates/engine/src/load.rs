@@ -98,11 +98,14 @@ impl Engine {
         let mut notes = text.problems();
         let fit = fit(&*program, options, model.max_positions, memory::available())?;
         notes.extend(fit.note);
-        let plan = program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
+        let plan =
+            program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
         let state = program.state(fit.pages)?;
         let pool = PagePool::new(fit.pages, program.page_tokens(), options.prefix_cache);
-        let limits =
-            Limits { sequences: options.max_sequences.max(1), prompt_rows: options.prefill_chunk.max(1) };
+        let limits = Limits {
+            sequences: options.max_sequences.max(1),
+            prompt_rows: options.prefill_chunk.max(1),
+        };
         let info = ModelInfo {
             architecture: model.architecture,
             vocabulary: model.vocabulary,
@@ -161,11 +164,11 @@ fn fit(
                 available: available.unwrap_or(0),
             });
         }
-        let note = Some(format!("the context is {shrunk} tokens instead of {wanted}: memory is short"));
+        let note =
+            Some(format!("the context is {shrunk} tokens instead of {wanted}: memory is short"));
         return Ok(Fit { context: shrunk, pages: room, note });
     }
     // Room for several sequences, but at most half of what is free: pages cost nothing until used.
     let several = pages.saturating_mul(options.max_sequences.max(1)).min(room / 2);
     Ok(Fit { context: wanted, pages: several.max(pages), note: None })
 }
-

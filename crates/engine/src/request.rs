@@ -152,7 +152,10 @@ impl Iterator for Generation {
         if self.ended {
             return None;
         }
-        let event = self.events.recv().unwrap_or_else(|RecvError| Event::Failed(Arc::new(Error::EngineDied)));
+        let event = self
+            .events
+            .recv()
+            .unwrap_or_else(|RecvError| Event::Failed(Arc::new(Error::EngineDied)));
         self.ended = matches!(event, Event::Finished { .. } | Event::Failed(_));
         Some(event)
     }

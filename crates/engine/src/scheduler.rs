@@ -44,8 +44,9 @@ impl Scheduler {
     /// Takes the cancelled sequences out.
     pub fn remove_cancelled(&mut self) -> Vec<Sequence> {
         let waiting = std::mem::take(&mut self.waiting);
-        let (mut cancelled, waiting): (Vec<_>, VecDeque<_>) = waiting.into_iter().partition(Sequence::is_cancelled);
-        self.waiting = waiting;
+        let (mut cancelled, waiting): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(Sequence::is_cancelled);
+        self.waiting = waiting.into();
         while let Some(index) = self.running.iter().position(Sequence::is_cancelled) {
             cancelled.push(self.remove(index));
         }
@@ -92,13 +93,19 @@ impl Scheduler {
         for (sequence, &share) in self.running.iter().zip(shares).filter(|(_, share)| **share > 0) {
             let first = step.rows.len();
             for index in sequence.computed..sequence.computed + share {
-                let mut row = RowInput::text(sequence.tokens[index], index as u32, sequence.phase(index));
+                let mut row =
+                    RowInput::text(sequence.tokens[index], index as u32, sequence.phase(index));
                 let last = index + 1 == sequence.tokens.len() && sequence.max_tokens > 0;
-                row.logits = last || (sequence.request.prompt_logits && index < sequence.prompt_len);
+                row.logits =
+                    last || (sequence.request.prompt_logits && index < sequence.prompt_len);
                 step.rows.push(row);
             }
             let rows = first..step.rows.len();
-            step.sequences.push(SequenceRows { rows, past: sequence.computed, pages: &sequence.pages.pages });
+            step.sequences.push(SequenceRows {
+                rows,
+                past: sequence.computed,
+                pages: &sequence.pages.pages,
+            });
         }
         step
     }
@@ -115,7 +122,8 @@ impl Scheduler {
                 self.pool.find_prefix(&sequence.tokens)
             };
             sequence.pages = found.0;
-            let missing = self.pool.pages_for(sequence.tokens.len() + 1) - sequence.pages.pages.len();
+            let missing =
+                self.pool.pages_for(sequence.tokens.len() + 1) - sequence.pages.pages.len();
             if missing > self.pool.free_pages() && !self.running.is_empty() {
                 self.pool.release(std::mem::take(&mut sequence.pages));
                 self.waiting.push_front(sequence);

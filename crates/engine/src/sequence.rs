@@ -71,7 +71,12 @@ impl Sequence {
             stop,
             events: link.events,
             cancelled: link.cancelled,
-            times: Times { arrived: Instant::now(), started: None, first_token: None, last_token: None },
+            times: Times {
+                arrived: Instant::now(),
+                started: None,
+                first_token: None,
+                last_token: None,
+            },
             cached: 0,
             request,
         })

@@ -1,6 +1,9 @@
 //! The text side of a checkpoint: tokenizer, chat template, end tokens.
 
-use keeve_checkpoint::{Checkpoint, GgufTokenizer};
+use std::collections::BTreeMap;
+
+use keeve_checkpoint::Checkpoint;
+use keeve_checkpoint::gguf::tokenizer::GgufTokenizer;
 use serde_json::Value;
 
 use crate::chat::ChatTemplate;
@@ -34,13 +37,18 @@ pub(crate) struct TextSide {
 impl TextSide {
     /// Reads both from a checkpoint whose model has token ids below `vocabulary`.
     pub fn read(checkpoint: &Checkpoint, vocabulary: usize) -> Self {
-        let fitting = |tokenizer: Option<Tokenizer>| match tokenizer.as_ref().map(Tokenizer::vocab_size) {
-            Some(size) if size > vocabulary => Err(Error::Vocabulary { largest: size - 1, vocabulary }),
-            _ => Ok(tokenizer),
-        };
+        let fitting =
+            |tokenizer: Option<Tokenizer>| match tokenizer.as_ref().map(Tokenizer::vocab_size) {
+                Some(size) if size > vocabulary => {
+                    Err(Error::Vocabulary { largest: size - 1, vocabulary })
+                }
+                _ => Ok(tokenizer),
+            };
         let tokenizer = tokenizer(checkpoint).and_then(fitting).map_err(|error| error.to_string());
         let template = match &tokenizer {
-            Ok(Some(tokenizer)) => chat_template(checkpoint, tokenizer).map_err(|error| error.to_string()),
+            Ok(Some(tokenizer)) => {
+                chat_template(checkpoint, tokenizer).map_err(|error| error.to_string())
+            }
             _ => Ok(None),
         };
         Self { tokenizer, template }
@@ -70,19 +78,17 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
         let special: Vec<_> = special.iter().map(String::as_str).collect();
         return Ok(Some(Tokenizer::from_json(&json, &special)?));
     }
-    match checkpoint.gguf_tokenizer() {
-        Some(vocabulary) => Ok(Some(gguf_vocabulary(vocabulary).build()?)),
-        None => Ok(None),
-    }
+    let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
+    Ok(Some(gguf_vocabulary(found).build()?))
 }
 
-fn gguf_vocabulary(found: &GgufTokenizer) -> GgufVocab {
+fn gguf_vocabulary(found: GgufTokenizer) -> GgufVocab {
     GgufVocab {
-        model: found.model.clone(),
-        pre: found.pre.clone().unwrap_or_default(),
-        tokens: found.tokens.clone(),
-        token_types: found.token_types.clone(),
-        merges: found.merges.clone(),
+        model: found.model,
+        pre: found.pre.unwrap_or_default(),
+        tokens: found.tokens,
+        token_types: found.token_types.into_iter().map(|kind| kind as i32 + 1).collect(),
+        merges: found.merges,
         bos: found.bos,
         eos: found.eos,
         add_bos: found.add_bos,
@@ -94,10 +100,13 @@ fn gguf_vocabulary(found: &GgufTokenizer) -> GgufVocab {
 ///
 /// # Errors
 /// If it is not a valid template.
-fn chat_template(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>, Error> {
+fn chat_template(
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>, Error> {
     let Some(source) = checkpoint.chat_template() else { return Ok(None) };
     let named = checkpoint.tokenizer_config().map(special_variables).unwrap_or_default();
-    Ok(Some(ChatTemplate::new(&source, named, tokenizer.special_tokens())?))
+    Ok(Some(ChatTemplate::new(source, &named, tokenizer.special_tokens())?))
 }
 
 fn end_ids(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>, vocabulary: usize) -> Vec<u32> {
@@ -107,11 +116,16 @@ fn end_ids(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>, vocabulary: u
         None => vec![],
     };
     let configs = checkpoint.generation_config().into_iter().chain([checkpoint.config()]);
-    let mut ids: Vec<u32> = configs.flat_map(named).filter_map(|id| u32::try_from(id).ok()).collect();
+    let mut ids: Vec<u32> =
+        configs.flat_map(named).filter_map(|id| u32::try_from(id).ok()).collect();
     if let Some(tokenizer) = tokenizer {
-        let eos = checkpoint.tokenizer_config().and_then(|config| config.get("eos_token")).and_then(token_text);
+        let eos = checkpoint
+            .tokenizer_config()
+            .and_then(|config| config.get("eos_token"))
+            .and_then(token_text);
         ids.extend(eos.and_then(|text| tokenizer.token_id(&text)));
-        if let Some(gguf) = checkpoint.gguf_tokenizer() {
+        // The tokenizer was made from it, so it can be read.
+        if let Ok(Some(gguf)) = checkpoint.gguf_tokenizer() {
             ids.extend([gguf.eos, gguf.eot, gguf.eom].into_iter().flatten());
             ids.extend(END_TEXTS.iter().filter_map(|text| tokenizer.token_id(text)));
         }
@@ -128,7 +142,7 @@ fn token_text(value: &Value) -> Option<String> {
 }
 
 /// `bos_token`, `eos_token` and their like, as chat templates see them.
-fn special_variables(config: &Value) -> Vec<(String, String)> {
+fn special_variables(config: &Value) -> BTreeMap<String, String> {
     let fields = config.as_object().into_iter().flatten();
     let named = fields.filter(|(name, _)| name.ends_with("_token"));
     named.filter_map(|(name, value)| Some((name.clone(), token_text(value)?))).collect()
@@ -136,10 +150,11 @@ fn special_variables(config: &Value) -> Vec<(String, String)> {
 
 /// The texts that `tokenizer_config.json` calls special.
 fn special_texts(config: &Value) -> Vec<String> {
-    let named = special_variables(config).into_iter().map(|(_, text)| text);
+    let named = special_variables(config).into_values();
     let extra = config.get("additional_special_tokens").and_then(Value::as_array);
     let extra = extra.into_iter().flatten().filter_map(token_text);
-    let decoder = config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+    let decoder =
+        config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
     let is_special = |token: &&Value| token.get("special").and_then(Value::as_bool) == Some(true);
     let decoder = decoder.map(|(_, token)| token).filter(is_special).filter_map(token_text);
     let mut texts: Vec<_> = named.chain(extra).chain(decoder).collect();

@@ -2,16 +2,18 @@
 
 use std::io::Write;
 
-use keeve::{Engine, EngineOptions, Event, Message, Request};
+use keeve::{Engine, EngineOptions, Event, Message, RenderOptions, Request, SamplingParams};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `keeve::Checkpoint::open(path)` opens a directory or a .gguf file instead.
     let checkpoint = keeve::demo_model()?;
     let engine = Engine::load(&checkpoint, &EngineOptions::default(), &|_progress| true)?;
 
-    let messages = [Message::new("user", "What is the capital of France?")];
-    let prompt = engine.chat_prompt(&messages, Default::default())?;
-    let request = Request { prompt, max_tokens: Some(64), ..Request::default() };
+    let messages = [Message::text("user", "What is the capital of France?")];
+    let options = RenderOptions { add_generation_prompt: true, ..Default::default() };
+    let prompt = engine.chat_prompt(&messages, &options)?;
+    let sampling = SamplingParams { temperature: 0.0, ..Default::default() };
+    let request = Request { prompt, sampling, max_tokens: Some(64), ..Request::default() };
 
     // Dropping the stream cancels the request; several can run at the same time.
     for event in engine.submit(request)? {

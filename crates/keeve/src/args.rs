@@ -1,6 +1,7 @@
 //! The command line: every flag once.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use keeve::{Activations, Isa};
@@ -19,9 +20,12 @@ pub struct Args {
     pub command: Command,
 }
 
-fn version() -> String {
-    let tiers: Vec<_> = Isa::found().map(Isa::name).collect();
-    format!("{} (instruction sets found: {})", env!("CARGO_PKG_VERSION"), tiers.join(", "))
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let tiers: Vec<_> = Isa::found().map(Isa::name).collect();
+        format!("{} (instruction sets found: {})", env!("CARGO_PKG_VERSION"), tiers.join(", "))
+    });
+    &VERSION
 }
 
 #[derive(Debug, Subcommand)]
@@ -85,7 +89,7 @@ pub struct Sampling {
     pub temp: f32,
     /// Choose among this many likeliest tokens; 0: among all.
     #[arg(long, default_value_t = 0)]
-    pub top_k: u32,
+    pub top_k: usize,
     /// Choose among the likeliest tokens that together have this probability.
     #[arg(long, default_value_t = 1.0)]
     pub top_p: f32,

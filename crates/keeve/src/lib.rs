@@ -14,8 +14,8 @@ pub use keeve_checkpoint::{self as checkpoint, Checkpoint};
 pub use keeve_codec::{self as codec, Codec, PackedTensor};
 pub use keeve_cpu::{self as cpu, Isa};
 pub use keeve_engine::{
-    self as engine, Canceller, ChatTemplate, Engine, EngineOptions, Event, FinishReason, Generation,
-    Message, ModelInfo, Request, SamplingParams, Timings, Tokenizer,
+    self as engine, Canceller, ChatTemplate, Engine, EngineOptions, Event, FinishReason,
+    Generation, Message, ModelInfo, RenderOptions, Request, SamplingParams, Timings, Tokenizer,
 };
 pub use keeve_graph::{self as graph, Activations};
 pub use keeve_models as models;

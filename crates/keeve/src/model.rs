@@ -20,7 +20,11 @@ pub fn open(model: Option<&str>) -> Result<Checkpoint, Failure> {
 }
 
 /// Loads a checkpoint, showing progress.
-pub fn load(checkpoint: &Checkpoint, compute: &Compute, output: &Output) -> Result<Engine, Failure> {
+pub fn load(
+    checkpoint: &Checkpoint,
+    compute: &Compute,
+    output: &Output,
+) -> Result<Engine, Failure> {
     let options = EngineOptions {
         threads: compute.threads,
         max_context: compute.max_context,

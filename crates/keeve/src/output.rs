@@ -2,11 +2,14 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use keeve::checkpoint::StoredType;
+use keeve::checkpoint::safetensors::{self, Announced};
 use keeve::graph::Progress;
 use serde_json::{Value, json};
 
@@ -82,7 +85,8 @@ impl Output {
     /// A bar that follows the loading of a model; hidden where nobody would see it.
     pub fn loading_bar(&self) -> LoadingBar {
         let visible = !self.quiet && io::stderr().is_terminal();
-        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let target =
+            if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
         let template = "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -108,6 +112,13 @@ impl Drop for LoadingBar {
     fn drop(&mut self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).finish_and_clear();
     }
+}
+
+/// Writes a safetensors file with one f32 tensor.
+pub fn write_f32(path: &Path, name: &str, shape: &[usize], values: &[f32]) -> Result<(), Failure> {
+    let tensor = Announced { name: name.into(), kind: StoredType::F32, shape: shape.into() };
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Ok(safetensors::write(path, [(tensor, &bytes[..])], &[])?)
 }
 
 /// Bytes for a person: `1.5 GiB`.

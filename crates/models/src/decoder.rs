@@ -61,7 +61,10 @@ impl Decoder {
             }
         }
         if config.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(wrong("partial_rotary_factor", "is not 1, which is not supported here".into()));
+            return Err(wrong(
+                "partial_rotary_factor",
+                "is not 1, which is not supported here".into(),
+            ));
         }
         let layers = config.integer("num_hidden_layers", 1..=MAX_LAYERS)?;
         Ok(Self {

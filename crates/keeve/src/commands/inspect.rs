@@ -37,10 +37,11 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
     let mut roles: BTreeMap<(String, String), Sum> = BTreeMap::new();
     let mut total = Sum::default();
     for tensor in checkpoint.tensors() {
-        roles.entry((role(&tensor.name), tensor.codec_name())).or_default().add(tensor);
+        roles.entry((role(&tensor.name), tensor.format.clone())).or_default().add(tensor);
         total.add(tensor);
     }
-    let architecture = checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or("unknown");
+    let architecture =
+        checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or("unknown");
     if output.json {
         let mut result = json!({
             "architecture": architecture,
@@ -69,15 +70,27 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
     if let Err(error) = &model {
         output.text(&format!("not runnable: {error}\n"))?;
     }
-    let mut table = format!("\n{:28} {:14} {:>7} {:>14} {:>12} {:>6}\n", "role", "codec", "tensors", "parameters", "bytes", "bits");
+    let mut table = format!(
+        "\n{:28} {:14} {:>7} {:>14} {:>12} {:>6}\n",
+        "role", "codec", "tensors", "parameters", "bytes", "bits"
+    );
     for ((role, codec), sum) in &roles {
         let Sum { tensors, weights, bytes } = sum;
-        table += &format!("{role:28} {codec:14} {tensors:>7} {weights:>14} {bytes:>12} {:>6.2}\n", sum.bits());
+        table += &format!(
+            "{role:28} {codec:14} {tensors:>7} {weights:>14} {bytes:>12} {:>6.2}\n",
+            sum.bits()
+        );
     }
     output.text(&table)?;
     if args.tensors {
         let line = |tensor: &TensorInfo| {
-            format!("{:60} {:14} {:?} {} bytes\n", tensor.name, tensor.codec_name(), tensor.shape, tensor.bytes)
+            format!(
+                "{:60} {:14} {:?} {} bytes\n",
+                tensor.name,
+                tensor.format.clone(),
+                tensor.shape,
+                tensor.bytes
+            )
         };
         output.text(&format!("\n{}", checkpoint.tensors().map(line).collect::<String>()))?;
     }
@@ -100,7 +113,7 @@ fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
 fn tensor_json(tensor: &TensorInfo) -> Value {
     json!({
         "name": tensor.name,
-        "codec": tensor.codec_name(),
+        "codec": tensor.format.clone(),
         "shape": tensor.shape,
         "bytes": tensor.bytes,
     })
@@ -113,7 +126,8 @@ fn weights(tensor: &TensorInfo) -> u64 {
 /// The part a tensor plays, the same in every layer: its name without the layer's number.
 fn role(name: &str) -> String {
     let parts = name.strip_suffix(".weight").unwrap_or(name).split('.');
-    let kept: Vec<_> = parts.filter(|part| !part.is_empty() && part.parse::<u32>().is_err()).collect();
+    let kept: Vec<_> =
+        parts.filter(|part| !part.is_empty() && part.parse::<u32>().is_err()).collect();
     let role = kept.join(".");
     role.strip_prefix("model.").unwrap_or(&role).into()
 }

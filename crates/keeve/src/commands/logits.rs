@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use keeve::checkpoint::safetensors::write_f32;
 use keeve::{Event, Request};
 use serde_json::json;
 
 use crate::args::Logits;
+use crate::output::write_f32;
 use crate::output::{Outcome, Output};
 use crate::{interrupt, model};
 

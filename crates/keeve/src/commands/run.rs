@@ -3,7 +3,9 @@
 use std::io::Read;
 use std::process::ExitCode;
 
-use keeve::{Engine, Event, FinishReason, Message, Request, SamplingParams, Timings};
+use keeve::{
+    Engine, Event, FinishReason, Message, RenderOptions, Request, SamplingParams, Timings,
+};
 use serde_json::{Map, Value, json};
 
 use crate::args::Run;
@@ -93,10 +95,15 @@ fn model_and_prompt(args: &Run) -> Result<(Option<String>, Prompt), Failure> {
     } else if let Some(index) = rest.iter().position(|argument| argument == "-") {
         rest.remove(index);
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).map_err(|error| format!("standard input: {error}"))?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| format!("standard input: {error}"))?;
         Prompt::Text(text.strip_suffix('\n').unwrap_or(&text).into())
     } else {
-        Prompt::Text(rest.pop().ok_or_else(|| Failure::usage("run needs a PROMPT (or - for standard input)"))?)
+        Prompt::Text(
+            rest.pop()
+                .ok_or_else(|| Failure::usage("run needs a PROMPT (or - for standard input)"))?,
+        )
     };
     if rest.len() > 1 {
         return Err(Failure::usage("the prompt was given twice: as an argument and by a flag"));
@@ -119,15 +126,17 @@ fn prompt_ids(
     text: String,
     template_args: Map<String, Value>,
 ) -> Result<Vec<u32>, Failure> {
-    if args.no_chat_template || engine.chat_template().is_none() {
+    if args.no_chat_template || engine.chat_template()?.is_none() {
         if args.system.is_some() {
             return Err("--system needs a chat template, and this model has none".into());
         }
         return Ok(engine.tokenizer()?.encode(&text, true, true)?);
     }
-    let system = args.system.iter().map(|text| Message::new("system", text.as_str()));
-    let messages: Vec<_> = system.chain([Message::new("user", text)]).collect();
-    Ok(engine.chat_prompt(&messages, template_args)?)
+    let system = args.system.iter().map(|text| Message::text("system", text));
+    let messages: Vec<_> = system.chain([Message::text("user", text)]).collect();
+    let options =
+        RenderOptions { add_generation_prompt: true, extra: template_args, ..Default::default() };
+    Ok(engine.chat_prompt(&messages, &options)?)
 }
 
 fn sampling(args: &Run) -> SamplingParams {
@@ -172,9 +181,7 @@ fn summary(engine: &Engine, timings: &Timings) -> String {
 }
 
 fn profile_json(engine: &Engine) -> Result<Value, Failure> {
-    let row = |op: keeve::graph::OpProfile| {
-        json!({ "op": op.op, "calls": op.calls, "ns": op.nanoseconds, "bytes": op.bytes })
-    };
+    let row = |op: keeve::graph::OpProfile| json!({ "op": op.op, "calls": op.calls, "ns": op.nanoseconds, "bytes": op.bytes });
     Ok(engine.profile()?.into_iter().map(row).collect())
 }
 

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use keeve::checkpoint::safetensors::write_f32;
 use serde_json::json;
 
 use crate::args::Tensor;
 use crate::model;
+use crate::output::write_f32;
 use crate::output::{Failure, Outcome, Output};
 
 pub fn run(args: &Tensor, output: &Output) -> Outcome {
@@ -17,21 +17,23 @@ pub fn run(args: &Tensor, output: &Output) -> Outcome {
     };
     let checkpoint = model::open(model)?;
     let tensor = checkpoint.tensor(name)?;
-    let info = checkpoint.info(name)?;
+    let shape = checkpoint
+        .info(name)
+        .map_or_else(|| vec![tensor.rows(), tensor.cols()], |info| info.shape.clone());
     if let Some(out) = &args.out {
-        write_f32(out, "value", &info.shape, &keeve::codec::decode(&tensor))?;
+        write_f32(out, "value", &shape, &keeve::codec::decode(&tensor))?;
     }
     let codec = tensor.codec();
     if output.json {
         output.result(&json!({
             "name": name,
             "codec": codec.name(),
-            "shape": info.shape,
+            "shape": shape,
             "bytes": tensor.bytes(),
             "out": args.out,
         }))?;
     } else {
-        output.text(&format!("{name} {codec} {:?} {} bytes\n", info.shape, tensor.bytes()))?;
+        output.text(&format!("{name} {codec} {:?} {} bytes\n", shape, tensor.bytes()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

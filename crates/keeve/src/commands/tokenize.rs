@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::process::ExitCode;
 
-use keeve::Tokenizer;
 use serde_json::json;
 
 use crate::args::Tokenize;
@@ -12,18 +11,22 @@ use crate::output::{Failure, Outcome, Output};
 
 pub fn run(args: &Tokenize, output: &Output) -> Outcome {
     let checkpoint = model::open(args.model.as_deref())?;
-    let tokenizer = Tokenizer::from_checkpoint(&checkpoint)?
+    let tokenizer = keeve::engine::tokenizer_of(&checkpoint)?
         .ok_or_else(|| Failure::from("this model has no tokenizer"))?;
     let text = match args.text.as_ref().or(args.text_flag.as_ref()) {
         Some(text) => text.clone(),
         None => {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| format!("standard input: {error}"))?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|error| format!("standard input: {error}"))?;
             text
         }
     };
     let ids = tokenizer.encode(&text, !args.no_special, !args.plain)?;
-    let piece = |&id: &u32| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
+    let piece = |&id: &u32| {
+        String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned()
+    };
     let pieces: Vec<_> = ids.iter().map(piece).collect();
     if output.json {
         output.result(&json!({ "ids": ids, "pieces": pieces }))?;
