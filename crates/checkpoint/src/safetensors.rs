@@ -16,7 +16,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::error::shown;
-use crate::stored::MAX_TENSORS;
+use crate::stored::{MAX_TENSORS, elements};
 use crate::stream::TensorStream;
 use crate::{Error, StoredTensor, StoredType, mapped};
 
@@ -166,7 +166,7 @@ fn check_cover(
 fn checked_shape(shape: &[u64]) -> Option<Vec<usize>> {
     let shape: Option<Vec<usize>> = shape.iter().map(|n| usize::try_from(*n).ok()).collect();
     let shape = shape?;
-    shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n))?;
+    elements(&shape)?;
     Some(shape)
 }
 
@@ -178,7 +178,7 @@ fn shown_shape(shape: &[u64]) -> String {
 /// overflow.
 fn byte_length(dtype: &str, shape: &[usize]) -> Option<Option<usize>> {
     let (_, bits) = TYPES.iter().find(|(name, _)| *name == dtype)?;
-    let bits = shape.iter().try_fold(*bits, |product, n| product.checked_mul(*n));
+    let bits = elements(shape).and_then(|elements| elements.checked_mul(*bits));
     Some(bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8))
 }
 

@@ -11,6 +11,13 @@ use crate::Error;
 /// More tensors than this in one file is an attack, not a model.
 pub(crate) const MAX_TENSORS: usize = 1 << 20;
 
+/// The number of elements of a shape; `None` if the product of its dimensions, zeros left out,
+/// overflows, so that no later product of some of them can.
+pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
+    let others = shape.iter().try_fold(1usize, |product, n| product.checked_mul((*n).max(1)))?;
+    Some(if shape.contains(&0) { 0 } else { others })
+}
+
 /// How a container says the elements of a tensor are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoredType {

@@ -12,7 +12,7 @@ use super::{
     types,
 };
 use crate::error::shown;
-use crate::stored::MAX_TENSORS;
+use crate::stored::{MAX_TENSORS, elements};
 use crate::{Error, StoredTensor, StoredType, mapped};
 
 /// More metadata than this is an attack, not a model.
@@ -178,8 +178,7 @@ fn length(
     if !cols.is_multiple_of(block) {
         return Err(format!("has rows of {cols}, which blocks of {block} ({kind}) do not divide"));
     }
-    let elements = shape.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
-    elements
+    elements(shape)
         .and_then(|elements| (elements / block).checked_mul(block_bytes))
         .ok_or_else(|| format!("has a shape too large to address: {shape:?}"))
 }
@@ -243,11 +242,11 @@ impl Cursor<'_> {
 
     fn text(&mut self, what: &str, limit: usize) -> Result<String, Error> {
         let length = self.u64(what)?;
-        if length > limit as u64 {
+        let at = self.skip(length, what)?;
+        if self.at - at > limit {
             let problem = format!("has {what} of {length} bytes; the limit is {limit}");
             return Err(Error::file(self.path, problem));
         }
-        let at = self.skip(length, what)?;
         let text = std::str::from_utf8(&self.bytes[at..self.at]);
         text.map(str::to_owned).map_err(|_| {
             Error::file(self.path, format!("has {what} at byte {at} that is not UTF-8"))
@@ -274,7 +273,7 @@ impl Cursor<'_> {
                     return Err(Error::field(self.path, key, problem));
                 }
             },
-            ValueType::String => Value::String(self.text(key, self.bytes.len())?),
+            ValueType::String => Value::String(self.text(key, usize::MAX)?),
             ValueType::Array => {
                 let (kind, len, start) = self.array_body(key, 1)?;
                 let window = self.bytes.slice(start..self.at);
