@@ -1,6 +1,8 @@
 //! Files that lie. Each must be refused with one line that names the file and what is wrong, without
 //! a panic and without memory that follows a number in the file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,5 +1,7 @@
 //! What the dialects make of small models: names, codecs, configs, and what they refuse.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Model, llama_gguf, llama_metadata, model, open};

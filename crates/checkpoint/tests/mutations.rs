@@ -1,5 +1,7 @@
 //! Valid small files, damaged at random: whatever the bytes, opening and reading must not panic.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use common::{Model, llama_gguf, model, open};

@@ -1,5 +1,7 @@
 //! What is written reads back the same, and a file appears only when it is complete.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use keeve_checkpoint::gguf::{self, Array, Value, ValueType};
