@@ -1,0 +1,299 @@
+//! A model's files, opened.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use keeve_codec::{Bytes, PackedTensor};
+use serde_json::Value;
+
+use crate::dialect::{self, Entry, TensorInfo, gguf_config, gguf_names};
+use crate::files::{Files, Folder, Memory};
+use crate::gguf::tokenizer::GgufTokenizer;
+use crate::gguf::{self, Gguf, Metadata};
+use crate::{Error, config, mapped, shards, tokenizer_files};
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// A file that holds weights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileInfo {
+    /// Its name in the folder.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A model's weights, config and tokenizer files.
+///
+/// Opening reads headers and small files only; weights stay in the mapped files until
+/// [`Checkpoint::tensor`] hands out windows of them. The files must not be truncated or rewritten in
+/// place meanwhile (see the crate's documentation).
+pub struct Checkpoint {
+    path: PathBuf,
+    format: String,
+    files: Vec<FileInfo>,
+    config_path: PathBuf,
+    config: Value,
+    generation_config: Option<Value>,
+    tokenizer: Option<Bytes>,
+    tokenizer_config: Option<Value>,
+    chat_template: Option<String>,
+    metadata: Option<Metadata>,
+    entries: Vec<Entry>,
+    index: HashMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens a folder with `config.json` and safetensors files, a folder with a single GGUF file, or
+    /// a GGUF file.
+    ///
+    /// # Errors
+    /// If a file is missing, is not what its name says, is damaged, or describes a quantization that
+    /// keeve does not know. Tensors in a format that it cannot read are listed and fail only in
+    /// [`Checkpoint::tensor`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        if metadata.is_dir() {
+            return Self::from_files(&Folder::new(path));
+        }
+        let bytes = mapped::open(path)?;
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if bytes.starts_with(gguf::MAGIC) || extension == Some("gguf") {
+            return Self::from_gguf(path, &bytes);
+        }
+        let problem = match extension {
+            Some("safetensors") => {
+                "is only the weights of a model; give the folder, which holds config.json as well"
+            }
+            _ => "is neither a model's folder nor a GGUF file",
+        };
+        Err(Error::file(path, problem))
+    }
+
+    /// Opens a model from files in memory, named as they would be in a folder.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`].
+    pub fn from_memory(files: &[(&str, Bytes)]) -> Result<Self, Error> {
+        Self::from_files(&Memory::new(files))
+    }
+
+    fn from_files(files: &dyn Files) -> Result<Self, Error> {
+        let path = files.path().to_path_buf();
+        let config_path = path.join(CONFIG);
+        let Some(mut config) = files.json(CONFIG)? else { return Self::from_lone_gguf(files) };
+        config::normalize(&mut config, &config_path)?;
+        let shards = shards::open(files)?;
+        let translation = dialect::translate(&config, &config_path, &shards.tensors)?;
+        let tokenizer_config = files.json(TOKENIZER_CONFIG)?;
+        let chat_template = tokenizer_files::chat_template(files, tokenizer_config.as_ref())?;
+        let (entries, index) = sorted(translation.entries)?;
+        Ok(Self {
+            format: translation.label,
+            files: shards.files,
+            config_path,
+            config,
+            generation_config: files.json(GENERATION_CONFIG)?,
+            tokenizer: files.open(TOKENIZER)?,
+            tokenizer_config,
+            chat_template,
+            metadata: None,
+            entries,
+            index,
+            path,
+        })
+    }
+
+    fn from_lone_gguf(files: &dyn Files) -> Result<Self, Error> {
+        let mut names = files.names()?;
+        names.retain(|name| name.ends_with(".gguf"));
+        let missing = |problem| Error::file(files.path(), problem);
+        match names.as_slice() {
+            [name] => match files.open(name)? {
+                Some(bytes) => Self::from_gguf(&files.path().join(name), &bytes),
+                None => Err(missing("holds a GGUF file that vanished")),
+            },
+            [] => Err(missing("holds neither config.json nor a GGUF file")),
+            _ => Err(missing("holds several GGUF files; give the path of one")),
+        }
+    }
+
+    fn from_gguf(path: &Path, bytes: &Bytes) -> Result<Self, Error> {
+        let parsed: Gguf = gguf::parse(path, bytes)?;
+        gguf_config::refuse_split(&parsed.metadata)?;
+        let architecture = gguf_config::architecture(&parsed)?;
+        let config = gguf_config::config(&parsed, architecture)?;
+        let (entries, index) = sorted(gguf_names::translate(&parsed, architecture)?)?;
+        let chat_template = parsed.metadata.string("tokenizer.chat_template")?.map(Into::into);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self {
+            path: path.into(),
+            format: format!("GGUF v{}", parsed.version),
+            files: vec![FileInfo { name, bytes: bytes.len() as u64 }],
+            config_path: path.into(),
+            config,
+            generation_config: None,
+            tokenizer: None,
+            tokenizer_config: None,
+            chat_template,
+            metadata: Some(parsed.metadata),
+            entries,
+            index,
+        })
+    }
+
+    /// The folder or GGUF file; `(memory)` for a model in memory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The container and dialect, for people: `safetensors`, `safetensors (mlx affine)`, `GGUF v3`.
+    pub fn format(&self) -> &str {
+        &self.format
+    }
+
+    /// The files that hold weights.
+    pub fn files(&self) -> &[FileInfo] {
+        &self.files
+    }
+
+    /// All tensors by name, layers in numerical order.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.entries.iter().map(|entry| &entry.info)
+    }
+
+    /// What is known about the tensor `name`; `None` if there is none.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.index.get(name).map(|index| &self.entries[*index].info)
+    }
+
+    /// The tensor `name`. One dimension is one row; of several, the last counts columns and the
+    /// others together rows, except that the first of stacked experts counts matrices. Its bytes are
+    /// windows of the file, except where rows had to be moved (q and k of a llama in GGUF).
+    ///
+    /// # Errors
+    /// If there is no such tensor, its format is one that keeve does not read, or its parts do not
+    /// fit its shape.
+    pub fn tensor(&self, name: &str) -> Result<PackedTensor, Error> {
+        match self.index.get(name) {
+            Some(index) => self.entries[*index].tensor(),
+            None => Err(Error::tensor(&self.path, name, "is not in the model")),
+        }
+    }
+
+    /// The config in the form of Hugging Face's `config.json` with classic rope fields. Numbers are
+    /// as in the file: not checked.
+    ///
+    /// For a GGUF file it is made from the metadata, with `model_type` the architecture's name. A
+    /// tensor of rope divisors becomes `rope_scaling: {"rope_type": "factors", "factors": [...]}`:
+    /// each frequency is to be divided by its factor.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The file that the config comes from, for messages about it.
+    pub fn config_path(&self) -> &Path {
+        &self.config_path
+    }
+
+    /// `generation_config.json`.
+    pub fn generation_config(&self) -> Option<&Value> {
+        self.generation_config.as_ref()
+    }
+
+    /// `tokenizer.json`.
+    pub fn tokenizer(&self) -> Option<Bytes> {
+        self.tokenizer.clone()
+    }
+
+    /// `tokenizer_config.json`.
+    pub fn tokenizer_config(&self) -> Option<&Value> {
+        self.tokenizer_config.as_ref()
+    }
+
+    /// The chat template: a Jinja text.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The metadata of a GGUF file.
+    pub fn gguf_metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
+    }
+
+    /// The tokenizer of a GGUF file; `None` if it has none or the model is no GGUF file.
+    ///
+    /// # Errors
+    /// If its tables are damaged; see [`GgufTokenizer::from_metadata`].
+    pub fn gguf_tokenizer(&self) -> Result<Option<GgufTokenizer>, Error> {
+        match &self.metadata {
+            Some(metadata) => GgufTokenizer::from_metadata(metadata),
+            None => Ok(None),
+        }
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Checkpoint({}, {}, {} tensors)",
+            self.path.display(),
+            self.format,
+            self.entries.len()
+        )
+    }
+}
+
+type Index = HashMap<String, usize>;
+
+/// The entries in the order of their names, and where each name stands.
+fn sorted(mut entries: Vec<Entry>) -> Result<(Vec<Entry>, Index), Error> {
+    entries.sort_by(|a, b| natural(&a.info.name, &b.info.name));
+    let mut index = HashMap::with_capacity(entries.len());
+    for (place, entry) in entries.iter().enumerate() {
+        if index.insert(entry.info.name.clone(), place).is_some() {
+            let problem = "is there twice, under names that mean the same";
+            return Err(Error::tensor(&entry.info.file, &entry.info.name, problem));
+        }
+    }
+    Ok((entries, index))
+}
+
+/// Order of names in which numbers between dots compare as numbers: `layers.2` before `layers.10`.
+fn natural(a: &str, b: &str) -> Ordering {
+    let number = |part: &str| part.parse::<u64>().ok();
+    let (mut left, mut right) = (a.split('.'), b.split('.'));
+    loop {
+        let order = match (left.next(), right.next()) {
+            (None, None) => return a.cmp(b),
+            (None, Some(_)) => Ordering::Less,
+            (Some(_), None) => Ordering::Greater,
+            (Some(x), Some(y)) => match (number(x), number(y)) {
+                (Some(x), Some(y)) => x.cmp(&y),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => x.cmp(y),
+            },
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_ordered_by_number() {
+        let mut names = ["m.10.a", "m.9.b", "m.9.a", "m", "m.x", "lm", "m.09.a", "m.10"];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["lm", "m", "m.09.a", "m.9.a", "m.9.b", "m.10", "m.10.a", "m.x"]);
+    }
+}

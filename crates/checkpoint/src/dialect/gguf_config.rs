@@ -1,0 +1,208 @@
+//! The config that a GGUF model's metadata amount to, in the terms of a Hugging Face `config.json`.
+//!
+//! Keys and defaults: ggml-org/llama.cpp `gguf-py/gguf/constants.py` and `src/llama-model.cpp`.
+
+use serde_json::{Map, Value, json};
+
+use super::gguf_names::{ROPE_FREQS, is_mapped};
+use crate::gguf::{Gguf, Metadata, Value as Stored};
+use crate::{Error, StoredTensor};
+
+/// The name of the architecture.
+pub(crate) fn architecture(gguf: &Gguf) -> Result<&str, Error> {
+    let key = "general.architecture";
+    let name = gguf.metadata.string(key)?;
+    name.ok_or_else(|| Error::field(gguf.metadata.path(), key, "is missing"))
+}
+
+/// Refuses a file that is only a part of a model.
+pub(crate) fn refuse_split(metadata: &Metadata) -> Result<(), Error> {
+    match metadata.count("split.count")? {
+        Some(parts) if parts > 1 => {
+            let problem = format!("is {parts}: models split over GGUF files are not supported yet");
+            Err(Error::field(metadata.path(), "split.count", problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The config. Fields that the file does not give are left out; numbers are not judged here.
+///
+/// # Errors
+/// If a value has the wrong type, or describes a rope scaling or head layout that keeve does not
+/// know.
+pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
+    let reader = Reader { metadata: &gguf.metadata, architecture };
+    let tensor = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
+    let mut config = Map::new();
+    config.insert("model_type".into(), architecture.into());
+    for (field, key) in [
+        ("hidden_size", "embedding_length"),
+        ("num_hidden_layers", "block_count"),
+        ("intermediate_size", "feed_forward_length"),
+        ("num_attention_heads", "attention.head_count"),
+        ("max_position_embeddings", "context_length"),
+    ] {
+        if let Some(count) = reader.counts(key)? {
+            config.insert(field.into(), count);
+        }
+    }
+    let kv_heads = reader.counts("attention.head_count_kv")?;
+    if let Some(heads) = kv_heads.or_else(|| config.get("num_attention_heads").cloned()) {
+        config.insert("num_key_value_heads".into(), heads);
+    }
+    if let Some(head_dim) = reader.head_dim()? {
+        config.insert("head_dim".into(), head_dim.into());
+    }
+    if let Some(epsilon) = reader.real("attention.layer_norm_rms_epsilon")? {
+        config.insert("rms_norm_eps".into(), epsilon.into());
+    }
+    config.insert("rope_theta".into(), reader.real("rope.freq_base")?.unwrap_or(10_000.0).into());
+    config.insert("rope_scaling".into(), reader.rope_scaling(tensor(ROPE_FREQS))?);
+    let embedding_rows = tensor("token_embd.weight").and_then(|tensor| tensor.shape.first());
+    let vocabulary = match embedding_rows {
+        Some(rows) => Some(*rows as u64),
+        None => reader.count("vocab_size")?,
+    };
+    if let Some(vocabulary) = vocabulary {
+        config.insert("vocab_size".into(), vocabulary.into());
+    }
+    config.insert("tie_word_embeddings".into(), tensor("output.weight").is_none().into());
+    config.insert("attention_bias".into(), tensor("blk.0.attn_q.bias").is_some().into());
+    if is_mapped(architecture) {
+        config.insert("mlp_bias".into(), tensor("blk.0.ffn_up.bias").is_some().into());
+        config.insert("hidden_act".into(), "silu".into());
+    }
+    for name in ["bos_token_id", "eos_token_id"] {
+        if let Some(id) = gguf.metadata.count(&format!("tokenizer.ggml.{name}"))? {
+            config.insert(name.into(), id.into());
+        }
+    }
+    Ok(config.into())
+}
+
+/// Reads keys that begin with the architecture's name.
+struct Reader<'a> {
+    metadata: &'a Metadata,
+    architecture: &'a str,
+}
+
+impl Reader<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+        Error::field(self.metadata.path(), &self.key(key), problem)
+    }
+
+    fn count(&self, key: &str) -> Result<Option<u64>, Error> {
+        self.metadata.count(&self.key(key))
+    }
+
+    fn real(&self, key: &str) -> Result<Option<f64>, Error> {
+        self.metadata.real(&self.key(key))
+    }
+
+    /// A count or, in models whose layers differ, a list of them.
+    fn counts(&self, key: &str) -> Result<Option<Value>, Error> {
+        match self.metadata.get(&self.key(key)) {
+            Some(Stored::Array(array)) => {
+                let counts = array.integers();
+                let counts = counts.ok_or_else(|| self.wrong(key, "does not hold counts"))?;
+                Ok(Some(counts.into()))
+            }
+            _ => Ok(self.count(key)?.map(Value::from)),
+        }
+    }
+
+    /// Width of a head: stored, or hidden width over heads as ggml has it.
+    fn head_dim(&self) -> Result<Option<u64>, Error> {
+        let stored = self.count("attention.key_length")?;
+        let value = self.count("attention.value_length")?;
+        let rotated = self.count("rope.dimension_count")?;
+        if !is_mapped(self.architecture) {
+            return Ok(stored);
+        }
+        let computed = || {
+            let heads = self.count("attention.head_count")?.filter(|heads| *heads > 0);
+            let hidden = self.count("embedding_length")?;
+            Ok(hidden.zip(heads).map(|(hidden, heads)| hidden / heads))
+        };
+        let head_dim = match stored {
+            Some(head_dim) => Some(head_dim),
+            None => computed()?,
+        };
+        for (key, other) in [("attention.value_length", value), ("rope.dimension_count", rotated)] {
+            if let (Some(other), Some(head_dim)) = (other, head_dim)
+                && other != head_dim
+            {
+                let problem =
+                    format!("is {other}, but heads are {head_dim} wide; keeve asks for the same");
+                return Err(self.wrong(key, problem));
+            }
+        }
+        Ok(head_dim)
+    }
+
+    /// `rope_scaling` in Hugging Face's terms. Scaling as in Llama 3 has no metadata but a tensor
+    /// of divisors, which becomes `{"rope_type": "factors", "factors": [...]}`.
+    fn rope_scaling(&self, divisors: Option<&StoredTensor>) -> Result<Value, Error> {
+        let kind = self.metadata.string(&self.key("rope.scaling.type"))?.unwrap_or("none");
+        if let Some(divisors) = divisors {
+            if kind != "none" {
+                let problem = format!(
+                    "is '{kind}' beside '{ROPE_FREQS}'; keeve does not know the two together"
+                );
+                return Err(self.wrong("rope.scaling.type", problem));
+            }
+            return Ok(json!({"rope_type": "factors", "factors": divisors.to_f32()?}));
+        }
+        let factor = || {
+            let factor = self.real("rope.scaling.factor")?;
+            factor.ok_or_else(|| self.wrong("rope.scaling.factor", "is missing"))
+        };
+        match kind {
+            "none" => Ok(Value::Null),
+            "linear" => Ok(json!({"rope_type": "linear", "factor": factor()?})),
+            "yarn" => self.yarn(factor()?),
+            other => {
+                let other = crate::error::shown(other);
+                let problem =
+                    format!("is '{other}', which is not supported; expected linear or yarn");
+                Err(self.wrong("rope.scaling.type", problem))
+            }
+        }
+    }
+
+    fn yarn(&self, factor: f64) -> Result<Value, Error> {
+        let mut scaling = Map::new();
+        scaling.insert("rope_type".into(), "yarn".into());
+        scaling.insert("factor".into(), factor.into());
+        if let Some(original) = self.count("rope.scaling.original_context_length")? {
+            scaling.insert("original_max_position_embeddings".into(), original.into());
+        }
+        for (field, key) in [
+            ("beta_fast", "rope.scaling.yarn_beta_fast"),
+            ("beta_slow", "rope.scaling.yarn_beta_slow"),
+        ] {
+            if let Some(beta) = self.real(key)? {
+                scaling.insert(field.into(), beta.into());
+            }
+        }
+        if let Some(attention) = self.real("rope.scaling.attn_factor")? {
+            // ggml multiplies yarn's own temperature by it; Hugging Face's field replaces that
+            // temperature, 0.1 ln(factor) + 1.
+            let own = if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 };
+            scaling.insert("attention_factor".into(), (attention * own).into());
+        }
+        for (key, neutral) in
+            [("rope.scaling.yarn_ext_factor", 1.0), ("rope.scaling.yarn_log_multiplier", 0.0)]
+        {
+            if let Some(value) = self.real(key)?.filter(|value| *value != neutral) {
+                return Err(self.wrong(key, format!("is {value}, which is not supported")));
+            }
+        }
+        Ok(scaling.into())
+    }
+}

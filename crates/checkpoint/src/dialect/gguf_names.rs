@@ -1,0 +1,172 @@
+//! GGUF models: ggml's tensor names, and the row order of llama's q and k.
+//!
+//! Names: ggml-org/llama.cpp `gguf-py/gguf/tensor_mapping.py`. Row order: `permute` in its
+//! `convert_hf_to_gguf.py`: ggml rotates neighbouring pairs for the architecture `llama`, where
+//! Hugging Face rotates halves, so the converter moved the rows of q and k within each head.
+
+use keeve_codec::{Codec, PackedTensor, Parts};
+
+use super::{Entry, packed};
+use crate::gguf::Gguf;
+use crate::{Error, StoredTensor, StoredType};
+
+/// The divisors of rope frequencies; they become part of the config.
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// Architectures whose tensors are those of their Hugging Face namesakes.
+const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+
+/// Modules outside layers.
+const GLOBAL: [(&str, &str); 3] =
+    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+/// Modules of a layer.
+const LAYER: [(&str, &str); 11] = [
+    ("attn_norm", "input_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("attn_q_norm", "self_attn.q_norm"),
+    ("attn_k_norm", "self_attn.k_norm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// Whether the tensors of an architecture have canonical names.
+pub(super) fn is_mapped(architecture: &str) -> bool {
+    ARCHITECTURES.contains(&architecture)
+}
+
+/// The canonical name of a ggml tensor, if there is one: `blk.3.attn_q.weight` is
+/// `model.layers.3.self_attn.q_proj.weight`.
+fn canonical(name: &str) -> Option<String> {
+    let (module, kind) =
+        name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
+    let find = |map: &[(&str, &'static str)], module: &str| {
+        map.iter().find(|(ggml, _)| *ggml == module).map(|(_, name)| *name)
+    };
+    if let Some(global) = find(&GLOBAL, module) {
+        return Some(format!("{global}.{kind}"));
+    }
+    let (layer, module) = module.strip_prefix("blk.")?.split_once('.')?;
+    let plain = !layer.is_empty() && layer.bytes().all(|digit| digit.is_ascii_digit());
+    let module = find(&LAYER, module).filter(|_| plain)?;
+    Some(format!("model.layers.{layer}.{module}.{kind}"))
+}
+
+/// Translates the tensors of a file. Those of architectures without a name map keep ggml's names,
+/// so that they can be listed.
+///
+/// # Errors
+/// If the metadata of a llama model lack the number of heads.
+pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, Error> {
+    let mut entries = Vec::new();
+    for tensor in &gguf.tensors {
+        let name = if is_mapped(architecture) { canonical(&tensor.name) } else { None };
+        let name = name.unwrap_or_else(|| tensor.name.clone());
+        let heads_key = match name.rsplit_once('.').map_or("", |(module, _)| module) {
+            module if architecture != "llama" || module.is_empty() => None,
+            module if module.ends_with(".self_attn.q_proj") => Some("head_count"),
+            module if module.ends_with(".self_attn.k_proj") => Some("head_count_kv"),
+            _ => None,
+        };
+        entries.push(match heads_key {
+            Some(key) => {
+                let heads = heads(gguf, key)?;
+                permuted(name, tensor, heads)
+            }
+            None => Entry::whole(name, tensor),
+        });
+    }
+    Ok(entries)
+}
+
+/// `llama.attention.<key>`; the number of kv heads defaults to that of heads.
+fn heads(gguf: &Gguf, key: &str) -> Result<usize, Error> {
+    let count = "llama.attention.head_count";
+    let key = format!("llama.attention.{key}");
+    let found = match gguf.metadata.count(&key)? {
+        Some(heads) => Some(heads),
+        None => gguf.metadata.count(count)?,
+    };
+    let wrong = || Error::field(gguf.metadata.path(), count, "is missing");
+    let heads = found.ok_or_else(wrong)?;
+    usize::try_from(heads)
+        .map_err(|_| Error::field(gguf.metadata.path(), &key, format!("is {heads}, too many")))
+}
+
+/// A weight or bias of llama's q or k, its rows brought to Hugging Face's order when it is read.
+fn permuted(name: String, tensor: &StoredTensor, heads: usize) -> Entry {
+    let StoredType::Codec(codec) = tensor.kind else { return Entry::whole(name, tensor) };
+    let (shape, data) = (tensor.shape.clone(), tensor.data.clone());
+    Entry::new(name, &[tensor], shape.clone(), codec, move || {
+        let parts = Parts::data(data.clone());
+        let is_bias = shape.len() == 1;
+        if is_bias && !codec.is_float() {
+            return Err(format!("is a bias stored as {codec}, expected floats"));
+        }
+        // The values of a bias belong to rows.
+        let rows = match shape.as_slice() {
+            [rows] => packed(codec, &[*rows, 1], false, parts),
+            shape => packed(codec, shape, false, parts),
+        }?;
+        let order = halves_order(rows.rows(), heads)?;
+        let moved = rows.reorder_rows(&order).map_err(|error| format!("is wrong: {error}"))?;
+        if is_bias { flat(codec, &moved) } else { Ok(moved) }
+    })
+}
+
+/// One row of the values of a column.
+fn flat(codec: Codec, column: &PackedTensor) -> Result<PackedTensor, String> {
+    PackedTensor::new(codec, 1, 1, column.rows(), column.parts().clone())
+        .map_err(|error| format!("is wrong: {error}"))
+}
+
+/// For each row in Hugging Face's order, its place in ggml's: within a head of `d` rows,
+/// `s * (d / 2) + j` comes from `2 * j + s` (s is 0 or 1).
+fn halves_order(rows: usize, heads: usize) -> Result<Vec<usize>, String> {
+    let per_head = rows.checked_div(heads).filter(|d| *d > 0 && *d * heads == rows && d % 2 == 0);
+    let d = per_head.ok_or_else(|| {
+        format!("has {rows} rows, which {heads} heads do not divide into even numbers")
+    })?;
+    let place = |row: usize| {
+        let (head, within) = (row / d, row % d);
+        let (s, j) = (within / (d / 2), within % (d / 2));
+        head * d + 2 * j + s
+    };
+    Ok((0..rows).map(place).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (ggml, name) in [
+            ("token_embd.weight", Some("model.embed_tokens.weight")),
+            ("output.weight", Some("lm_head.weight")),
+            ("blk.12.ffn_down.weight", Some("model.layers.12.mlp.down_proj.weight")),
+            ("blk.0.attn_q.bias", Some("model.layers.0.self_attn.q_proj.bias")),
+            ("blk.x.attn_q.bias", None),
+            ("blk..attn_q.bias", None),
+            ("blk.0.attn_q.scale", None),
+            ("rope_freqs.weight", None),
+        ] {
+            assert_eq!(canonical(ggml).as_deref(), name, "{ggml}");
+        }
+    }
+
+    #[test]
+    fn order_of_halves() {
+        // Two heads of four rows: ggml has a0 b0 a1 b1, where a is the first half and b the second.
+        assert_eq!(halves_order(8, 2), Ok(vec![0, 2, 1, 3, 4, 6, 5, 7]));
+        for (rows, heads) in [(8, 0), (8, 3), (6, 2), (4, 8)] {
+            let error = halves_order(rows, heads).unwrap_err();
+            assert!(error.contains(&format!("{heads} heads")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Mapping a file into memory: the only file of this crate with calls to the operating system
+//! beyond the standard library, and the only one with `unsafe`.
+
+use std::fs::File;
+use std::path::Path;
+
+use keeve_codec::Bytes;
+use memmap2::Mmap;
+
+use crate::Error;
+
+/// The bytes of the regular file at `path` (symbolic links are followed), mapped read-only.
+///
+/// The file must not be truncated or rewritten in place while the bytes live.
+///
+/// # Errors
+/// If there is no such file, it is not a regular file, or it cannot be opened or mapped.
+pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
+    // Asked before opening: opening a pipe would block.
+    let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+    if !metadata.is_file() {
+        return Err(Error::file(path, "is not a regular file"));
+    }
+    let file = File::open(path).map_err(|source| Error::io(path, source))?;
+    let length = file.metadata().map_err(|source| Error::io(path, source))?.len();
+    if length == 0 {
+        // Some systems refuse an empty mapping.
+        return Ok(Bytes::from(Vec::new()));
+    }
+    // SAFETY: the mapping is read-only and owned by the `Bytes` that hand out its slices, so it
+    // outlives them. Another process could still change the file; the crate documents that nobody
+    // may while it is open, and files of this crate are replaced by renaming, which keeps the
+    // mapped one intact. No parser relies on reading the same bytes twice.
+    let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
+    Ok(Bytes::new(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_files_and_refuses_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(open(&path).unwrap().len(), 0);
+        std::fs::write(&path, b"abc").unwrap();
+        assert_eq!(&*open(&path).unwrap(), b"abc");
+        let error = open(folder.path()).unwrap_err().to_string();
+        assert!(error.ends_with("is not a regular file"), "{error}");
+        assert!(matches!(open(&folder.path().join("none")), Err(Error::Io { .. })));
+    }
+}

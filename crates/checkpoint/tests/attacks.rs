@@ -1,0 +1,570 @@
+//! Files that lie. Each must be refused with one line that names the file and what is wrong, without
+//! a panic and without memory that follows a number in the file.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Model, RawGguf, llama_gguf, model, open, safetensors};
+use serde_json::json;
+
+/// Remembers the largest single allocation.
+struct Watching;
+
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: hands every call to the system allocator unchanged.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        LARGEST.fetch_max(size, Ordering::Relaxed);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+/// Opens the model and reads every tensor; gives the error.
+fn refusal(model: &Model) -> Option<String> {
+    let read_all = || {
+        let checkpoint = open(model)?;
+        for info in checkpoint.tensors() {
+            checkpoint.tensor(&info.name)?;
+        }
+        checkpoint.gguf_tokenizer()
+    };
+    read_all().err().map(|error| error.to_string())
+}
+
+/// Asserts that the model is refused with a line about `file` that contains `expected`.
+fn assert_refused(what: &str, model: &Model, file: &str, expected: &str) {
+    let error = refusal(model).unwrap_or_else(|| panic!("{what}: accepted"));
+    let (named, _) = error.split_once(": ").unwrap_or((&error, ""));
+    assert!(named.ends_with(file), "{what}: should name {file}: {error}");
+    assert!(error.contains(expected), "{what}: should say '{expected}': {error}");
+    assert!(error.len() < 800 && !error.contains(char::is_control), "{what}: {error:?}");
+}
+
+fn with_weights(weights: Vec<u8>) -> Model {
+    let config = json!({"model_type": "llama"}).to_string().into_bytes();
+    vec![("config.json".into(), config), ("model.safetensors".into(), weights)]
+}
+
+#[test]
+fn safetensors_that_lie() {
+    let entry = |shape: &str, from: u64, to: u64| {
+        format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let one = |entry: String| safetensors(&format!(r#"{{"a":{entry}}}"#), 16);
+    let two = |b: String| safetensors(&format!(r#"{{"a":{},"b":{b}}}"#, entry("[2]", 0, 8)), 16);
+    let length = |length: u64| {
+        let mut file = length.to_le_bytes().to_vec();
+        file.extend(b"{}");
+        file
+    };
+    let nested =
+        format!(r#"{{"__metadata__":{{"k":{}{}}}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    let max = u64::MAX;
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", vec![], "too short"),
+        ("seven bytes", vec![0; 7], "too short"),
+        ("header past the end", length(3), "3 bytes by its own account"),
+        ("header of 2^63", length(1 << 63), "by its own account"),
+        ("header of 2^64-1", length(max), "by its own account"),
+        ("no JSON", safetensors("{]", 0), "bad safetensors header"),
+        ("no object", safetensors("[1]", 0), "bad safetensors header"),
+        ("empty header", safetensors("", 0), "bad safetensors header"),
+        ("not UTF-8", [&[1, 0, 0, 0, 0, 0, 0, 0][..], &[0xff]].concat(), "bad safetensors header"),
+        ("deep", safetensors(&nested, 0), "recursion limit"),
+        ("no entry", safetensors(r#"{"a":3}"#, 0), "'a': invalid type"),
+        ("no offsets", safetensors(r#"{"a":{"dtype":"F32","shape":[]}}"#, 0), "'a': missing field"),
+        (
+            "negative",
+            safetensors(r#"{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,0]}}"#, 0),
+            "'a': invalid value",
+        ),
+        ("past the end", one(entry("[5]", 0, 20)), "'a' lies at bytes 0 to 20"),
+        ("backwards", one(entry("[4]", 16, 0)), "'a' lies at bytes 16 to 0"),
+        ("offset of 2^64-1", one(entry("[4]", max, max)), "'a' lies at bytes"),
+        ("too short for shape", one(entry("[5]", 0, 16)), "'a' has 16 bytes, but F32 of shape [5]"),
+        ("too long for shape", one(entry("[3]", 0, 16)), "'a' has 16 bytes"),
+        ("shape overflows", one(entry("[4294967296,4294967296]", 0, 16)), "too large to address"),
+        ("shape overflows to 0", one(entry("[9223372036854775808,2]", 0, 0)), "too large"),
+        ("overflow hidden by 0", one(entry("[9223372036854775808,4,0]", 0, 0)), "too large"),
+        ("bytes overflow", one(entry("[4611686018427387904]", 0, 16)), "'a' has 16 bytes"),
+        ("billion weights", one(entry("[1000000000]", 0, 16)), "'a' has 16 bytes"),
+        ("overlap", two(entry("[3]", 4, 16)), "'b' overlaps"),
+        ("same bytes", two(entry("[2]", 0, 8)), "overlaps"),
+        ("hole", two(entry("[1]", 12, 16)), "'b' follows a hole"),
+        ("rest", two(entry("[1]", 8, 12)), "4 bytes after its last tensor"),
+        ("no tensor but data", safetensors("{}", 8), "8 bytes after its last tensor"),
+        (
+            "same name twice",
+            safetensors(
+                &format!(r#"{{"a":{},"a":{}}}"#, entry("[2]", 0, 8), entry("[2]", 8, 16)),
+                16,
+            ),
+            "'a' stands twice",
+        ),
+        (
+            "half a byte",
+            safetensors(r#"{"a":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}"#, 2),
+            "no whole number",
+        ),
+        (
+            "unknown type",
+            safetensors(r#"{"a":{"dtype":"Q9","shape":[3],"data_offsets":[0,2]}}"#, 2),
+            "'a' is stored as Q9",
+        ),
+        (
+            "no weights",
+            safetensors(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, 8),
+            "'a' is stored as I64",
+        ),
+        (
+            "empty tensor",
+            safetensors(r#"{"a":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]}}"#, 0),
+            "'a' is empty",
+        ),
+        (
+            "a name with a line break",
+            safetensors(r#"{"a\nb\u001b":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, 8),
+            "a\\nb",
+        ),
+    ];
+    for (what, file, expected) in cases {
+        assert_refused(what, &with_weights(file), "model.safetensors", expected);
+    }
+}
+
+#[test]
+fn safetensors_cut_anywhere() {
+    let whole = model(json!({}), &[("a", "F32", &[2], 8), ("b.weight", "U8", &[3], 3)]);
+    assert!(refusal(&whole).unwrap().contains("'b.weight' is stored as U8"));
+    let bytes = &whole[1].1;
+    for length in 0..bytes.len() {
+        assert_refused("cut", &with_weights(bytes[..length].to_vec()), "model.safetensors", "");
+    }
+}
+
+#[test]
+fn indexes_that_leave_the_folder_or_lie() {
+    let index = |value: serde_json::Value| {
+        let mut model = with_weights(common::safetensors_of(&[("a", "F32", &[2], 8)]));
+        model.push(("model.safetensors.index.json".into(), value.to_string().into_bytes()));
+        model
+    };
+    let map = |shard: serde_json::Value| index(json!({"weight_map": {"a": shard}}));
+    let index_file = "model.safetensors.index.json";
+    for shard in [
+        "/etc/passwd",
+        "/x.safetensors",
+        "../x.safetensors",
+        "..\\x.safetensors",
+        "sub/x.safetensors",
+        "C:x.safetensors",
+        "C:\\x.safetensors",
+        "..",
+        "",
+        ".safetensors",
+        ".hidden.safetensors",
+        "x\0.safetensors",
+        "x\n.safetensors",
+        "config.json",
+        "model.safetensors:stream",
+    ] {
+        assert_refused(shard, &map(shard.into()), index_file, "'weight_map.a' is \"");
+    }
+    assert_refused("number", &map(json!(3)), index_file, "'weight_map.a' is 3");
+    assert_refused("no map", &index(json!({})), index_file, "'weight_map' is missing");
+    assert_refused("list", &index(json!({"weight_map": []})), index_file, "not an object");
+    assert_refused("no tensors", &index(json!({"weight_map": {}})), index_file, "is empty");
+    let missing = map("model-00001-of-00002.safetensors".into());
+    assert_refused("missing shard", &missing, "model-00001-of-00002.safetensors", "is missing");
+    let absent = index(json!({"weight_map": {"b": "model.safetensors"}}));
+    assert_refused("absent tensor", &absent, "model.safetensors", "'b' is not in this file");
+    let mut twice = index(json!({"weight_map": {"a": "model.safetensors", "b": "x.safetensors"}}));
+    twice.push(("x.safetensors".into(), common::safetensors_of(&[("a", "F32", &[2], 8)])));
+    assert_refused("twice", &twice, "x.safetensors", "'a' stands in another file");
+    // Two tensors that swapped places are found as well.
+    let mut swapped =
+        index(json!({"weight_map": {"a": "x.safetensors", "b": "model.safetensors"}}));
+    swapped.push(("x.safetensors".into(), common::safetensors_of(&[("b", "F32", &[2], 8)])));
+    assert_refused("swapped", &swapped, "x.safetensors", "'a' is not in this file");
+}
+
+#[test]
+fn folders_that_lack_files() {
+    let config = || ("config.json".to_string(), b"{}".to_vec());
+    let file = |name: &str| (name.to_string(), common::safetensors_of(&[("a", "F32", &[2], 8)]));
+    let cases: Vec<(&str, Model, &str, &str)> = vec![
+        ("nothing", vec![], "(memory)", "neither config.json nor a GGUF"),
+        ("no weights", vec![config()], "(memory)", "neither model.safetensors.index.json nor"),
+        (
+            "a part",
+            vec![config(), file("model-00002-of-00003.safetensors")],
+            "(memory)",
+            "1 of the 3 files model-*-of-00003.safetensors",
+        ),
+        (
+            "two GGUF",
+            vec![("a.gguf".into(), vec![]), ("b.gguf".into(), vec![])],
+            "(memory)",
+            "several GGUF",
+        ),
+        (
+            "GGUF beside a config",
+            vec![config(), ("a.gguf".into(), vec![])],
+            "(memory)",
+            "to use a.gguf, give its path",
+        ),
+        (
+            "config no JSON",
+            vec![("config.json".into(), b"{".to_vec())],
+            "config.json",
+            "not valid JSON",
+        ),
+        (
+            "config a list",
+            vec![("config.json".into(), b"[]".to_vec()), file("model.safetensors")],
+            "config.json",
+            "not a JSON object",
+        ),
+        (
+            "deep config",
+            vec![("config.json".into(), "[".repeat(100_000).into_bytes())],
+            "config.json",
+            "recursion limit",
+        ),
+    ];
+    for (what, model, file, expected) in cases {
+        assert_refused(what, &model, file, expected);
+    }
+}
+
+/// A GGUF whose only value is `general.architecture`, with records and data by `rest`.
+fn gguf_with(tensors: u64, rest: impl FnOnce(&mut RawGguf) -> Vec<u8>) -> Vec<u8> {
+    let mut raw = RawGguf::new(3, tensors, 1);
+    raw.text("general.architecture").u32(8).text("qwen3");
+    rest(&mut raw)
+}
+
+/// A GGUF with one value, written by `rest` after its key `k`.
+fn gguf_value(rest: impl FnOnce(&mut RawGguf)) -> Vec<u8> {
+    let mut raw = RawGguf::new(3, 0, 1);
+    raw.text("k");
+    rest(&mut raw);
+    raw.data(64)
+}
+
+#[test]
+fn gguf_that_lies_in_its_metadata() {
+    let max = u64::MAX;
+    let nested = |deep: usize| {
+        gguf_value(|raw| {
+            raw.u32(9);
+            for _ in 0..deep {
+                raw.u32(9).u64(1);
+            }
+            raw.u32(0).u64(1);
+        })
+    };
+    let alignment = |value: u64| {
+        let mut raw = RawGguf::new(3, 0, 1);
+        raw.text("general.alignment").u32(10).u64(value);
+        raw.data(64)
+    };
+    let mut twice = RawGguf::new(3, 0, 2);
+    twice.text("k").u32(4).u32(1).text("k").u32(4).u32(1);
+    let mut wrong_alignment = RawGguf::new(3, 0, 1);
+    wrong_alignment.text("general.alignment").u32(8).text("32");
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("empty", vec![], "does not start with 'GGUF'"),
+        ("magic", b"GGML\x03\0\0\0".to_vec(), "does not start with 'GGUF'"),
+        ("magic only", b"GGUF".to_vec(), "ends early: the version"),
+        ("version 1", RawGguf::new(1, 0, 0).data(0), "is GGUF version 1"),
+        ("version 4", RawGguf::new(4, 0, 0).data(0), "is GGUF version 4"),
+        ("big endian", RawGguf::new(3 << 24, 0, 0).data(0), "big-endian"),
+        (
+            "2^63 tensors",
+            RawGguf::new(3, 1 << 63, 0).data(64),
+            "claims 9223372036854775808 tensors",
+        ),
+        (
+            "2^63 values",
+            RawGguf::new(3, 0, 1 << 63).data(64),
+            "9223372036854775808 metadata values",
+        ),
+        (
+            "billion tensors",
+            RawGguf::new(3, 1_000_000_000, 0).data(64),
+            "claims 1000000000 tensors",
+        ),
+        ("more values than bytes", RawGguf::new(3, 0, 6).data(64), "claims 6 metadata values"),
+        (
+            "key of 2^63",
+            RawGguf::new(3, 0, 1).u64(1 << 63).data(64),
+            "a metadata key at byte 32 takes 9223372036854775808",
+        ),
+        ("key past the end", RawGguf::new(3, 0, 1).u64(60_000).data(64), "ends early"),
+        (
+            "key not UTF-8",
+            {
+                let mut raw = RawGguf::new(3, 0, 1);
+                raw.u64(1).0.push(0xff);
+                raw.data(64)
+            },
+            "not UTF-8",
+        ),
+        (
+            "value type 13",
+            gguf_value(|raw| {
+                raw.u32(13);
+            }),
+            "'k' has value type 13",
+        ),
+        (
+            "truth of 2",
+            gguf_value(|raw| {
+                raw.u32(7).0.push(2);
+            }),
+            "'k' is 2, expected a truth",
+        ),
+        (
+            "text past the end",
+            gguf_value(|raw| {
+                raw.u32(8).u64(1000);
+            }),
+            "ends early: k",
+        ),
+        (
+            "text of 2^64-1",
+            gguf_value(|raw| {
+                raw.u32(8).u64(max);
+            }),
+            "k at byte 45 takes 18446744073709551615",
+        ),
+        (
+            "array of 2^63",
+            gguf_value(|raw| {
+                raw.u32(9).u32(0).u64(1 << 63);
+            }),
+            "'k' claims 92233720",
+        ),
+        (
+            "array of 2^61 u64",
+            gguf_value(|raw| {
+                raw.u32(9).u32(10).u64(1 << 61);
+            }),
+            "'k' claims",
+        ),
+        (
+            "array of strings",
+            gguf_value(|raw| {
+                raw.u32(9).u32(8).u64(1 << 40);
+            }),
+            "'k' claims",
+        ),
+        (
+            "string in array",
+            gguf_value(|raw| {
+                raw.u32(9).u32(8).u64(2).u64(max);
+            }),
+            "ends early: k",
+        ),
+        (
+            "array of type 99",
+            gguf_value(|raw| {
+                raw.u32(9).u32(99).u64(1);
+            }),
+            "'k' has value type 99",
+        ),
+        ("65 deep", nested(65), "nests arrays more than 64 deep"),
+        ("10000 deep", nested(10_000), "nests arrays more than 64 deep"),
+        ("key twice", twice.data(64), "'k' stands twice"),
+        ("alignment 0", alignment(0), "'general.alignment' is 0, expected a power of two"),
+        ("alignment 3", alignment(3), "'general.alignment' is 3"),
+        ("alignment 2 MiB", alignment(1 << 21), "'general.alignment' is 2097152"),
+        ("alignment 2^63", alignment(1 << 63), "'general.alignment' is 9223372036854775808"),
+        ("alignment a text", wrong_alignment.data(64), "'general.alignment' is String"),
+        ("no architecture", RawGguf::new(3, 0, 0).data(0), "'general.architecture' is missing"),
+    ];
+    for (what, file, expected) in cases {
+        assert_refused(what, &vec![("m.gguf".into(), file)], "m.gguf", expected);
+    }
+    assert_eq!(
+        refusal(&vec![("m.gguf".into(), nested(60))]).unwrap(),
+        "(memory)/m.gguf: field 'general.architecture' is missing"
+    );
+}
+
+#[test]
+fn gguf_that_lies_about_tensors() {
+    let max = u64::MAX;
+    let one =
+        |ne: &[u64], kind, offset| gguf_with(1, |raw| raw.tensor("t", ne, kind, offset).data(64));
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("past the end", one(&[17], 0, 0), "'t' starts at byte 0 and takes 68 bytes, outside"),
+        ("offset past the end", one(&[1], 0, 96), "'t' starts at byte 96"),
+        ("offset of 2^64-32", one(&[1], 0, max - 31), "'t' starts at byte 18446744073709551584"),
+        ("end wraps", one(&[1 << 61], 0, 1 << 62), "'t' "),
+        ("misaligned", one(&[1], 0, 4), "no multiple of the alignment 32"),
+        ("five dimensions", one(&[1; 5], 0, 0), "'t' has 5 dimensions"),
+        (
+            "2^32-1 dimensions",
+            gguf_with(1, |raw| raw.text("t").u32(u32::MAX).data(64)),
+            "'t' has 4294967295 dimensions",
+        ),
+        ("elements overflow", one(&[1 << 32, 1 << 32], 0, 0), "too large to address"),
+        ("overflow hidden by 0", one(&[1 << 32, 1 << 32, 0], 0, 0), "too large to address"),
+        ("bytes overflow", one(&[1 << 62], 0, 0), "too large to address"),
+        ("2^63 elements in blocks", one(&[1 << 63], 2, 0), "'t' starts at byte 0 and takes"),
+        ("no whole blocks", one(&[33], 2, 0), "'t' has rows of 33, which blocks of 32 (q4_0)"),
+        ("unknown type", one(&[32], 99, 0), "'t' is stored as type 99, which keeve does not read"),
+        ("removed type", one(&[32], 4, 0), "'t' is stored as type 4"),
+        ("unread type", one(&[32], 20, 0), "'t' is stored as iq4_nl"),
+        ("unknown type past the end", one(&[32], 99, 96), "'t' starts at byte 96"),
+        ("empty tensor", one(&[0], 0, 0), "'t' is empty"),
+        (
+            "same name twice",
+            gguf_with(2, |raw| raw.tensor("t", &[1], 0, 0).tensor("t", &[1], 0, 32).data(64)),
+            "'t' stands twice",
+        ),
+        (
+            "overlap",
+            gguf_with(2, |raw| raw.tensor("t", &[16], 0, 0).tensor("u", &[1], 0, 32).data(64)),
+            "'u' overlaps 't'",
+        ),
+        (
+            "same place",
+            gguf_with(2, |raw| raw.tensor("t", &[16], 0, 0).tensor("u", &[16], 0, 0).data(64)),
+            "overlaps",
+        ),
+        (
+            "names that mean the same",
+            gguf_with(2, |raw| {
+                raw.tensor("output.weight", &[1], 0, 0)
+                    .tensor("lm_head.weight", &[1], 0, 32)
+                    .data(64)
+            }),
+            "'lm_head.weight' is there twice",
+        ),
+        (
+            "long name",
+            gguf_with(1, |raw| raw.tensor(&"n".repeat(1025), &[1], 0, 0).data(64)),
+            "a tensor name of 1025 bytes",
+        ),
+        (
+            "more tensors than bytes",
+            gguf_with(4, |raw| raw.tensor("t", &[1], 0, 0).data(32)),
+            "m.gguf",
+        ),
+    ];
+    for (what, file, expected) in cases {
+        assert_refused(what, &vec![("m.gguf".into(), file)], "m.gguf", expected);
+    }
+}
+
+#[test]
+fn gguf_cut_anywhere() {
+    let whole = llama_gguf();
+    assert_eq!(refusal(&vec![("m.gguf".into(), whole.clone())]), None);
+    for length in 0..whole.len() {
+        // The last tensor takes 8 bytes of the 32 that end the file.
+        let expected = if length >= whole.len() - 24 { continue } else { "" };
+        let cut = vec![("m.gguf".into(), whole[..length].to_vec())];
+        assert_refused("cut", &cut, "m.gguf", expected);
+    }
+}
+
+#[test]
+fn gguf_models_that_lie() {
+    use keeve_checkpoint::gguf::{self, Array, Value};
+    let with = |key: &'static str, value: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let mut metadata = common::llama_metadata();
+        metadata.retain(|(known, _)| *known != key);
+        metadata.push((key, value));
+        let q = gguf::Announced {
+            name: "blk.0.attn_q.weight".into(),
+            codec: keeve_codec::Codec::F32,
+            shape: vec![8, 1],
+        };
+        gguf::write(&path, &metadata, [(q, &[0; 32][..])]).unwrap();
+        vec![("m.gguf".to_string(), std::fs::read(&path).unwrap())]
+    };
+    let strings = |n: usize| Value::Array(Array::of_strings(vec!["x"; n]));
+    let cases: Vec<(&'static str, Value, &str)> = vec![
+        ("general.architecture", Value::u32(3), "is U32, expected a string"),
+        ("split.count", Value::u32(3), "is 3: models split over GGUF files"),
+        ("llama.block_count", Value::string("x"), "is String, expected a count"),
+        ("llama.block_count", Value::Signed(gguf::ValueType::I32, -1), "expected a count"),
+        ("llama.rope.freq_base", Value::F32(f32::NAN), "expected a finite number"),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F64(f64::INFINITY), "a finite number"),
+        ("llama.attention.head_count", Value::u32(0), "8 rows, which 0 heads"),
+        ("llama.attention.head_count", Value::u32(3), "8 rows, which 3 heads"),
+        ("llama.attention.head_count", Value::u32(8), "8 rows, which 8 heads"),
+        ("llama.attention.value_length", Value::u32(8), "is 8, but heads are 4 wide"),
+        ("llama.rope.dimension_count", Value::u32(2), "is 2, but heads are 4 wide"),
+        (
+            "llama.rope.scaling.type",
+            Value::string("longrope"),
+            "is 'longrope', which is not supported",
+        ),
+        ("llama.rope.scaling.type", Value::string("x\ny"), "is 'x\\ny'"),
+        (
+            "llama.rope.scaling.type",
+            Value::string("linear"),
+            "'llama.rope.scaling.factor' is missing",
+        ),
+        ("tokenizer.ggml.tokens", Value::u32(3), "is U32, expected an array"),
+        ("tokenizer.ggml.tokens", Value::Array(Array::of_i32(&[1, 2, 3])), "expected strings"),
+        ("tokenizer.ggml.tokens", strings(2), "'tokenizer.ggml.token_type' has 3 values for 2"),
+        (
+            "tokenizer.ggml.token_type",
+            Value::Array(Array::of_i32(&[1, 7, 1])),
+            "token types 1 to 6",
+        ),
+        ("tokenizer.ggml.token_type", strings(3), "token types 1 to 6"),
+        ("tokenizer.ggml.scores", Value::Array(Array::of_f32(&[0.0])), "has 1 values for 3 tokens"),
+        ("tokenizer.ggml.scores", Value::Array(Array::of_i32(&[0; 3])), "holds I32, expected F32"),
+        ("tokenizer.ggml.merges", Value::Array(Array::of_i32(&[0])), "holds I32, expected strings"),
+        ("tokenizer.ggml.eos_token_id", Value::u32(3), "is 3, but there are 3 tokens"),
+        (
+            "tokenizer.ggml.bos_token_id",
+            Value::Unsigned(gguf::ValueType::U64, 1 << 32),
+            "is 4294967296, but there are 3 tokens",
+        ),
+        ("tokenizer.ggml.add_bos_token", Value::u32(1), "expected a truth value"),
+        ("tokenizer.chat_template", Value::Bool(true), "expected a string"),
+    ];
+    for (key, value, expected) in cases {
+        assert_refused(key, &with(key, value), "m.gguf", expected);
+    }
+}
+
+/// The tests above run in this process too, so that what they allocate counts.
+#[test]
+fn nothing_is_allocated_from_a_count() {
+    safetensors_that_lie();
+    gguf_that_lies_in_its_metadata();
+    gguf_that_lies_about_tensors();
+    let largest = LARGEST.load(Ordering::Relaxed);
+    assert!(largest < 8 << 20, "an allocation of {largest} bytes");
+}
