@@ -137,12 +137,27 @@ impl Codec {
         Self::Q6K,
     ];
 
-    /// Bit widths and group sizes that MLX affine knows.
+    /// Bit widths that MLX affine knows.
     pub const AFFINE_BITS: [u8; 7] = [1, 2, 3, 4, 5, 6, 8];
     /// Group sizes that MLX affine knows.
     pub const AFFINE_GROUPS: [u16; 3] = [32, 64, 128];
     /// Group sizes of `int8` and `int4`.
     pub const INT_GROUPS: [u16; 4] = [32, 64, 128, 256];
+
+    /// Whether keeve can read and write it: false for bits and group sizes that are in none of
+    /// [`Codec::AFFINE_BITS`], [`Codec::AFFINE_GROUPS`] and [`Codec::INT_GROUPS`].
+    pub fn is_known(self) -> bool {
+        match self {
+            Self::Affine { bits, group, .. } => {
+                Self::AFFINE_BITS.contains(&bits) && Self::AFFINE_GROUPS.contains(&group)
+            }
+            Self::Int8 { group, .. } | Self::Int4 { group, .. } => match group {
+                Group::Row => true,
+                Group::Of(len) => Self::INT_GROUPS.contains(&len),
+            },
+            _ => true,
+        }
+    }
 
     /// Whether values are stored as plain floats.
     pub const fn is_float(self) -> bool {
@@ -211,45 +226,39 @@ impl fmt::Display for Codec {
 impl FromStr for Codec {
     type Err = Error;
 
-    /// Reads a [`Codec::name`], optionally followed by `-f32`, `-f16` or `-bf16` for the scales
-    /// (default: bf16 for affine as MLX models mostly have, f32 for the integer codecs).
+    /// Reads a [`Codec::name`] in any case, optionally followed by `-f32`, `-f16` or `-bf16` for the
+    /// scales (default: bf16 for affine as MLX models mostly have, f32 for the integer codecs).
+    /// `affine4` and the like mean groups of 64.
     fn from_str(name: &str) -> Result<Self, Error> {
         let unknown = || Error::UnknownCodec(name.into());
         let lower = name.to_ascii_lowercase();
         if let Some(codec) = Self::PLAIN.into_iter().find(|codec| codec.name() == lower) {
             return Ok(codec);
         }
-        let mut words = lower.split('-');
-        let base = words.next().unwrap_or_default();
-        let mut group = None;
-        let mut scale = None;
-        for word in words {
-            let float =
-                [Float::F32, Float::F16, Float::Bf16].into_iter().find(|f| f.name() == word);
-            match (float, word.strip_prefix('g').map(str::parse::<u16>)) {
-                (Some(float), _) if scale.is_none() => scale = Some(float),
-                (None, Some(Ok(n))) if group.is_none() && scale.is_none() => group = Some(n),
-                _ => return Err(unknown()),
-            }
-        }
-        let int_group = match group {
-            None => Group::Row,
-            Some(n) if Self::INT_GROUPS.contains(&n) => Group::Of(n),
-            Some(_) => return Err(unknown()),
+        let (base, float) = match lower.rsplit_once('-') {
+            Some((base, "f32")) => (base, Some(Float::F32)),
+            Some((base, "f16")) => (base, Some(Float::F16)),
+            Some((base, "bf16")) => (base, Some(Float::Bf16)),
+            _ => (lower.as_str(), None),
         };
-        let int_scale = scale.unwrap_or(Float::F32);
-        match (base, base.strip_prefix("affine").map(str::parse::<u8>)) {
-            ("int8", _) => Ok(Self::Int8 { group: int_group, scale: int_scale }),
-            ("int4", _) => Ok(Self::Int4 { group: int_group, scale: int_scale }),
-            (_, Some(Ok(bits))) if Self::AFFINE_BITS.contains(&bits) => {
-                let group = group.unwrap_or(64);
-                if !Self::AFFINE_GROUPS.contains(&group) {
-                    return Err(unknown());
+        let scale = float.unwrap_or(Float::Bf16);
+        for bits in Self::AFFINE_BITS {
+            for group in Self::AFFINE_GROUPS {
+                let codec = Self::Affine { bits, group, scale };
+                let short = group == 64 && codec.name().strip_suffix("-g64") == Some(base);
+                if short || codec.name() == base {
+                    return Ok(codec);
                 }
-                Ok(Self::Affine { bits, group, scale: scale.unwrap_or(Float::Bf16) })
             }
-            _ => Err(unknown()),
         }
+        let scale = float.unwrap_or(Float::F32);
+        let groups = Self::INT_GROUPS.into_iter().map(Group::Of);
+        [Group::Row]
+            .into_iter()
+            .chain(groups)
+            .flat_map(|group| [Self::Int8 { group, scale }, Self::Int4 { group, scale }])
+            .find(|codec| codec.name() == base)
+            .ok_or_else(unknown)
     }
 }
 
@@ -270,9 +279,24 @@ mod tests {
         }
         let codec = Codec::Int8 { group: Group::Of(128), scale: Float::F32 };
         assert_eq!("int8-g128".parse(), Ok(codec));
-        for wrong in
-            ["", "q9_k", "affine7-g64", "affine4-g48", "int8-g100", "int8-f16-g64", "int8-x"]
-        {
+        let codec = Codec::Int4 { group: Group::Row, scale: Float::Bf16 };
+        assert_eq!("INT4-BF16".parse(), Ok(codec));
+        let codec = Codec::Affine { bits: 3, group: 64, scale: Float::Bf16 };
+        assert_eq!("affine3".parse(), Ok(codec));
+        for wrong in [
+            "",
+            "-",
+            "q9_k",
+            "q4_k-f16",
+            "affine7-g64",
+            "affine4-g48",
+            "affine+4",
+            "affine4-g+64",
+            "int8-g100",
+            "int8-f16-g64",
+            "int8-f16-f16",
+            "int8-x",
+        ] {
             assert_eq!(wrong.parse::<Codec>(), Err(Error::UnknownCodec(wrong.into())));
         }
     }

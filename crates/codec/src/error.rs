@@ -49,6 +49,14 @@ pub enum Error {
         /// Whether it was there.
         present: bool,
     },
+    /// A stack without matrices, or matrices without rows.
+    #[error("a tensor of {experts} experts of {rows} rows has no weights")]
+    Empty {
+        /// Experts.
+        experts: usize,
+        /// Rows.
+        rows: usize,
+    },
     /// The number of weights or bytes overflows.
     #[error("a tensor of {experts}x{rows}x{cols} is too large to address")]
     TooLarge {
@@ -94,4 +102,30 @@ pub enum Error {
         /// How it prints.
         value: String,
     },
+    /// Values are so large that the codec's scales cannot hold them.
+    #[error("values up to {largest} overflow the scales of {codec}")]
+    Overflow {
+        /// The codec.
+        codec: Codec,
+        /// How the largest magnitude of the row prints.
+        largest: String,
+    },
+    /// A weight of importance is negative or not finite.
+    #[error("importance of column {column} is {value}, expected a finite number not below zero")]
+    Importance {
+        /// The column.
+        column: usize,
+        /// How the weight prints.
+        value: String,
+    },
+}
+
+impl Error {
+    /// The same error where indices count from the start of a matrix, given where its row starts.
+    pub(crate) fn in_row(self, start: usize) -> Self {
+        match self {
+            Self::NotFinite { index, value } => Self::NotFinite { index: start + index, value },
+            other => other,
+        }
+    }
 }

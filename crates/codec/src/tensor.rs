@@ -44,31 +44,70 @@ pub struct Row<'a> {
     pub biases: &'a [u8],
 }
 
-/// Bytes of one row in each part, for a row of some length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct RowBytes {
-    data: usize,
-    scales: usize,
-    biases: usize,
+impl Row<'_> {
+    fn parts(&self) -> RowParts {
+        let (data, scales, biases) = (self.data.len(), self.scales.len(), self.biases.len());
+        RowParts { data, scales, biases }
+    }
+
+    /// Panics unless these are the bytes of `cols` weights in `codec`.
+    pub(crate) fn expect_lengths(&self, codec: Codec, cols: usize) {
+        let expected = codec.row_parts(cols);
+        assert!(expected.as_ref() == Ok(&self.parts()), "{codec}: {cols} weights: {expected:?}");
+    }
 }
 
-impl RowBytes {
-    fn of(codec: Codec, cols: usize) -> Result<Self, Error> {
-        let geometry = codec.geometry();
-        let step = codec.column_step();
-        if cols == 0 || !cols.is_multiple_of(step) {
-            return Err(Error::Columns { codec, block: step, cols });
-        }
-        let data = (cols / geometry.block)
-            .checked_mul(geometry.block_bytes)
-            .ok_or(Error::TooLarge { experts: 1, rows: 1, cols })?;
-        let scales = match geometry.scales {
-            None => 0,
-            Some((Group::Row, float)) => float.bytes(),
-            Some((Group::Of(group), float)) => cols / group as usize * float.bytes(),
-        };
-        Ok(Self { data, scales, biases: if geometry.biases { scales } else { 0 } })
+/// A place for one row of a [`PackedTensor`]: its bytes in each part (empty where the codec has none).
+#[derive(Debug)]
+pub struct RowMut<'a> {
+    /// Codes.
+    pub data: &'a mut [u8],
+    /// Scales.
+    pub scales: &'a mut [u8],
+    /// Biases.
+    pub biases: &'a mut [u8],
+}
+
+impl RowMut<'_> {
+    /// The same bytes, to read.
+    pub fn as_row(&self) -> Row<'_> {
+        Row { data: self.data, scales: self.scales, biases: self.biases }
     }
+
+    /// Refuses places that are not for `cols` weights in `codec`.
+    pub(crate) fn check_lengths(&self, codec: Codec, cols: usize) -> Result<(), Error> {
+        let (expected, found) = (codec.row_parts(cols)?, self.as_row().parts());
+        for (part, found, expected) in [
+            ("data", found.data, expected.data),
+            ("scales", found.scales, expected.scales),
+            ("biases", found.biases, expected.biases),
+        ] {
+            if found != expected {
+                let (experts, rows) = (1, 1);
+                return Err(Error::PartLength {
+                    codec,
+                    part,
+                    found,
+                    expected,
+                    experts,
+                    rows,
+                    cols,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of one row in each part (zero where the codec has none).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowParts {
+    /// Codes.
+    pub data: usize,
+    /// Scales.
+    pub scales: usize,
+    /// Biases.
+    pub biases: usize,
 }
 
 impl Codec {
@@ -81,13 +120,40 @@ impl Codec {
         }
     }
 
+    /// Bytes of a row of `cols` weights in each part.
+    ///
+    /// # Errors
+    /// If the codec has bits or a group size that keeve does not know, `cols` is zero or the codec's
+    /// blocks do not divide it, or the bytes overflow.
+    pub fn row_parts(self, cols: usize) -> Result<RowParts, Error> {
+        if !self.is_known() {
+            return Err(Error::UnknownCodec(self.name()));
+        }
+        let geometry = self.geometry();
+        let step = self.column_step();
+        if cols == 0 || !cols.is_multiple_of(step) {
+            return Err(Error::Columns { codec: self, block: step, cols });
+        }
+        let too_large = || Error::TooLarge { experts: 1, rows: 1, cols };
+        let bytes = |count: usize, each: usize| count.checked_mul(each).ok_or_else(too_large);
+        let data = bytes(cols / geometry.block, geometry.block_bytes)?;
+        let scales = match geometry.scales {
+            None => 0,
+            Some((Group::Row, float)) => float.bytes(),
+            Some((Group::Of(group), float)) => bytes(cols / usize::from(group), float.bytes())?,
+        };
+        let biases = if geometry.biases { scales } else { 0 };
+        Ok(RowParts { data, scales, biases })
+    }
+
     /// Bytes of a row of `cols` weights over all parts.
     ///
     /// # Errors
-    /// If `cols` is zero or the codec's blocks do not divide it.
+    /// As [`Codec::row_parts`].
     pub fn row_bytes(self, cols: usize) -> Result<usize, Error> {
-        let row = RowBytes::of(self, cols)?;
-        Ok(row.data + row.scales + row.biases)
+        let RowParts { data, scales, biases } = self.row_parts(cols)?;
+        let sum = data.checked_add(scales).and_then(|sum| sum.checked_add(biases));
+        sum.ok_or(Error::TooLarge { experts: 1, rows: 1, cols })
     }
 }
 
@@ -95,8 +161,8 @@ impl PackedTensor {
     /// Puts parts together, checking that each has exactly the bytes that the shape asks for.
     ///
     /// # Errors
-    /// If the shape does not fit the codec or overflows, a part is missing or superfluous, or a
-    /// part's length is wrong.
+    /// If the codec is not one that keeve knows, the shape is empty, overflows or does not fit the
+    /// codec, a part is missing or superfluous, or a part's length is wrong.
     pub fn new(
         codec: Codec,
         experts: usize,
@@ -104,7 +170,10 @@ impl PackedTensor {
         cols: usize,
         parts: Parts,
     ) -> Result<Self, Error> {
-        let row = RowBytes::of(codec, cols)?;
+        let row = codec.row_parts(cols)?;
+        if experts == 0 || rows == 0 {
+            return Err(Error::Empty { experts, rows });
+        }
         let too_large = Error::TooLarge { experts, rows, cols };
         let stacked = experts.checked_mul(rows).ok_or(too_large.clone())?;
         stacked.checked_mul(cols).ok_or(too_large.clone())?;
@@ -130,7 +199,7 @@ impl PackedTensor {
     /// A matrix of plain `f32`.
     ///
     /// # Errors
-    /// If the number of values is not `rows * cols`.
+    /// If the shape is empty, or the number of values is not `rows * cols`.
     pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Result<Self, Error> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self::new(Codec::F32, 1, rows, cols, Parts::data(bytes))
@@ -166,7 +235,7 @@ impl PackedTensor {
         self.experts * self.rows * self.cols
     }
 
-    /// Whether there are no weights.
+    /// Whether there are no weights: never, since empty shapes are refused.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -195,10 +264,10 @@ impl PackedTensor {
         }
     }
 
-    /// The rows `range` of every matrix of a stack of one, sharing its bytes.
+    /// The rows `range` of a single matrix, sharing its bytes.
     ///
     /// # Errors
-    /// If the range is out of bounds, or the tensor is a stack of several.
+    /// If the range is empty or out of bounds, or the tensor is a stack of several matrices.
     pub fn slice_rows(&self, range: Range<usize>) -> Result<Self, Error> {
         let whole = self.experts == 1 && range.start < range.end && range.end <= self.rows;
         let wrong = Error::Slice {
@@ -254,8 +323,8 @@ impl PackedTensor {
         Self::new(self.codec, self.experts, self.rows, end - start, parts)
     }
 
-    /// The rows in another order: row `i` of the result is row `order[i]` of this stack, counted
-    /// through it. Codes are moved, never re-encoded.
+    /// The rows in another order: row `i` of the result is row `order[i]` of this stack, both counted
+    /// through it. Codes are copied, never re-encoded. A row may be named more than once.
     ///
     /// # Errors
     /// If `order` is not as long as there are rows, or names one that does not exist.

@@ -1,0 +1,187 @@
+//! MLX affine: `code * scale + bias` in groups, codes as one little-endian bit stream a row.
+//!
+//! The layout and both roundings follow ml-explore/mlx (`mx.quantize`, `mx.dequantize`); the rules for
+//! scales and biases were derived from its outputs and meet them bit for bit.
+
+use crate::search::round_within;
+use crate::tensor::RowMut;
+use crate::{Float, Row};
+
+/// Which of the affine formats.
+#[derive(Clone, Copy)]
+pub(crate) struct Affine {
+    /// Bits of a code.
+    pub(crate) bits: u8,
+    /// Weights that share a scale and a bias.
+    pub(crate) group: u16,
+    /// How scales and biases are stored.
+    pub(crate) float: Float,
+}
+
+impl Affine {
+    /// Weights in a group.
+    fn group_len(self) -> usize {
+        usize::from(self.group)
+    }
+
+    /// Bytes of a group's codes.
+    fn group_bytes(self) -> usize {
+        self.group_len() / OCTET * usize::from(self.bits)
+    }
+}
+
+/// Codes that fill a whole number of bytes at any width.
+const OCTET: usize = 8;
+
+/// Reads `out.len()` codes of `BITS` bits. `stream` has `BITS` bytes for every eight of them.
+fn unpack<const BITS: usize>(stream: &[u8], out: &mut [u8]) {
+    let mask = (1u64 << BITS) - 1;
+    for (octet, out) in stream.as_chunks::<BITS>().0.iter().zip(out.as_chunks_mut::<OCTET>().0) {
+        let mut word = [0; 8];
+        word[..BITS].copy_from_slice(octet);
+        let word = u64::from_le_bytes(word);
+        *out = std::array::from_fn(|index| ((word >> (index * BITS)) & mask) as u8);
+    }
+}
+
+/// Reads `out.len()` codes of `bits` bits, which must be one of [`crate::Codec::AFFINE_BITS`].
+fn read_codes(bits: u8, stream: &[u8], out: &mut [u8]) {
+    match bits {
+        1 => unpack::<1>(stream, out),
+        2 => unpack::<2>(stream, out),
+        3 => unpack::<3>(stream, out),
+        4 => unpack::<4>(stream, out),
+        5 => unpack::<5>(stream, out),
+        6 => unpack::<6>(stream, out),
+        _ => unpack::<8>(stream, out),
+    }
+}
+
+/// Writes codes of `bits` bits; the inverse of [`read_codes`].
+fn write_codes(bits: u8, codes: &[u8], stream: &mut [u8]) {
+    let bits = usize::from(bits);
+    for (octet, codes) in stream.chunks_exact_mut(bits).zip(codes.chunks_exact(OCTET)) {
+        let word = codes.iter().rev().fold(0u64, |word, &code| word << bits | u64::from(code));
+        octet.copy_from_slice(&word.to_le_bytes()[..bits]);
+    }
+}
+
+/// The largest group there is.
+const LARGEST_GROUP: usize = 128;
+
+/// Calls `decode` with each group's codes, scale, bias and place in `out`.
+#[inline(always)]
+fn each_group(
+    format: Affine,
+    row: Row<'_>,
+    out: &mut [f32],
+    decode: impl Fn(&[u8], f32, f32, &mut [f32]),
+) {
+    let mut codes = [0; LARGEST_GROUP];
+    let codes = &mut codes[..format.group_len()];
+    let groups =
+        row.data.chunks_exact(format.group_bytes()).zip(out.chunks_exact_mut(format.group_len()));
+    for (index, (stream, out)) in groups.enumerate() {
+        read_codes(format.bits, stream, codes);
+        let read = |part| format.float.read(part, index);
+        decode(codes, read(row.scales), read(row.biases), out);
+    }
+}
+
+/// Decodes a row without rounding: product, then sum, in `f32`.
+pub(crate) fn values(format: Affine, row: Row<'_>, out: &mut [f32]) {
+    each_group(format, row, out, |codes, scale, bias, out| {
+        for (value, &code) in out.iter_mut().zip(codes) {
+            *value = f32::from(code) * scale + bias;
+        }
+    });
+}
+
+/// Decodes a row as `mx.dequantize` does on the CPU: product and sum are each rounded to the type of the
+/// scales.
+pub(crate) fn stored(format: Affine, row: Row<'_>, out: &mut [f32]) {
+    let float = format.float;
+    each_group(format, row, out, |codes, scale, bias, out| {
+        for (value, &code) in out.iter_mut().zip(codes) {
+            *value = float.round(float.round(f32::from(code) * scale) + bias);
+        }
+    });
+}
+
+/// The least scale of a group.
+const LEAST_SCALE: f32 = 1e-7;
+
+/// Scale and bias of a group as `mx.quantize` picks them, before they are rounded to their type.
+///
+/// The end of the range that is further from zero is on the grid, and so is zero if the range has it.
+/// With one bit the two codes are the ends of the range.
+fn fit(values: &[f32], bits: u8) -> (f32, f32) {
+    let (mut lowest, mut highest) = (f32::INFINITY, f32::NEG_INFINITY);
+    for &value in values {
+        lowest = lowest.min(value);
+        highest = highest.max(value);
+    }
+    let top = f32::from(top_code(bits));
+    let scale = ((highest - lowest) / top).max(LEAST_SCALE);
+    if bits == 1 {
+        return (scale, lowest);
+    }
+    let (edge, scale) =
+        if lowest.abs() > highest.abs() { (lowest, scale) } else { (highest, -scale) };
+    let steps = (edge / scale).round_ties_even();
+    if steps == 0.0 { (scale, 0.0) } else { (edge / steps, edge) }
+}
+
+/// The highest code of `bits` bits.
+fn top_code(bits: u8) -> u8 {
+    (u16::MAX >> (16 - bits)) as u8
+}
+
+/// Encodes a row as `mx.quantize` does.
+pub(crate) fn encode(format: Affine, values: &[f32], row: &mut RowMut<'_>) {
+    let top = i32::from(top_code(format.bits));
+    let mut codes = [0; LARGEST_GROUP];
+    let codes = &mut codes[..format.group_len()];
+    let groups = row
+        .data
+        .chunks_exact_mut(format.group_bytes())
+        .zip(values.chunks_exact(format.group_len()));
+    for (index, (stream, values)) in groups.enumerate() {
+        // Codes are rounded with the scale and bias that are not; only those stored are.
+        let (scale, bias) = fit(values, format.bits);
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = round_within((value - bias) / scale, 0, top) as u8;
+        }
+        write_codes(format.bits, codes, stream);
+        format.float.write(row.scales, index, scale);
+        format.float.write(row.biases, index, bias);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Codec;
+
+    proptest! {
+        #[test]
+        fn streams_are_little_endian(codes in proptest::collection::vec(any::<u8>(), 64)) {
+            for bits in Codec::AFFINE_BITS {
+                let codes: Vec<u8> = codes.iter().map(|code| code & top_code(bits)).collect();
+                let mut stream = vec![0; 8 * usize::from(bits)];
+                write_codes(bits, &codes, &mut stream);
+                for (index, &code) in codes.iter().enumerate() {
+                    for bit in 0..usize::from(bits) {
+                        let at = index * usize::from(bits) + bit;
+                        prop_assert_eq!(stream[at / 8] >> (at % 8) & 1, code >> bit & 1);
+                    }
+                }
+                let mut back = vec![0; codes.len()];
+                read_codes(bits, &stream, &mut back);
+                prop_assert_eq!(codes, back);
+            }
+        }
+    }
+}

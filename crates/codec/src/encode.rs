@@ -1,0 +1,147 @@
+//! From floats to packed bytes: the one place that picks an encoder by codec.
+
+use crate::affine::Affine;
+use crate::{
+    Bytes, Codec, Error, PackedTensor, Parts, Row, RowMut, affine, float, int, kquant_encode,
+    legacy, stored_values,
+};
+
+/// What an encoder may know besides the values.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EncodeOptions<'a> {
+    /// How much an error in each column counts: one finite weight, not negative, a column, as llama.cpp's
+    /// importance matrix gives (the mean square of the column's input).
+    ///
+    /// Used by `q4_0`, `q4_1`, `q5_0`, `q5_1` and the K-quants, as ggml does; floats, `q8_0`, affine,
+    /// `int8` and `int4` are rounded to nearest and ignore it. As in ggml, weights whose importance is zero
+    /// over a whole block may be stored as zeros.
+    pub importance: Option<&'a [f32]>,
+}
+
+/// A tensor that was encoded, and what that cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// The packed tensor.
+    pub tensor: PackedTensor,
+    /// The sum over all weights of the squared difference between the source and [`crate::decode`].
+    pub squared_error: f64,
+}
+
+/// Encodes a `rows` by `cols` matrix, row after row in `values`.
+///
+/// The bytes are those of the format's reference encoder: ggml's C code for its codecs (with and without
+/// importance), `mx.quantize` for affine, Cider's rule for `int8` and `int4`.
+///
+/// # Errors
+/// If the shape does not fit the codec or the number of values, if a value is infinite or NaN and the
+/// codec is not a plain float, if values are so large that the codec's scales overflow, or if importance
+/// is not one finite weight, not negative, a column.
+pub fn encode(
+    codec: Codec,
+    rows: usize,
+    cols: usize,
+    values: &[f32],
+    options: EncodeOptions<'_>,
+) -> Result<Encoded, Error> {
+    let part = codec.row_parts(cols)?;
+    let too_large = Error::TooLarge { experts: 1, rows, cols };
+    let expected = rows.checked_mul(cols).ok_or(too_large.clone())?;
+    if values.len() != expected {
+        return Err(Error::Values { what: "the source", found: values.len(), expected });
+    }
+    let buffer =
+        |row: usize| rows.checked_mul(row).map(|bytes| vec![0; bytes]).ok_or(too_large.clone());
+    let (mut data, mut scales, mut biases) =
+        (buffer(part.data)?, buffer(part.scales)?, buffer(part.biases)?);
+    let mut squared_error = 0.0;
+    for (index, values) in values.chunks_exact(cols).enumerate() {
+        fn window(bytes: &mut [u8], index: usize, each: usize) -> &mut [u8] {
+            &mut bytes[index * each..][..each]
+        }
+        let row = RowMut {
+            data: window(&mut data, index, part.data),
+            scales: window(&mut scales, index, part.scales),
+            biases: window(&mut biases, index, part.biases),
+        };
+        squared_error +=
+            encode_row(codec, values, options, row).map_err(|error| error.in_row(index * cols))?;
+    }
+    let present = |bytes: Vec<u8>| if bytes.is_empty() { None } else { Some(Bytes::from(bytes)) };
+    let parts = Parts { data: data.into(), scales: present(scales), biases: present(biases) };
+    let tensor = PackedTensor::new(codec, 1, rows, cols, parts)?;
+    Ok(Encoded { tensor, squared_error })
+}
+
+/// Encodes one row into `row`, as [`encode`] does, and gives its sum of squared errors. For callers that
+/// stream, or share rows among threads.
+///
+/// # Errors
+/// As [`encode`]; also if `row` does not have the bytes that [`Codec::row_parts`] says.
+pub fn encode_row(
+    codec: Codec,
+    values: &[f32],
+    options: EncodeOptions<'_>,
+    mut row: RowMut<'_>,
+) -> Result<f64, Error> {
+    row.check_lengths(codec, values.len())?;
+    let importance = options.importance;
+    if let Some(weights) = importance {
+        check_importance(weights, values.len())?;
+    }
+    if let Some(index) = values.iter().position(|value| !value.is_finite())
+        && !codec.is_float()
+    {
+        return Err(Error::NotFinite { index, value: values[index].to_string() });
+    }
+    match codec {
+        Codec::Float(float) => float::encode(float, values, row.data),
+        Codec::Q4_0 => legacy::encode(legacy::Q4_0, values, importance, row.data),
+        Codec::Q4_1 => legacy::encode(legacy::Q4_1, values, importance, row.data),
+        Codec::Q5_0 => legacy::encode(legacy::Q5_0, values, importance, row.data),
+        Codec::Q5_1 => legacy::encode(legacy::Q5_1, values, importance, row.data),
+        Codec::Q8_0 => legacy::q8_0_encode(values, row.data),
+        Codec::Q2K => {
+            kquant_encode::with_minimum(&kquant_encode::Q2_K_ENCODER, values, importance, row.data);
+        }
+        Codec::Q3K => kquant_encode::q3_k(values, importance, row.data),
+        Codec::Q4K => {
+            kquant_encode::with_minimum(&kquant_encode::Q4_K_ENCODER, values, importance, row.data);
+        }
+        Codec::Q5K => {
+            kquant_encode::with_minimum(&kquant_encode::Q5_K_ENCODER, values, importance, row.data);
+        }
+        Codec::Q6K => kquant_encode::q6_k(values, importance, row.data),
+        Codec::Affine { bits, group, scale } => {
+            affine::encode(Affine { bits, group, float: scale }, values, &mut row);
+        }
+        Codec::Int8 { group, scale } => int::int8_encode(group, scale, values, &mut row),
+        Codec::Int4 { group, scale } => int::int4_encode(group, scale, values, &mut row),
+    }
+    squared_error(codec, values, row.as_row())
+}
+
+fn check_importance(weights: &[f32], cols: usize) -> Result<(), Error> {
+    if weights.len() != cols {
+        return Err(Error::Values { what: "importance", found: weights.len(), expected: cols });
+    }
+    match weights.iter().position(|weight| !weight.is_finite() || *weight < 0.0) {
+        None => Ok(()),
+        Some(column) => Err(Error::Importance { column, value: weights[column].to_string() }),
+    }
+}
+
+/// The sum of squared differences between `values` and their code.
+fn squared_error(codec: Codec, values: &[f32], row: Row<'_>) -> Result<f64, Error> {
+    let mut decoded = vec![0.0; values.len()];
+    stored_values(codec, row, &mut decoded);
+    if !codec.is_float() && !decoded.iter().all(|value| value.is_finite()) {
+        let largest = values.iter().fold(0.0f32, |best, value| best.max(value.abs()));
+        return Err(Error::Overflow { codec, largest: largest.to_string() });
+    }
+    // A value and its code may both be infinite, or both NaN, if they are plain floats: no error.
+    let differing = values
+        .iter()
+        .zip(&decoded)
+        .filter(|(value, code)| value != code && !(value.is_nan() && code.is_nan()));
+    Ok(differing.map(|(&value, &code)| (f64::from(value) - f64::from(code)).powi(2)).sum())
+}

@@ -1,0 +1,124 @@
+//! ggml's codecs against gguf-py's decoders and ggml's own encoders, bit for bit.
+
+mod common;
+
+use common::{assert_same_bits, floats, get, local, shared};
+use half::f16;
+use keeve_codec::{Codec, EncodeOptions, PackedTensor, Parts, decode, encode, row_values};
+use safetensors::SafeTensors;
+
+const CODECS: [Codec; 10] = [
+    Codec::Q4_0,
+    Codec::Q4_1,
+    Codec::Q5_0,
+    Codec::Q5_1,
+    Codec::Q8_0,
+    Codec::Q2K,
+    Codec::Q3K,
+    Codec::Q4K,
+    Codec::Q5K,
+    Codec::Q6K,
+];
+
+fn packed(codec: Codec, wire: &safetensors::tensor::TensorView<'_>, cols: usize) -> PackedTensor {
+    let parts = Parts::data(wire.data().to_vec());
+    PackedTensor::new(codec, 1, wire.shape()[0], cols, parts).expect("the shapes fit")
+}
+
+#[test]
+fn decoding_meets_gguf_py() {
+    let bytes = local("ggml_decode.safetensors");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    for codec in CODECS {
+        let expected = get(&file, &format!("{codec}.f32"));
+        let tensor = packed(codec, &get(&file, &format!("{codec}.wire")), expected.shape()[1]);
+        let expected = floats(&expected);
+        assert_same_bits(&decode(&tensor), &expected, &codec.name());
+        let mut row = vec![0.0; tensor.cols()];
+        for (index, expected) in expected.chunks_exact(tensor.cols()).enumerate() {
+            row_values(&tensor, index, &mut row);
+            assert_same_bits(&row, expected, &codec.name());
+        }
+    }
+}
+
+/// The first block whose bytes differ, to say more than "not equal".
+fn assert_same_blocks(codec: Codec, found: &[u8], expected: &[u8], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{codec} {what}");
+    let each = codec.geometry().block_bytes;
+    let blocks = found.chunks_exact(each).zip(expected.chunks_exact(each));
+    let wrong: Vec<usize> =
+        blocks.enumerate().filter(|(_, (a, b))| a != b).map(|(index, _)| index).collect();
+    assert!(wrong.is_empty(), "{codec} {what}: blocks {wrong:?} of {}", found.len() / each);
+}
+
+fn check_encoders(bytes: &[u8]) {
+    let file = SafeTensors::deserialize(bytes).expect("safetensors");
+    let source = get(&file, "src");
+    let (rows, cols) = (source.shape()[0], source.shape()[1]);
+    let source = floats(&source);
+    let importance = floats(&get(&file, "imatrix"));
+    for codec in CODECS {
+        let plain = encode(codec, rows, cols, &source, EncodeOptions::default()).expect("encodes");
+        let expected = get(&file, &format!("{codec}.wire_ggml"));
+        assert_same_blocks(codec, &plain.tensor.parts().data, expected.data(), "plain");
+
+        let options = EncodeOptions { importance: Some(&importance) };
+        let weighted = encode(codec, rows, cols, &source, options).expect("encodes");
+        // ggml's Q8_0 ignores importance, so the reference has one set of bytes.
+        let expected = match codec {
+            Codec::Q8_0 => expected,
+            _ => get(&file, &format!("{codec}.wire_ggml_im")),
+        };
+        assert_same_blocks(codec, &weighted.tensor.parts().data, expected.data(), "importance");
+
+        for encoded in [plain, weighted] {
+            let decoded = decode(&encoded.tensor);
+            let error: f64 = (source.iter().zip(&decoded))
+                .map(|(value, code)| (f64::from(*value) - f64::from(*code)).powi(2))
+                .sum();
+            let close = (encoded.squared_error - error).abs() <= 1e-12 * error;
+            assert!(close, "{codec}: {} {error}", encoded.squared_error);
+        }
+    }
+}
+
+#[test]
+fn encoding_gives_the_bytes_of_ggml() {
+    check_encoders(&local("ggml_encode.safetensors"));
+}
+
+/// The file that the local one was cut from also has the decodes of ggml's bytes.
+#[test]
+#[ignore = "needs KEEVE_TEST_DATA"]
+fn full_reference_encodes_and_decodes() {
+    let bytes = shared("gguf/encode.safetensors");
+    check_encoders(&bytes);
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    for codec in CODECS {
+        for (wire, values) in [("wire_ggml", "f32"), ("wire_ggml_im", "f32_im")] {
+            if codec == Codec::Q8_0 && wire == "wire_ggml_im" {
+                continue;
+            }
+            let expected = get(&file, &format!("{codec}.{values}"));
+            let wire = get(&file, &format!("{codec}.{wire}"));
+            let tensor = packed(codec, &wire, expected.shape()[1]);
+            assert_same_bits(&decode(&tensor), &floats(&expected), &codec.name());
+        }
+    }
+}
+
+/// mlx-kquant's own encoders give other bytes than ggml's, so this covers codes that those never pick.
+#[test]
+#[ignore = "needs KEEVE_TEST_DATA"]
+fn decoding_meets_mlx_kquant() {
+    let bytes = shared("kquant/kq_ops.safetensors");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    for codec in CODECS {
+        let expected = get(&file, &format!("{codec}.deq_f16"));
+        let tensor = packed(codec, &get(&file, &format!("{codec}.wire")), expected.shape()[1]);
+        let rounded: Vec<f32> =
+            decode(&tensor).into_iter().map(|value| f16::from_f32(value).to_f32()).collect();
+        assert_same_bits(&rounded, &floats(&expected), &codec.name());
+    }
+}
