@@ -21,6 +21,9 @@ pub(crate) fn append(kv: &mut KeyValues, step: &Step<'_>, keys: &[f32], values: 
 }
 
 /// Attends each row of `q` to the tokens of its sequence up to itself. Padding rows give zeros.
+///
+/// A task is one row and one head of keys, with the query heads that share it. Tokens are taken in
+/// their order, so where pages are and which rows run together changes nothing.
 pub(crate) fn attend(
     kernels: &dyn Kernels,
     spec: &Attention,
@@ -37,42 +40,37 @@ pub(crate) fn attend(
     let owners: Vec<_> =
         step.sequences.iter().flat_map(|s| s.rows.clone().map(move |row| (row, s))).collect();
     let out = SharedOut::new(out, width);
-    pool.run(owners.len() * kv_heads, |task| {
+    pool.run(owners.len() * kv_heads, |task, scratch| {
         let (row, sequence) = owners[task / kv_heads];
         let kv_head = task % kv_heads;
-        let tokens = sequence.past + (row - sequence.rows.start) + 1;
-        let first = spec.window.map_or(0, |window| tokens.saturating_sub(window));
-        let mut scores = vec![0.0; tokens - first];
-        for head in kv_head * group..(kv_head + 1) * group {
-            let columns = head * head_dim..(head + 1) * head_dim;
-            let query = &q[row * width..][columns.clone()];
-            for (page, range) in pages(first, tokens) {
-                let keys = &kv.keys(sequence.pages[page], kv_head)
-                    [range.start * head_dim..range.end * head_dim];
-                let token = page * PAGE_TOKENS + range.start - first;
-                kernels.dots(keys, query, &mut scores[token..token + range.len()]);
+        let end = sequence.past + (row - sequence.rows.start) + 1;
+        let first = spec.window.map_or(0, |window| end.saturating_sub(window));
+        let tokens = end - first;
+        let columns = kv_head * group * head_dim..(kv_head + 1) * group * head_dim;
+        let queries = &q[row * width..][columns.clone()];
+        // SAFETY: tasks differ in their row or in their heads.
+        let out = unsafe { out.part(row, columns) };
+        let [scores] = scratch.take([group * tokens]);
+        for (page, range) in pages(first, end) {
+            let keys = kv.keys(sequence.pages[page], kv_head);
+            let keys = &keys[range.start * head_dim..range.end * head_dim];
+            let token = page * PAGE_TOKENS + range.start - first;
+            kernels.dots(keys, queries, head_dim, &mut scores[token..], tokens);
+        }
+        for (scores, out) in scores.chunks_exact_mut(tokens).zip(out.chunks_exact_mut(head_dim)) {
+            let mut scale = spec.scale;
+            if let Some(cap) = spec.soft_cap {
+                scores.iter_mut().for_each(|score| *score = cap * (*score * scale / cap).tanh());
+                scale = 1.0;
             }
-            for score in &mut scores {
-                *score *= spec.scale;
-                if let Some(cap) = spec.soft_cap {
-                    *score = cap * (*score / cap).tanh();
-                }
-            }
-            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum = kernels.exp_sum(&mut scores, max);
-            // SAFETY: tasks differ in their row or in their heads.
-            let out = unsafe { out.part(row, columns) };
-            for (page, range) in pages(first, tokens) {
+            let sum = kernels.exp_sum(scores, scale);
+            for (page, range) in pages(first, end) {
                 let values = kv.values(sequence.pages[page], kv_head);
-                for index in range {
-                    let weight = scores[page * PAGE_TOKENS + index - first] / sum;
-                    kernels.add_scaled(
-                        weight,
-                        &values[index * head_dim..(index + 1) * head_dim],
-                        out,
-                    );
-                }
+                let values = &values[range.start * head_dim..range.end * head_dim];
+                let token = page * PAGE_TOKENS + range.start - first;
+                kernels.accumulate(&scores[token..token + range.len()], values, out);
             }
+            out.iter_mut().for_each(|out| *out /= sum);
         }
     });
 }

@@ -29,6 +29,7 @@ pub struct CpuOptions {
 /// The CPU backend: a tier of kernels and a thread pool.
 pub struct Cpu {
     isa: Isa,
+    kernels: &'static dyn Kernels,
     pool: Arc<Pool>,
 }
 
@@ -38,11 +39,11 @@ impl Cpu {
     /// # Errors
     /// If the machine lacks the tier, or the system refuses a thread.
     pub fn new(options: CpuOptions) -> std::io::Result<Self> {
-        if !Isa::found().any(|isa| isa == options.isa) {
+        let Some(kernels) = kernels(options.isa) else {
             let message = format!("this machine has no {}", options.isa);
             return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message));
-        }
-        Ok(Self { isa: options.isa, pool: Arc::new(Pool::new(options.threads)?) })
+        };
+        Ok(Self { isa: options.isa, kernels, pool: Arc::new(Pool::new(options.threads)?) })
     }
 
     /// The tier in use.
@@ -74,7 +75,7 @@ pub(crate) struct Loaded {
     pub kernels: &'static dyn Kernels,
     pub pool: Arc<Pool>,
     /// `(kv_heads, head_dim)` of each slot.
-    slots: Vec<(usize, usize)>,
+    pub slots: Vec<(usize, usize)>,
     weight_bytes: u64,
 }
 
@@ -103,7 +104,7 @@ impl Backend for Cpu {
             Slot::Window { .. } | Slot::Fixed { .. } => Err(unsupported(format!("{slot:?} state"))),
         };
         let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
-        let kernels = kernels(self.isa);
+        let kernels = self.kernels;
         let tensors = graph
             .weights()
             .iter()

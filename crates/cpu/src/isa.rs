@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::kernels::kernels;
+
 /// A tier of kernels. Each includes the ones before it on its architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
@@ -25,7 +27,7 @@ impl Isa {
 
     /// The tiers that this machine has, slowest first.
     pub fn found() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|isa| isa.is_here())
+        Self::ALL.into_iter().filter(|&isa| kernels(isa).is_some())
     }
 
     /// The fastest tier here, or the one that the environment variable `KEEVE_ISA` names.
@@ -33,9 +35,14 @@ impl Isa {
     /// # Errors
     /// If it names a tier that is not here.
     pub fn choose() -> Result<Self, UnknownIsa> {
-        match std::env::var("KEEVE_ISA") {
-            Ok(name) => Self::found().find(|isa| isa.name() == name).ok_or(UnknownIsa { name }),
-            Err(_) => Ok(Self::found().last().unwrap_or(Self::Scalar)),
+        let name = std::env::var_os("KEEVE_ISA");
+        Self::named_or_best(name.map(|name| name.to_string_lossy().into_owned()))
+    }
+
+    fn named_or_best(name: Option<String>) -> Result<Self, UnknownIsa> {
+        match name {
+            Some(name) => Self::found().find(|isa| isa.name() == name).ok_or(UnknownIsa { name }),
+            None => Ok(Self::found().last().unwrap_or(Self::Scalar)),
         }
     }
 
@@ -47,34 +54,35 @@ impl Isa {
             Self::Avx512 => "avx512",
         }
     }
-
-    #[cfg(target_arch = "x86_64")]
-    fn is_here(self) -> bool {
-        match self {
-            Self::Scalar => true,
-            Self::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-            }
-            Self::Avx512 => {
-                Self::Avx2.is_here()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-            }
-        }
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn is_here(self) -> bool {
-        self == Self::Scalar
-    }
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_choose_and_unknown_ones_are_errors_that_say_what_there_is() {
+        for isa in Isa::found() {
+            assert_eq!(Isa::named_or_best(Some(isa.name().into())), Ok(isa));
+            assert_eq!(Isa::named_or_best(None), Ok(Isa::found().last().unwrap_or(isa)));
+        }
+        assert!(Isa::found().any(|isa| isa == Isa::Scalar));
+        for wrong in ["", "AVX2", "sse9", "avx2 "] {
+            let error = Isa::named_or_best(Some(wrong.into())).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("KEEVE_ISA={wrong}: this machine has scalar")));
+        }
+    }
+
+    #[test]
+    fn a_tier_that_is_not_here_cannot_be_chosen() {
+        for isa in Isa::ALL.into_iter().filter(|&isa| Isa::found().all(|found| found != isa)) {
+            assert!(Isa::named_or_best(Some(isa.name().into())).is_err());
+        }
     }
 }

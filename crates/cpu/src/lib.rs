@@ -18,8 +18,11 @@ mod pool;
 mod profile;
 mod rope;
 mod scalar;
+mod scratch;
 mod shared_out;
 mod state;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};

@@ -7,8 +7,10 @@ use crate::kernels::Kernels;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
 
-/// Weight rows that one task unpacks and multiplies.
-const ROWS_PER_TASK: usize = 16;
+/// Weight rows that one task unpacks, to use them for all rows of the input.
+const PANEL: usize = 16;
+/// Rows of the input whose sums a task collects before it hands them out.
+const ROW_BLOCK: usize = 64;
 
 /// A weight packed as some kernel wants it. Made once, at load.
 pub(crate) trait PackedLinear: Send + Sync {
@@ -30,7 +32,7 @@ pub(crate) trait PackedLinear: Send + Sync {
     );
 }
 
-/// A weight left as it is stored, unpacked to `f32` row by row as it is used.
+/// A weight left as it is stored, unpacked to `f32` as it is used.
 pub(crate) struct StoredLinear {
     pub tensor: PackedTensor,
     pub kernels: &'static dyn Kernels,
@@ -57,17 +59,27 @@ impl PackedLinear for StoredLinear {
         let (n, k) = (self.tensor.rows(), self.tensor.cols());
         let rows = phases.len();
         let out = SharedOut::new(out, n);
-        pool.run(n.div_ceil(ROWS_PER_TASK), |task| {
-            let mut weights = vec![0.0; k];
-            let mut column = vec![0.0; rows];
-            for index in task * ROWS_PER_TASK..((task + 1) * ROWS_PER_TASK).min(n) {
-                self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), &mut weights);
-                self.kernels.dots(x, &weights, &mut column);
-                let bias = bias.map_or(0.0, |bias| bias[index]);
-                for (row, value) in column.iter().enumerate() {
-                    // SAFETY: no two tasks have the same `index`.
-                    let out = unsafe { out.part(row, index..index + 1) };
-                    out[0] = value + bias;
+        pool.run(n.div_ceil(PANEL), |task, scratch| {
+            let columns = task * PANEL..((task + 1) * PANEL).min(n);
+            let width = columns.len();
+            let [weights, sums] = scratch.take([width * k, width * ROW_BLOCK.min(rows)]);
+            for (index, weights) in columns.clone().zip(weights.chunks_exact_mut(k)) {
+                self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), weights);
+            }
+            for (block, x) in x.chunks(ROW_BLOCK * k).enumerate() {
+                let count = x.len() / k;
+                self.kernels.dots(x, weights, k, sums, count);
+                for row in 0..count {
+                    // SAFETY: no two tasks have the same columns.
+                    let out = unsafe { out.part(block * ROW_BLOCK + row, columns.clone()) };
+                    for (index, out) in out.iter_mut().enumerate() {
+                        *out = sums[index * count + row];
+                    }
+                    if let Some(bias) = bias {
+                        for (out, bias) in out.iter_mut().zip(&bias[columns.clone()]) {
+                            *out += bias;
+                        }
+                    }
                 }
             }
         });

@@ -65,6 +65,7 @@ impl Context<'_, '_> {
 
 impl CpuPlan {
     pub fn new(loaded: Arc<Loaded>, options: &CompileOptions) -> Self {
+        // Taps see values as they are made, so watching one does not keep it longer.
         let memory = MemoryPlan::new(&loaded.graph, &[]);
         let buffers = memory.buffers.iter().map(|_| vec![]).collect();
         let profile = options.profile.then(Profile::default);
@@ -149,12 +150,15 @@ impl CpuPlan {
                 let b = (b != a).then(|| self.value(*b));
                 each_row(pool, out, width, |row, out| {
                     let other = b.map(|b| &b[row * width..(row + 1) * width]);
-                    for (index, x) in out.iter_mut().enumerate() {
-                        let y = other.map_or(*x, |other| other[index]);
-                        *x = match function {
-                            BinaryOp::Add => *x + y,
-                            BinaryOp::Mul => *x * y,
-                        };
+                    match (function, other) {
+                        (BinaryOp::Add, None) => out.iter_mut().for_each(|x| *x += *x),
+                        (BinaryOp::Mul, None) => out.iter_mut().for_each(|x| *x *= *x),
+                        (BinaryOp::Add, Some(b)) => {
+                            out.iter_mut().zip(b).for_each(|(a, b)| *a += b)
+                        }
+                        (BinaryOp::Mul, Some(b)) => {
+                            out.iter_mut().zip(b).for_each(|(a, b)| *a *= b)
+                        }
                     }
                 });
                 0
@@ -212,6 +216,9 @@ impl Plan for CpuPlan {
         let Some(pages) = state.as_any_mut().downcast_mut::<Pages>() else {
             return Err(Error::Step("the state is of another backend".into()));
         };
+        if !pages.is_for(&self.loaded.slots) {
+            return Err(Error::Step("the state is of another graph".into()));
+        }
         step.check(&self.limits(State::pages(pages)))?;
         if let Some(row) = step.rows.iter().find(|row| row.adapter != 0) {
             return Err(Error::Unsupported {
@@ -267,7 +274,7 @@ fn each_row(pool: &Pool, out: &mut [f32], width: usize, task: impl Fn(usize, &mu
     let rows = out.len() / width;
     let rows_per_task = VALUES_PER_TASK.div_ceil(width);
     let out = SharedOut::new(out, width);
-    pool.run(rows.div_ceil(rows_per_task), |index| {
+    pool.run(rows.div_ceil(rows_per_task), |index, _| {
         for row in index * rows_per_task..((index + 1) * rows_per_task).min(rows) {
             // SAFETY: no two tasks have the same row.
             task(row, unsafe { out.part(row, 0..width) });

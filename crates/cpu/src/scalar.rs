@@ -12,15 +12,19 @@ impl Kernels for Scalar {
         keeve_codec::values(codec, row, out);
     }
 
-    fn dots(&self, x: &[f32], weights: &[f32], out: &mut [f32]) {
-        for (out, x) in out.iter_mut().zip(x.chunks_exact(weights.len())) {
-            *out = dot(x, weights);
+    fn dots(&self, x: &[f32], weights: &[f32], k: usize, out: &mut [f32], stride: usize) {
+        for (c, weights) in weights.chunks_exact(k).enumerate() {
+            for (r, x) in x.chunks_exact(k).enumerate() {
+                out[c * stride + r] = dot(x, weights);
+            }
         }
     }
 
-    fn add_scaled(&self, by: f32, x: &[f32], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y += by * x;
+    fn accumulate(&self, by: &[f32], x: &[f32], out: &mut [f32]) {
+        for (by, x) in by.iter().zip(x.chunks_exact(out.len())) {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out += by * x;
+            }
         }
     }
 
@@ -37,10 +41,15 @@ impl Kernels for Scalar {
         }
     }
 
-    fn exp_sum(&self, scores: &mut [f32], max: f32) -> f32 {
+    fn exp_sum(&self, scores: &mut [f32], scale: f32) -> f32 {
+        let mut largest = f32::NEG_INFINITY;
+        for score in scores.iter_mut() {
+            *score *= scale;
+            largest = largest.max(*score);
+        }
         let mut sum = 0.0;
         for score in scores {
-            *score = (*score - max).exp();
+            *score = (*score - largest).exp();
             sum += *score;
         }
         sum

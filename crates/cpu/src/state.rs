@@ -13,9 +13,15 @@ pub(crate) const PAGE_TOKENS: usize = 32;
 /// Zeroed memory that the system gives only as it is touched, so that room for the longest
 /// context costs nothing until it is used.
 struct Zeroed {
+    /// Where the values are: inside the allocation, on a boundary of [`ALIGNMENT`].
     start: NonNull<f32>,
+    values: usize,
+    allocation: NonNull<u8>,
     layout: Layout,
 }
+
+/// A cache line.
+const ALIGNMENT: usize = 64;
 
 // SAFETY: it owns its memory, like a `Box<[f32]>`.
 unsafe impl Send for Zeroed {}
@@ -24,10 +30,16 @@ unsafe impl Sync for Zeroed {}
 
 impl Zeroed {
     fn new(values: usize) -> Option<Self> {
-        let layout = Layout::array::<f32>(values.max(1)).ok()?.align_to(64).ok()?;
+        // The boundary is found by hand: asked for more than their own alignment, allocators write
+        // the zeros themselves, and touch all of it.
+        let bytes = values.checked_mul(size_of::<f32>())?.checked_add(ALIGNMENT)?;
+        let layout = Layout::from_size_align(bytes, align_of::<f32>()).ok()?;
         // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }.cast())?;
-        Some(Self { start, layout })
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let offset = allocation.align_offset(ALIGNMENT);
+        // SAFETY: the offset is below ALIGNMENT, by which the allocation is longer than the values.
+        let start = unsafe { allocation.add(offset) }.cast();
+        Some(Self { start, values, allocation, layout })
     }
 }
 
@@ -35,21 +47,21 @@ impl Deref for Zeroed {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
         // SAFETY: the allocation has this many values, all initialized (zero is a valid `f32`).
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size() / 4) }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.values) }
     }
 }
 
 impl DerefMut for Zeroed {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as in `deref`, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size() / 4) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.values) }
     }
 }
 
 impl Drop for Zeroed {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 
@@ -114,6 +126,11 @@ impl Pages {
             Ok(KeyValues { keys: zeroed()?, values: zeroed()?, kv_heads, head_dim })
         };
         Ok(Self { slots: slots.iter().map(make).collect::<Result<_, Error>>()?, pages })
+    }
+
+    /// Whether it was made for these slots.
+    pub fn is_for(&self, slots: &[(usize, usize)]) -> bool {
+        self.slots.iter().map(|slot| (slot.kv_heads, slot.head_dim)).eq(slots.iter().copied())
     }
 }
 

@@ -123,7 +123,7 @@ impl Graph {
     /// Appends `k` and `v` to `state` and attends to it: the result and the new state.
     ///
     /// # Errors
-    /// If heads do not fit the operands or the slot.
+    /// If heads do not fit the operands or the slot, or the window is empty.
     pub fn attention(
         &mut self,
         (q, k, v): (ValueId, ValueId, ValueId),
@@ -141,6 +141,9 @@ impl Graph {
                 "{heads} heads, {kv_heads} of keys, of {head_dim} do not fit their operands"
             );
             return Err(shape("attention", problem));
+        }
+        if spec.window == Some(0) {
+            return Err(shape("attention", "a window of no tokens".into()));
         }
         let slot_fits = match *self.slot(state.slot) {
             Slot::Paged { kv_heads: heads, head_dim: dim } => (heads, dim) == (kv_heads, head_dim),

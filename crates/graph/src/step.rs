@@ -117,6 +117,9 @@ impl Step<'_> {
         if let Some(pair) = written.windows(2).find(|pair| pair[0] == pair[1]) {
             return wrong(format!("page {} would be written by two sequences", pair[0]));
         }
+        if self.embeddings.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+            return wrong("the given embeddings are not in order of rows".into());
+        }
         for &(row, values) in &self.embeddings {
             if row >= self.rows.len() || values.len() != limits.embedding_width {
                 return wrong(format!("the embedding given for row {row} does not fit"));
