@@ -43,3 +43,6 @@ pub(crate) fn kernels(isa: Isa) -> Option<&'static dyn Kernels> {
         Isa::Avx2 | Isa::Avx512 => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -196,3 +196,62 @@ impl State for Pages {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOTS: [(usize, usize); 2] = [(2, 3), (1, 8)];
+
+    fn filled(pages: usize) -> Pages {
+        let mut state = Pages::new(&SLOTS, pages).expect("memory");
+        let mut next = 0.0;
+        for slot in &mut state.slots {
+            for part in [&mut slot.keys, &mut slot.values] {
+                part.iter_mut().for_each(|value| {
+                    next += 1.0;
+                    *value = next;
+                });
+            }
+        }
+        state
+    }
+
+    #[test]
+    fn pages_are_copied_in_every_slot_and_nowhere_else() {
+        let mut state = filled(4);
+        let before: Vec<_> = (0..4).map(|page| state.export_page(page)).collect();
+        state.copy_page(3, 1);
+        for (page, from) in [(0, 0), (1, 3), (2, 2), (3, 3)] {
+            assert!(state.export_page(page) == before[from], "page {page}");
+        }
+    }
+
+    #[test]
+    fn an_exported_page_comes_back_elsewhere() {
+        let state = filled(3);
+        let bytes = state.export_page(2);
+        assert_eq!(bytes.len(), state.page_bytes());
+        assert_eq!(bytes.len(), page_bytes(&SLOTS));
+        let mut other = Pages::new(&SLOTS, 2).expect("memory");
+        let empty = other.export_page(0);
+        assert!(empty.iter().all(|&byte| byte == 0));
+        assert!(!other.import_page(1, &bytes[1..]));
+        assert!(other.export_page(1) == empty);
+        assert!(other.import_page(1, &bytes));
+        assert!(other.export_page(1) == bytes && other.export_page(0) == empty);
+        assert_eq!(other.slots[1].keys(1, 0), state.slots[1].keys(2, 0));
+    }
+
+    #[test]
+    fn memory_is_aligned_and_too_much_is_an_error() {
+        for values in [0, 1, 7, 1000] {
+            let zeroed = Zeroed::new(values).expect("memory");
+            assert_eq!((zeroed.len(), zeroed.as_ptr() as usize % ALIGNMENT), (values, 0));
+        }
+        for pages in [usize::MAX, usize::MAX / 1000, 1 << 50] {
+            let error = Pages::new(&SLOTS, pages).err().map(|error| error.to_string());
+            assert!(error.is_some_and(|error| error.contains("keys and values")), "{pages}");
+        }
+    }
+}

@@ -23,6 +23,12 @@ pub(crate) trait Lanes: Copy {
     /// `COUNT` binary16 values, widened.
     unsafe fn load_f16(from: *const u8) -> Self;
 
+    /// `COUNT` unsigned bytes as numbers.
+    unsafe fn load_u8(from: *const u8) -> Self;
+
+    /// `COUNT` signed bytes as numbers.
+    unsafe fn load_i8(from: *const i8) -> Self;
+
     /// Stores `COUNT` values.
     unsafe fn store(self, to: *mut f32);
 
@@ -115,6 +121,22 @@ impl Lanes for __m256 {
     unsafe fn load_f16(from: *const u8) -> Self {
         // SAFETY: the caller has eight values of two bytes there.
         _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        // SAFETY: the caller has eight bytes there.
+        let bytes = unsafe { _mm_loadl_epi64(from.cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller has eight bytes there.
+        let bytes = unsafe { _mm_loadl_epi64(from.cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes))
     }
 
     #[inline]
@@ -248,6 +270,22 @@ impl Lanes for __m512 {
     unsafe fn load_f16(from: *const u8) -> Self {
         // SAFETY: the caller has sixteen values of two bytes there.
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        // SAFETY: the caller has sixteen bytes there.
+        let bytes = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller has sixteen bytes there.
+        let bytes = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
     }
 
     #[inline]

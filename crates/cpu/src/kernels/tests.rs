@@ -1,0 +1,201 @@
+//! Every tier that this machine has, against the oracle.
+//!
+//! Bound of the relative Frobenius error: both sides compute in `f32` and differ in the order of
+//! sums, in fused multiply-adds and in `exp`. With at most 130 terms of random sign that is some
+//! tens of roundings of 6e-8, of which few add up; 2e-6 leaves room and is far below any mistake.
+
+use keeve_codec::{Codec, Float, Group, PackedTensor, Parts};
+
+use super::*;
+
+const BOUND: f64 = 2e-6;
+
+/// Numbers between -1 and 1, the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        // A 64-bit linear congruential generator with Knuth's MMIX constants.
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 32
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.bits() as f32 / (1u64 << 31) as f32 - 1.0).collect()
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| (self.bits() >> 7) as u8).collect()
+    }
+}
+
+fn tiers(test: &str) -> Vec<(Isa, &'static dyn Kernels)> {
+    let tiers: Vec<_> = Isa::found().filter_map(|isa| Some((isa, kernels(isa)?))).collect();
+    println!("{test}: {}", Isa::found().map(Isa::name).collect::<Vec<_>>().join(", "));
+    tiers
+}
+
+fn assert_near(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let pairs = found.iter().zip(expected);
+    let error = norm(&mut pairs.map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let size = norm(&mut expected.iter().map(|&b| f64::from(b)));
+    assert!(error <= BOUND * size.max(1e-30), "{what}: {error:e} of {size:e}");
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn dots_of_every_length_do_not_depend_on_their_neighbours() {
+    let mut random = Random(1);
+    for (isa, tier) in tiers("dots") {
+        for k in 1..=130 {
+            let (rows, cols) = (1 + k % 11, 1 + k % 13);
+            let (x, weights) = (random.values(rows * k), random.values(cols * k));
+            let stride = rows + k % 3;
+            let mut expected = vec![7.0; cols * stride];
+            let mut found = expected.clone();
+            Scalar.dots(&x, &weights, k, &mut expected, stride);
+            tier.dots(&x, &weights, k, &mut found, stride);
+            // Not relative to the sums, which may cancel, but to what was summed.
+            for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
+                assert!((a - b).abs() <= 1e-6 * (k as f32).sqrt(), "{isa} {k} at {index}");
+            }
+            for (c, weights) in weights.chunks_exact(k).enumerate() {
+                for (r, x) in x.chunks_exact(k).enumerate() {
+                    let mut alone = [0.0];
+                    tier.dots(x, weights, k, &mut alone, 1);
+                    assert_eq!(alone[0].to_bits(), found[c * stride + r].to_bits(), "{isa} {k}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic]
+fn dots_refuse_an_output_that_is_too_short() {
+    let (_, tier) = tiers("dots").pop().unwrap();
+    tier.dots(&[0.0; 64], &[0.0; 64], 32, &mut [0.0; 3], 2);
+}
+
+#[test]
+fn element_wise_primitives_of_every_length() {
+    let mut random = Random(2);
+    for (isa, tier) in tiers("accumulate, rms_norm, silu") {
+        for n in 1..=130 {
+            let rows = n % 7;
+            let (by, x) = (random.values(rows), random.values(rows * n));
+            let mut expected = random.values(n);
+            let mut found = expected.clone();
+            Scalar.accumulate(&by, &x, &mut expected);
+            tier.accumulate(&by, &x, &mut found);
+            assert_near(&found, &expected, &format!("accumulate {isa} {n}"));
+
+            let (x, gain) = (random.values(n), random.values(n));
+            Scalar.rms_norm(&x, &gain, 1e-5, &mut expected);
+            tier.rms_norm(&x, &gain, 1e-5, &mut found);
+            assert_near(&found, &expected, &format!("rms_norm {isa} {n}"));
+
+            expected = random.values(n).iter().map(|x| x * 20.0).collect();
+            found = expected.clone();
+            Scalar.silu(&mut expected);
+            tier.silu(&mut found);
+            assert_near(&found, &expected, &format!("silu {isa} {n}"));
+        }
+    }
+}
+
+#[test]
+fn exp_sum_of_every_length() {
+    let mut random = Random(3);
+    for (isa, tier) in tiers("exp_sum") {
+        for n in 1..=130 {
+            let mut expected: Vec<_> = random.values(n).iter().map(|x| x * 50.0).collect();
+            let mut found = expected.clone();
+            let scale = [1.0, 0.125, -0.3][n % 3];
+            let sum = Scalar.exp_sum(&mut expected, scale);
+            let found_sum = tier.exp_sum(&mut found, scale);
+            assert_near(&found, &expected, &format!("exp_sum {isa} {n}"));
+            assert_near(&[found_sum], &[sum], &format!("sum of exp_sum {isa} {n}"));
+        }
+    }
+}
+
+/// What `exp` is, over its whole range: two units in the last place, and the right ends.
+#[test]
+fn exp_is_within_two_units_in_the_last_place() {
+    for (isa, tier) in tiers("exp").into_iter().filter(|(isa, _)| *isa != Isa::Scalar) {
+        let mut scores: Vec<f32> = (0..=20_000).map(|i| -(i as f32) * 0.0053).collect();
+        let exact: Vec<f64> = scores.iter().map(|&x| f64::from(x).exp()).collect();
+        tier.exp_sum(&mut scores, 1.0);
+        for (index, (&found, exact)) in scores.iter().zip(exact).enumerate() {
+            let rounded = exact as f32;
+            let apart = rounded.to_bits().abs_diff(found.to_bits());
+            assert!(apart <= 2, "{isa}: exp({}) is {found:e}", -(index as f32) * 0.0053);
+        }
+        let mut ends = [0.0, -103.0, -104.5, -1e30, f32::NEG_INFINITY];
+        tier.exp_sum(&mut ends, 1.0);
+        assert_eq!(bits(&ends), bits(&[1.0, f32::from_bits(1), 0.0, 0.0, 0.0]), "{isa}");
+        let mut broken = [0.0, f32::NAN, 1.0];
+        assert!(tier.exp_sum(&mut broken, 1.0).is_nan());
+
+        let mut x = [0.0, -0.0, 100.0, -100.0, 3e38, -3e38, f32::INFINITY, f32::NAN];
+        let mut expected = x;
+        tier.silu(&mut x);
+        Scalar.silu(&mut expected);
+        for (found, expected) in x.into_iter().zip(expected) {
+            assert!(found == expected || found.is_nan() && expected.is_nan(), "{isa}: {found}");
+        }
+    }
+}
+
+/// Every codec with its parameters.
+fn codecs() -> Vec<Codec> {
+    let mut codecs = Codec::PLAIN.to_vec();
+    for scale in [Float::F32, Float::F16, Float::Bf16] {
+        for bits in Codec::AFFINE_BITS {
+            codecs.extend(Codec::AFFINE_GROUPS.map(|group| Codec::Affine { bits, group, scale }));
+        }
+        let groups = Codec::INT_GROUPS.map(Group::Of);
+        for group in groups.into_iter().chain([Group::Row]) {
+            codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+        }
+    }
+    codecs
+}
+
+#[test]
+fn unpack_gives_the_codecs_bits_for_any_bytes() {
+    let mut random = Random(4);
+    for (isa, tier) in tiers("unpack") {
+        for codec in codecs() {
+            let step = codec.column_step();
+            for cols in [step, 2 * step, 3 * step, 7 * step, 33 * step, 126 * step] {
+                let lengths = codec.row_parts(cols).expect("a fitting row");
+                for _ in 0..8 {
+                    let part =
+                        |random: &mut Random, len| (len > 0).then(|| random.bytes(len).into());
+                    let parts = Parts {
+                        data: random.bytes(lengths.data).into(),
+                        scales: part(&mut random, lengths.scales),
+                        biases: part(&mut random, lengths.biases),
+                    };
+                    let tensor = PackedTensor::new(codec, 1, 1, cols, parts).expect("a tensor");
+                    let mut expected = vec![0.0; cols];
+                    keeve_codec::row_values(&tensor, 0, &mut expected);
+                    let mut found = vec![f32::NAN; cols];
+                    tier.unpack(codec, tensor.row(0), &mut found);
+                    for (index, (a, b)) in found.iter().zip(&expected).enumerate() {
+                        let same = a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                        assert!(same, "{isa} {codec} {cols} at {index}: {a:e}, not {b:e}");
+                    }
+                }
+            }
+        }
+    }
+}
