@@ -342,6 +342,13 @@ fn gguf_rope_scaling() {
         scaled(&[kind("linear"), factor.clone()]),
         json!({"rope_type": "linear", "factor": 4.0})
     );
+    // A factor without a type is linear, also under its first name.
+    assert_eq!(
+        scaled(std::slice::from_ref(&factor)),
+        json!({"rope_type": "linear", "factor": 4.0})
+    );
+    let old = ("llama.rope.scale_linear", Value::F32(2.0));
+    assert_eq!(scaled(&[old]), json!({"rope_type": "linear", "factor": 2.0}));
     let original = ("llama.rope.scaling.original_context_length", Value::u32(4096));
     assert_eq!(
         scaled(&[kind("yarn"), factor.clone(), original]),

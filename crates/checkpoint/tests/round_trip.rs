@@ -43,6 +43,13 @@ fn safetensors_reads_back() {
         assert_eq!(&*found.data, bytes.as_slice());
     }
     let file = std::fs::read(&path).unwrap();
+    // The format's own library reads the same.
+    let theirs = ::safetensors::SafeTensors::deserialize(&file).unwrap();
+    for (tensor, bytes) in &tensors {
+        let found = theirs.tensor(&tensor.name).unwrap();
+        assert_eq!(found.dtype().to_string(), tensor.kind.to_string());
+        assert_eq!((found.shape(), found.data()), (tensor.shape.as_slice(), bytes.as_slice()));
+    }
     let header = u64::from_le_bytes(file[..8].try_into().unwrap());
     assert_eq!((8 + header) % 64, 0, "the data section is aligned");
 }

@@ -34,6 +34,12 @@ pub(crate) fn refuse_split(metadata: &Metadata) -> Result<(), Error> {
 pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
     let reader = Reader { metadata: &gguf.metadata, architecture };
     let tensor = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
+    if is_mapped(architecture)
+        && let Some(experts) = reader.count("expert_count")?.filter(|experts| *experts > 0)
+    {
+        let problem = format!("is {experts}: experts in GGUF files are not supported yet");
+        return Err(reader.wrong("expert_count", problem));
+    }
     let mut config = Map::new();
     config.insert("model_type".into(), architecture.into());
     for (field, key) in [
@@ -148,7 +154,13 @@ impl Reader<'_> {
     /// `rope_scaling` in Hugging Face's terms. Scaling as in Llama 3 has no metadata but a tensor
     /// of divisors, which becomes `{"rope_type": "factors", "factors": [...]}`.
     fn rope_scaling(&self, divisors: Option<&StoredTensor>) -> Result<Value, Error> {
-        let kind = self.metadata.string(&self.key("rope.scaling.type"))?.unwrap_or("none");
+        let factor = match self.real("rope.scaling.factor")? {
+            Some(factor) => Some(factor),
+            // The name in the first files.
+            None => self.real("rope.scale_linear")?,
+        };
+        let implied = if factor.is_some_and(|factor| factor != 0.0) { "linear" } else { "none" };
+        let kind = self.metadata.string(&self.key("rope.scaling.type"))?.unwrap_or(implied);
         if let Some(divisors) = divisors {
             if kind != "none" {
                 let problem = format!(
@@ -158,10 +170,7 @@ impl Reader<'_> {
             }
             return Ok(json!({"rope_type": "factors", "factors": divisors.to_f32()?}));
         }
-        let factor = || {
-            let factor = self.real("rope.scaling.factor")?;
-            factor.ok_or_else(|| self.wrong("rope.scaling.factor", "is missing"))
-        };
+        let factor = || factor.ok_or_else(|| self.wrong("rope.scaling.factor", "is missing"));
         match kind {
             "none" => Ok(Value::Null),
             "linear" => Ok(json!({"rope_type": "linear", "factor": factor()?})),
