@@ -431,6 +431,8 @@ fn environment() -> Environment<'static> {
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_recursion_limit(MAX_RECURSION);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    // Quadratic in the nesting depth, and of no use in a prompt.
+    environment.remove_filter("pprint");
     environment.add_filter("tojson", tojson);
     environment.add_function(
         "raise_exception",
