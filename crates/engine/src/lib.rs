@@ -6,6 +6,7 @@
 
 pub mod chat;
 mod chat_json;
+mod chat_language;
 mod chat_message;
 pub mod detokenizer;
 pub mod gguf_tokenizer;
