@@ -9,6 +9,7 @@
 
 pub mod chat;
 mod chat_json;
+mod chat_language;
 mod chat_message;
 pub mod detokenizer;
 mod engine;

@@ -410,8 +410,11 @@ fn unknown_id(tokenizer: &hf::Tokenizer) -> Option<u32> {
         }
         ModelWrapper::WordPiece(model) => model.token_to_id(&model.unk_token),
         ModelWrapper::WordLevel(model) => model.token_to_id(&model.unk_token),
-        // A Unigram model can say so only through its serialised form.
-        ModelWrapper::Unigram(_) => tokenizer.token_to_id("<unk>"),
+        // This one says so only in its serialised form.
+        ModelWrapper::Unigram(model) => {
+            let id = serde_json::to_value(model).ok()?.get("unk_id")?.as_u64()?;
+            u32::try_from(id).ok()
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tokenizers from GGUF metadata against llama.cpp's ids.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{bytes, data_folder, ids, json, text};
