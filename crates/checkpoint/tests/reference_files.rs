@@ -98,7 +98,7 @@ fn shape_of(checkpoint: &Checkpoint, name: &str) -> Vec<usize> {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn all_safetensors_models_are_read() {
     for architecture in folders(&fixtures().join("ckpt")) {
         let float = Checkpoint::open(&architecture.join("hf")).unwrap();
@@ -134,7 +134,7 @@ fn all_safetensors_models_are_read() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn mlx_weights_are_the_float_weights_within_a_step() {
     for architecture in ["llama", "qwen3", "qwen2"] {
         let folder = fixtures().join("ckpt").join(architecture);
@@ -164,7 +164,7 @@ fn mlx_weights_are_the_float_weights_within_a_step() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn all_gguf_models_are_read() {
     for folder in folders(&fixtures().join("gguf_models")) {
         let checkpoint = read_all(&folder.join("model.gguf"));
@@ -187,7 +187,7 @@ fn all_gguf_models_are_read() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn gguf_weights_are_the_float_weights() {
     for architecture in ["llama", "qwen2", "qwen3"] {
         let original = Checkpoint::open(&fixtures().join("ckpt").join(architecture).join("hf"));
@@ -216,7 +216,7 @@ fn gguf_weights_are_the_float_weights() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn packed_q_and_k_of_llama_are_in_order() {
     let original = Checkpoint::open(&fixtures().join("ckpt/llama/hf")).unwrap();
     let packed = Checkpoint::open(&fixtures().join("gguf_models/llama-q8_0/model.gguf")).unwrap();
@@ -237,7 +237,7 @@ fn packed_q_and_k_of_llama_are_in_order() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn rope_divisors_become_factors() {
     let checkpoint =
         Checkpoint::open(&fixtures().join("gguf_models/llama-f32/model.gguf")).unwrap();
@@ -258,7 +258,7 @@ fn rope_divisors_become_factors() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn formats_to_come_are_refused_by_name() {
     for (parent, methods) in [
         ("compressed_tensors", &["compressed-tensors"; 4][..]),

@@ -53,7 +53,7 @@ fn encoding_meets_cider() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn all_channels_meet_cider() {
     check(&shared("cider/cider_ops.safetensors"));
 }

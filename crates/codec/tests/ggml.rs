@@ -92,7 +92,7 @@ fn encoding_gives_the_bytes_of_ggml() {
 
 /// The file that the local one was cut from also has the decodes of ggml's bytes.
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn full_reference_encodes_and_decodes() {
     let bytes = shared("gguf/encode.safetensors");
     check_encoders(&bytes);
@@ -112,7 +112,7 @@ fn full_reference_encodes_and_decodes() {
 
 /// mlx-kquant's own encoders give other bytes than ggml's, so this covers codes that those never pick.
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn decoding_meets_mlx_kquant() {
     let bytes = shared("kquant/kq_ops.safetensors");
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");

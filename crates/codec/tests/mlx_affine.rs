@@ -74,7 +74,7 @@ fn quantize_and_dequantize_meet_mlx() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn all_rows_meet_mlx() {
     let entries: usize = Codec::AFFINE_BITS
         .into_iter()

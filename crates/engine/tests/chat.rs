@@ -255,7 +255,7 @@ fn template_words_are_not_taken_for_special_tokens() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn vision_prompts_render_as_the_reference() {
     let root = data_folder();
     let folder = root.join("models/demo-qwen3-vl");

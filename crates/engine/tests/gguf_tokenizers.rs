@@ -134,7 +134,7 @@ fn small_vocabularies_give_llama_cpps_ids() {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn all_byte_level_fixtures_give_llama_cpps_ids() {
     let mut checked = 0;
     for entry in std::fs::read_dir(data_folder().join("fixtures/gguf_models")).unwrap() {

@@ -328,7 +328,7 @@ proptest! {
 }
 
 #[test]
-#[ignore = "needs KEEVE_TEST_DATA"]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn the_demo_models_tokenizer_equals_its_reference() {
     let folder = data_folder().join("models/demo-qwen3");
     let tokenizer = Tokenizer::from_json(&bytes(&folder.join("tokenizer.json")), &[]).unwrap();

@@ -10,7 +10,7 @@ pub fn local(name: &str) -> Vec<u8> {
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
 }
 
-/// A file under `$KEEVE_TEST_DATA/fixtures`. Tests that call it are ignored by default.
+/// A file under `$KEEVE_TEST_DATA/fixtures`. Tests that call it are ignored without it.
 #[allow(dead_code, reason = "not every test binary has full-size tests")]
 pub fn shared(name: &str) -> Vec<u8> {
     let root = std::env::var_os("KEEVE_TEST_DATA").expect("KEEVE_TEST_DATA is set");
