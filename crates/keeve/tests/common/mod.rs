@@ -135,7 +135,7 @@ impl Ran {
     }
 
     /// The message of a failure: one line, no matter what was wrong.
-    fn failure(&self, code: i32) -> String {
+    pub fn failure(&self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         let line = self.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {self:?}"));
         assert!(!line.contains(char::is_control), "more than a line of text: {self:?}");
