@@ -3,8 +3,8 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use keeve_codec::{
-    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, Row, RowMut, SUPER_BLOCK, Scaling, codes,
-    decode, decode_row, encode, encode_row, group_scale, row_values, super_block,
+    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, Row, RowMut, SUPER_BLOCK, Scaling,
+    codes, decode, decode_row, encode, encode_row, group_scale, row_values, super_block,
 };
 use proptest::prelude::*;
 
