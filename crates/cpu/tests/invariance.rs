@@ -1,6 +1,8 @@
 //! Row invariance: the logits of a sequence have the same bits however its rows are cut into steps,
 //! whatever runs beside them, and on any number of threads.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // These are tests.
+
 mod common;
 
 use common::{Named, Random, bits, load, tiers};
