@@ -9,6 +9,7 @@ use keeve_graph::{
     Slot, State, Weights,
 };
 
+use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
@@ -116,6 +117,7 @@ impl Backend for Cpu {
         let loading = Loading {
             options,
             kernels,
+            gemm: Gemm::new(self.isa),
             pool: &self.pool,
             done: AtomicU64::new(0),
             total: weight_bytes,
@@ -166,6 +168,7 @@ impl Backend for Cpu {
 struct Loading<'a> {
     options: &'a LoadOptions<'a>,
     kernels: &'static dyn Kernels,
+    gemm: Gemm,
     pool: &'a Pool,
     done: AtomicU64,
     total: u64,
@@ -199,7 +202,7 @@ impl Loading<'_> {
         let packed =
             Packed::new(layout, tensor, self.kernels, self.pool, &|bytes| self.count(bytes));
         let packed = packed.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
-        Ok(Box::new(IntLinear { packed, recipes, kernels: self.kernels }))
+        Ok(Box::new(IntLinear { packed, recipes, gemm: self.gemm }))
     }
 }
 

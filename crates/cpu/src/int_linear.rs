@@ -1,24 +1,22 @@
 //! `linear` with quantized activations.
 
-use std::sync::Mutex;
-
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::Phase;
 
+use crate::gemm::{Gemm, Output};
+use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
 use crate::linear::PackedLinear;
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
 use crate::pool::Pool;
-use crate::quantize::{BlockRows, SUM_COLS};
+use crate::quantize::BlockRows;
 use crate::recipe::{Recipe, Recipes};
-use crate::scalar::oracle::{Oracle, by_panels};
+use crate::scalar::oracle::Oracle;
 use crate::shared_out::SharedOut;
 use crate::tiles::{BLOCK, Layout, Tiles};
 
 /// Bytes of weights that a task reads, at least.
 const TASK_BYTES: usize = 64 << 10;
-/// Activations that a task quantizes, at least.
-const TASK_VALUES: usize = 16 << 10;
 /// The most rows that [`Recipe::Token`], whose kernels all give the same bits, takes through the kernel
 /// that reads weights once for every few rows.
 const FEW_ROWS: usize = 8;
@@ -144,87 +142,30 @@ impl PanelSource for Packed {
 pub(crate) struct IntLinear {
     pub packed: Packed,
     pub recipes: Recipes,
-    pub kernels: &'static dyn Kernels,
-}
-
-/// What becomes of the sums of a row.
-struct Target<'a> {
-    out: SharedOut<'a>,
-    /// The row of `out` for each row of the product.
-    rows: &'a [usize],
-    bias: Option<&'a [f32]>,
-    width: usize,
-}
-
-impl Target<'_> {
-    /// Stores the sums of a tile.
-    ///
-    /// # Safety
-    /// No two threads may store the same tile at the same time.
-    unsafe fn store(&self, tile: usize, row: usize, sums: &[f32; TILE_ROWS]) {
-        let columns = tile * TILE_ROWS..self.width.min((tile + 1) * TILE_ROWS);
-        // SAFETY: the caller's promise.
-        let out = unsafe { self.out.part(self.rows[row], columns.clone()) };
-        out.copy_from_slice(&sums[..out.len()]);
-        if let Some(bias) = self.bias {
-            for (out, bias) in out.iter_mut().zip(&bias[columns]) {
-                *out += bias;
-            }
-        }
-    }
+    pub gemm: Gemm,
 }
 
 impl IntLinear {
-    /// The rows `rows` of `x`, quantized.
-    fn quantize(&self, x: &[f32], rows: &[usize], recipe: Recipe, pool: &Pool) -> BlockRows {
-        let k = self.packed.cols();
-        let mut quantized = BlockRows::new(rows.len(), k, recipe.span());
-        let (cols, spans) = (quantized.rows.cols, quantized.rows.spans());
-        let span = quantized.rows.span;
-        let codes = quantized.rows.codes.chunks_exact_mut(cols);
-        let scales = quantized.rows.scales.chunks_exact_mut(spans);
-        let sums = quantized.sums.chunks_exact_mut(cols / SUM_COLS);
-        let weighted16 = quantized.weighted16.chunks_exact_mut(cols / SUM_COLS);
-        let weighted32 = quantized.weighted32.chunks_exact_mut(cols / BLOCK);
-        let places = rows.iter().zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
-        let places = Mutex::new(places);
-        let each = TASK_VALUES.div_ceil(k);
-        pool.run(rows.len().div_ceil(each), |_, _| {
-            for _ in 0..each {
-                let next = places.lock().ok().and_then(|mut places| places.next());
-                let Some(((&row, (codes, scales)), (sums, (weighted16, weighted32)))) = next else {
-                    return;
-                };
-                let x = &x[row * k..][..k];
-                self.kernels.quantize(x, span, recipe.rounding(), codes, scales);
-                if recipe != Recipe::Panel {
-                    self.kernels.sums(codes, scales, sums, weighted16, weighted32);
-                }
-            }
-        });
-        quantized
-    }
-
-    /// The products of rows that share a recipe.
-    fn products(&self, x: &[f32], target: &Target<'_>, recipe: Recipe, pool: &Pool) {
-        let quantized = self.quantize(x, target.rows, recipe, pool);
-        let few = match recipe {
-            Recipe::Block => true,
-            Recipe::Token => target.rows.len() <= FEW_ROWS,
-            Recipe::Panel => false,
-        };
+    /// The products of few rows: `out[rows[r]] = x[r] . weights + bias`.
+    fn few(&self, x: &BlockRows, out: Output<'_>, rows: &[usize], pool: &Pool) {
         let layout = self.packed.layout();
+        let width = layout.rows;
+        let values = SharedOut::new(out.values, width);
         let each = TASK_BYTES.div_ceil(layout.tile_bytes());
         let tiles = layout.tiles();
         pool.run(tiles.div_ceil(each), |task, _| {
             for tile in task * each..tiles.min((task + 1) * each) {
-                // SAFETY: no two tasks have the same tile.
-                let store = |row: usize, sums: &_| unsafe { target.store(tile, row, sums) };
-                if few {
-                    self.packed.decode(tile, &quantized, store);
-                } else {
-                    by_panels(&self.packed, tile, &quantized.rows, store);
-                }
+                let columns = tile * TILE_ROWS..width.min((tile + 1) * TILE_ROWS);
+                self.packed.decode(tile, x, |row, sums| {
+                    // SAFETY: no two tasks have the same tile, no two rows the same place.
+                    let out_row = unsafe { values.part(rows[row], columns.clone()) };
+                    out_row.copy_from_slice(&sums[..out_row.len()]);
+                    if let Some(bias) = out.bias {
+                        for (out, bias) in out_row.iter_mut().zip(&bias[columns.clone()]) {
+                            *out += bias;
+                        }
+                    }
+                });
             }
         });
     }
@@ -244,21 +185,31 @@ impl PackedLinear for IntLinear {
 
     fn forward(
         &self,
-        x: &[f32],
+        x: &mut Input<'_>,
         phases: &[Phase],
         bias: Option<&[f32]>,
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let width = self.packed.rows();
-        let out = SharedOut::new(out, width);
+        let cols = self.packed.cols();
+        let mut run = |rows: &[usize], recipe: Recipe| {
+            if rows.is_empty() {
+                return;
+            }
+            let out = Output { values: &mut *out, rows: Some(rows), bias };
+            let few = match recipe {
+                Recipe::Block => true,
+                Recipe::Panel => false,
+                Recipe::Token => rows.len() <= FEW_ROWS,
+            };
+            if few {
+                self.few(x.by_rows(rows, cols, recipe, pool), out, rows, pool);
+            } else {
+                self.gemm.int8(&self.packed, x.by_tiles(rows, cols, recipe, pool), out, pool);
+            }
+        };
         let of = |phase: Phase| -> Vec<usize> {
             (0..phases.len()).filter(|&row| phases[row] == phase).collect()
-        };
-        let run = |rows: &[usize], recipe: Recipe| {
-            if !rows.is_empty() {
-                self.products(x, &Target { out, rows, bias, width }, recipe, pool);
-            }
         };
         let Recipes { generated, prompt } = self.recipes;
         if generated == prompt {

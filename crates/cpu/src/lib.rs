@@ -10,6 +10,8 @@
 mod attention;
 mod backend;
 mod embed;
+mod gemm;
+mod inputs;
 mod int_linear;
 mod isa;
 mod kernels;

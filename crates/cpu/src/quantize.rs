@@ -100,28 +100,33 @@ pub(crate) struct BlockRows {
 }
 
 impl QuantizedRows {
-    /// Room for `rows` rows of `k` columns, with a scale for each `span` of them: 32, 256, or
-    /// [`usize::MAX`] for one scale a row.
-    pub fn new(rows: usize, k: usize, span: usize) -> Self {
-        let cols = k.next_multiple_of(PANEL_COLS);
-        let span = span.min(cols);
-        let spans = cols / span;
-        Self { rows, cols, codes: vec![0; rows * cols], scales: vec![0.0; rows * spans], span }
-    }
-
     /// Scales of a row.
     pub fn spans(&self) -> usize {
-        self.cols.div_ceil(self.span)
+        self.cols / self.span
     }
 }
 
 impl BlockRows {
-    /// As [`QuantizedRows::new`].
-    pub fn new(rows: usize, k: usize, span: usize) -> Self {
-        let rows = QuantizedRows::new(rows, k, span);
-        let all = rows.rows * rows.cols;
-        let sums = vec![0; all / SUM_COLS];
-        Self { rows, weighted16: vec![0.0; sums.len()], weighted32: vec![0.0; all / BLOCK], sums }
+    /// No rows; [`BlockRows::resize`] makes room.
+    pub const EMPTY: Self = Self {
+        rows: QuantizedRows { rows: 0, cols: 0, codes: vec![], scales: vec![], span: 0 },
+        sums: vec![],
+        weighted16: vec![],
+        weighted32: vec![],
+    };
+
+    /// Makes room for `rows` rows of `k` columns, holding anything, with a scale for each `span` of them:
+    /// 32, or [`usize::MAX`] for one scale a row. The memory is kept.
+    pub fn resize(&mut self, rows: usize, k: usize, span: usize) {
+        let cols = k.next_multiple_of(PANEL_COLS);
+        let span = span.min(cols);
+        let all = rows * cols;
+        (self.rows.rows, self.rows.cols, self.rows.span) = (rows, cols, span);
+        self.rows.codes.resize(all, 0);
+        self.rows.scales.resize(all / span, 0.0);
+        self.sums.resize(all / SUM_COLS, 0);
+        self.weighted16.resize(all / SUM_COLS, 0.0);
+        self.weighted32.resize(all / BLOCK, 0.0);
     }
 }
 

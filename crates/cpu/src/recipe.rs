@@ -32,7 +32,7 @@
 //! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly.
 
 use keeve_codec::{Codec, Group};
-use keeve_graph::{Activations, Phase};
+use keeve_graph::Activations;
 
 use crate::panel::PANEL_COLS;
 use crate::quantize::Rounding;
@@ -103,14 +103,6 @@ impl Recipes {
                 Some(Self { generated: Recipe::Token, prompt: Recipe::Token })
             }
             _ => Some(Self { generated: Recipe::Block, prompt: Recipe::Panel }),
-        }
-    }
-
-    /// The recipe for rows of a phase.
-    pub fn of(self, phase: Phase) -> Recipe {
-        match phase {
-            Phase::Generated => self.generated,
-            Phase::Prompt => self.prompt,
         }
     }
 }

@@ -78,7 +78,8 @@ fn widths(codec: Codec) -> Vec<usize> {
 }
 
 fn quantized(x: &[f32], k: usize, recipe: Recipe, tier: &dyn Kernels) -> BlockRows {
-    let mut to = BlockRows::new(x.len() / k, k, recipe.span());
+    let mut to = BlockRows::EMPTY;
+    to.resize(x.len() / k, k, recipe.span());
     let (cols, spans, span) = (to.rows.cols, to.rows.spans(), to.rows.span);
     for (row, x) in x.chunks_exact(k).enumerate() {
         let codes = &mut to.rows.codes[row * cols..][..cols];

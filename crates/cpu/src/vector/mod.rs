@@ -10,8 +10,7 @@ mod panels;
 mod tier;
 mod unpack;
 
-use lanes::Lanes;
-
+pub(crate) use lanes::Lanes;
 pub(crate) use tier::{Avx2, Avx512};
 
 /// Rows of a tile of [`dots`].
