@@ -131,22 +131,42 @@ pub(super) unsafe fn expand<V: IntLanes, const BITS: usize>(at: *const u8, flip:
             }
             return words;
         }
-        let (mut line, mut shift) = (at, 0);
-        for width in [4, 2, 1] {
-            if BITS & width == 0 {
-                continue;
-            }
-            let mask = V::splat(((1 << width) - 1) * 0x0101_0101 << shift);
-            let each = 8 / width;
-            for first in (0..WORDS).step_by(each) {
-                let vector = V::load(line);
-                for part in 0..each {
-                    let bits = vector.shift16(shift - (part * width) as i32).and(mask);
-                    words[first + part] = words[first + part].or(bits);
+        /// Adds the codes of a plane: those of each vector, one every so many bits.
+        macro_rules! plane {
+            ($at:expr, $mask:literal, [$($left:literal)+]) => {
+                let (mask, shifts) = (V::splat($mask), [$($left),+]);
+                for first in (0..WORDS).step_by(shifts.len()) {
+                    let vector = V::load($at.add(first / shifts.len() * LINE));
+                    let parts = [$(vector.shift16::<$left>().and(mask)),+];
+                    for (word, part) in words[first..].iter_mut().zip(parts) {
+                        *word = word.or(part);
+                    }
                 }
-                line = line.add(LINE);
+            };
+        }
+        if BITS & 4 != 0 {
+            plane!(at, 0x0f0f_0f0f, [0 - 4]);
+        }
+        match BITS {
+            2 | 3 => {
+                plane!(at, 0x0303_0303, [0 - 2 - 4 - 6]);
             }
-            shift += width as i32;
+            6 => {
+                plane!(at.add(4 * LINE), 0x3030_3030, [4 2 0 -2]);
+            }
+            _ => {}
+        }
+        match BITS {
+            1 => {
+                plane!(at, 0x0101_0101, [0 - 1 - 2 - 3 - 4 - 5 - 6 - 7]);
+            }
+            3 => {
+                plane!(at.add(2 * LINE), 0x0404_0404, [2 1 0 -1 -2 -3 -4 -5]);
+            }
+            5 => {
+                plane!(at.add(4 * LINE), 0x1010_1010, [4 3 2 1 0 -1 -2 -3]);
+            }
+            _ => {}
         }
         words
     }
@@ -417,7 +437,7 @@ unsafe fn short_runs<V: IntLanes, const BITS: usize, const MINIMUM: bool, const 
                     if MINIMUM {
                         let both = V::load_u8(at);
                         scale[run] = both.and(V::splat(15));
-                        minimum[run] = both.shift16(-4).to_floats();
+                        minimum[run] = both.shift16::<-4>().to_floats();
                     } else {
                         scale[run] = V::load_i8(at);
                     }

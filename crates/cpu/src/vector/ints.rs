@@ -40,9 +40,9 @@ pub(crate) trait IntLanes: Copy {
     /// Bits set in one.
     unsafe fn xor(self, other: Self) -> Self;
 
-    /// Every 16-bit number shifted to the left by so many bits (from -14 to 14; less than zero: to the
+    /// Every 16-bit number shifted to the left by `LEFT` bits (from -14 to 14; less than zero: to the
     /// right), filled up with zeros.
-    unsafe fn shift16(self, left: i32) -> Self;
+    unsafe fn shift16<const LEFT: i32>(self) -> Self;
 
     /// Sums of 32-bit lanes, wrapping.
     unsafe fn add(self, other: Self) -> Self;
@@ -64,7 +64,7 @@ pub(crate) trait IntLanes: Copy {
     unsafe fn to_floats(self) -> Self::Floats;
 }
 
-/// A shift by an amount that is known once everything around it has been inlined.
+/// A shift by a constant of either sign: the instructions want theirs as a literal.
 macro_rules! shift {
     ($left:expr, $self:expr, $sll:ident, $srl:ident, [$($n:literal)+]) => {
         match $left {
@@ -140,8 +140,8 @@ impl IntLanes for __m256i {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn shift16(self, left: i32) -> Self {
-        shift!(left, self, _mm256_slli_epi16, _mm256_srli_epi16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
+    unsafe fn shift16<const LEFT: i32>(self) -> Self {
+        shift!(LEFT, self, _mm256_slli_epi16, _mm256_srli_epi16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
     }
 
     #[inline]
@@ -251,8 +251,8 @@ impl IntLanes for __m512i {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn shift16(self, left: i32) -> Self {
-        shift!(left, self, _mm512_slli_epi16, _mm512_srli_epi16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
+    unsafe fn shift16<const LEFT: i32>(self) -> Self {
+        shift!(LEFT, self, _mm512_slli_epi16, _mm512_srli_epi16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
     }
 
     #[inline]

@@ -61,14 +61,19 @@ pub(super) unsafe fn panel<V: IntLanes>(
             };
         }
         let factors = factors(layout, &runs, scales);
+        // By how many bits codes are shifted to the left: those in even bytes, and those in odd ones, which
+        // are eight bits up already.
         match layout.codes.bits {
-            1 => requantize::<V, 1>(layout, tile, block, &factors, codes),
-            2 => requantize::<V, 2>(layout, tile, block, &factors, codes),
-            3 => requantize::<V, 3>(layout, tile, block, &factors, codes),
-            4 => requantize::<V, 4>(layout, tile, block, &factors, codes),
-            5 => requantize::<V, 5>(layout, tile, block, &factors, codes),
-            6 => requantize::<V, 6>(layout, tile, block, &factors, codes),
-            _ => requantize::<V, 8>(layout, tile, block, &factors, codes),
+            1 => requantize::<V, 1, 14, 6>(layout, tile, block, &factors, codes),
+            2 => requantize::<V, 2, 13, 5>(layout, tile, block, &factors, codes),
+            3 => requantize::<V, 3, 12, 4>(layout, tile, block, &factors, codes),
+            4 => requantize::<V, 4, 11, 3>(layout, tile, block, &factors, codes),
+            5 => requantize::<V, 5, 10, 2>(layout, tile, block, &factors, codes),
+            6 => requantize::<V, 6, 9, 1>(layout, tile, block, &factors, codes),
+            _ if layout.codes.signed => {
+                requantize::<V, 8, 8, 0>(layout, tile, block, &factors, codes)
+            }
+            _ => requantize::<V, 8, 7, -1>(layout, tile, block, &factors, codes),
         }
     }
 }
@@ -217,14 +222,13 @@ unsafe fn exact<V: IntLanes, const BITS: usize>(
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn requantize<V: IntLanes, const BITS: usize>(
+unsafe fn requantize<V: IntLanes, const BITS: usize, const EVEN: i32, const ODD: i32>(
     layout: &Layout,
     tile: &[u8],
     block: usize,
     factors: &Factors,
     codes: &mut [i8; TILE_ROWS * PANEL_COLS],
 ) {
-    let shift = layout.code_shift() as i32;
     for (index, out) in codes.chunks_exact_mut(TILE_ROWS * BLOCK).enumerate() {
         let Some(at) = block_at(layout, block * PANEL_COLS + index * BLOCK) else {
             out.fill(0);
@@ -243,13 +247,13 @@ unsafe fn requantize<V: IntLanes, const BITS: usize>(
                     let plus = V::load(factors.summands[run][row..].as_ptr().cast());
                     for word in half * WORDS / 2..(half + 1) * WORDS / 2 {
                         let code = words[word];
-                        let even = code.and(low).shift16(shift);
-                        let odd = code.and(high).shift16(shift - 8);
+                        let even = code.and(low).shift16::<EVEN>();
+                        let odd = code.and(high).shift16::<ODD>();
                         let even = even.mul_high16(by).add16(plus);
                         let odd = odd.mul_high16(by).add16(plus);
                         // The whole part of each, in its byte.
-                        let even = even.shift16(-(FRACTION_BITS as i32)).and(low);
-                        let odd = odd.shift16(8 - FRACTION_BITS as i32).and(high);
+                        let even = even.shift16::<{ -(FRACTION_BITS as i32) }>().and(low);
+                        let odd = odd.shift16::<{ 8 - FRACTION_BITS as i32 }>().and(high);
                         let at = word * LINE + 4 * row;
                         even.or(odd).store(out.as_mut_ptr().cast::<u8>().add(at));
                     }
