@@ -3,12 +3,14 @@
 //! Every function here is inlined into a function that has the tier's instructions switched on
 //! (see [`tier`]), which is what makes the lanes' methods single instructions.
 
+mod decode;
+mod ints;
 mod lanes;
+mod panels;
 mod tier;
 mod unpack;
 
-use lanes::Lanes;
-
+pub(crate) use lanes::Lanes;
 pub(crate) use tier::{Avx2, Avx512};
 
 /// Rows of a tile of [`dots`].
