@@ -1,4 +1,4 @@
-//! What configs become, and which are refused.
+//! What configs become, and which are refused. Rotary frequencies are in `rope.rs`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -25,63 +25,6 @@ fn model(architecture: &str, fields: Value) -> Model {
 
 fn refusal(architecture: &str, fields: Value) -> String {
     build(&config(architecture, fields)).unwrap_err().to_string()
-}
-
-fn rope(fields: Value) -> Rope {
-    let model = model("llama", fields);
-    assert_eq!(model.graph.ropes().len(), 1);
-    model.graph.ropes()[0].clone()
-}
-
-fn assert_close(found: &Rope, frequencies: &[f64], amplitude: f64) {
-    assert_eq!(found.frequencies.len(), frequencies.len());
-    assert!(found.axes.iter().all(|&axis| axis == 0));
-    let close = |found: f32, expected: f64| (f64::from(found) / expected - 1.0).abs() < 1e-6;
-    let all =
-        found.frequencies.iter().zip(frequencies).all(|(&found, &expected)| close(found, expected));
-    assert!(all, "{:?} and {frequencies:?}", found.frequencies);
-    assert!(close(found.amplitude, amplitude), "{}", found.amplitude);
-}
-
-// Expected frequencies were computed apart, from the formulas in huggingface/transformers
-// `src/transformers/modeling_rope_utils.py`.
-#[test]
-fn rotary_frequencies_follow_the_scaling() {
-    let plain = [1.0, 0.1, 0.01, 0.001];
-    assert_close(&rope(json!({})), &plain, 1.0);
-    assert_close(&rope(json!({ "rope_scaling": null })), &plain, 1.0);
-    assert_close(&rope(json!({ "rope_scaling": { "rope_type": "default" } })), &plain, 1.0);
-    let linear = json!({ "rope_scaling": { "rope_type": "linear", "factor": 4 } });
-    assert_close(&rope(linear), &plain.map(|frequency| frequency / 4.0), 1.0);
-    let factors = json!({ "rope_scaling": { "rope_type": "factors", "factors": [1, 2, 4, 8] } });
-    assert_close(&rope(factors), &[1.0, 0.05, 0.0025, 0.000125], 1.0);
-    let llama3 = json!({ "head_dim": 16, "rope_theta": 500_000, "rope_scaling": {
-        "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
-        "original_max_position_embeddings": 8192 } });
-    let expected = [
-        1.0,
-        0.193_922_744_748_685_76,
-        0.037_606_030_930_863_94,
-        0.007_292_664_737_217_109,
-        0.000_524_846_160_992_954_7,
-        3.428_102_195_952_591e-5,
-        6.647_869_871_181_236e-6,
-        1.289_173_172_151_557_4e-6,
-    ];
-    assert_close(&rope(llama3), &expected, 1.0);
-    let yarn = json!({ "head_dim": 16, "rope_scaling": { "rope_type": "yarn", "factor": 4,
-        "original_max_position_embeddings": 2048 } });
-    let expected = [
-        1.0,
-        0.316_227_766_016_837_94,
-        0.1,
-        0.025_693_505_988_868_08,
-        0.006_25,
-        0.001_383_496_476_323_665_7,
-        0.000_25,
-        7.905_694_150_420_948e-5,
-    ];
-    assert_close(&rope(yarn), &expected, 1.138_629_436_111_989);
 }
 
 #[test]
