@@ -14,6 +14,7 @@ mod gemm;
 mod isa;
 mod kernels;
 mod linear;
+pub mod measure;
 mod panel;
 mod plan;
 mod pool;

@@ -91,6 +91,7 @@ tier!(
 );
 
 tier!(
-    /// AVX-512 F, BW, DQ and VL: 32 registers of 16 lanes.
-    Avx512: __m512, 4 columns, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl"
+    /// AVX-512 F, BW, DQ, VL and VNNI: 32 registers of 16 lanes.
+    Avx512: __m512, 4 columns,
+    "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl" "avx512vnni"
 );
