@@ -16,6 +16,7 @@ mod int_linear;
 mod isa;
 mod kernels;
 mod linear;
+pub mod measure;
 mod panel;
 mod plan;
 mod pool;

@@ -4,12 +4,12 @@
 //! number of rows: so a row's result does not depend on the rows beside it. Under `float` nothing is
 //! quantized and both phases are the same.
 //!
-//! | codec | `auto`, `int8`: generated | `auto`, `int8`: prompt |
-//! |---|---|---|
-//! | `f32`, `f16`, `bf16` | not quantized | not quantized |
-//! | `int8` (a scale for each row) | [`Recipe::Token`] | [`Recipe::Token`] |
-//! | `int8-g*`, `int4`, `int4-g*` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `affine*`, `q*_0`, `q*_1`, `q*_k` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | codec | mode | generated | prompt |
+//! |---|---|---|---|
+//! | `f32`, `f16`, `bf16` | `auto`, `int8` | not quantized | not quantized |
+//! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`] |
+//! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `int8-g*`, `int4-g*`, `affine*`, `q*_0`, `q*_1`, `q*_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //!
 //! # Panels
 //! [`Recipe::Panel`] turns the weights of a row in 256 columns into int8 with one scale. Their codes `q`
@@ -57,8 +57,8 @@ pub(crate) enum Recipe {
     /// Activations have a scale for each 256 columns, [`Rounding::HalfEven`], and so have weights, which
     /// are quantized to int8: see above. Products are exact in `i32` within these.
     Panel,
-    /// Cider's W8A8: activations have one scale for a row, [`Rounding::HalfAway`], and so have weights.
-    /// Products are exact in `i32` over the whole row.
+    /// Cider's W8A8 and W4A8: activations have one scale for a row, [`Rounding::HalfAway`], and so have
+    /// weights. Products are exact in `i32` over the whole row.
     Token,
 }
 
@@ -93,16 +93,15 @@ pub(crate) struct Recipes {
 impl Recipes {
     /// The table above; `None` if nothing is quantized.
     pub fn choose(codec: Codec, activations: Activations) -> Option<Self> {
-        match activations {
-            Activations::Float | Activations::Bf16 => return None,
-            Activations::Int8 | Activations::Auto => {}
-        }
-        match codec {
-            Codec::Float(_) => None,
-            Codec::Int8 { group: Group::Row, .. } => {
-                Some(Self { generated: Recipe::Token, prompt: Recipe::Token })
-            }
-            _ => Some(Self { generated: Recipe::Block, prompt: Recipe::Panel }),
+        const FAITHFUL: Recipes = Recipes { generated: Recipe::Block, prompt: Recipe::Panel };
+        const CIDER: Recipes = Recipes { generated: Recipe::Token, prompt: Recipe::Token };
+        match (activations, codec) {
+            (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => None,
+            (
+                Activations::Int8,
+                Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
+            ) => Some(CIDER),
+            _ => Some(FAITHFUL),
         }
     }
 }

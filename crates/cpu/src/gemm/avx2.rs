@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::block::{Block, ROW_BYTES, TILE};
-use super::operands::{Group, Operands, Product, Sums};
+use super::operands::{Group, Operands, Panel, Product, Sums};
 
 /// Rows whose sums are in registers at one time, four registers each.
 const ROWS: usize = 3;
@@ -26,7 +26,7 @@ pub(super) unsafe fn multiply(
     for row_tile in 0..group.row_tiles {
         let rows = (group.rows - row_tile * TILE).min(TILE);
         for block in 0..operands.blocks {
-            widen(&operands.x[(group.row_tile + row_tile) * operands.blocks + block], &mut x);
+            widen(operands.x(group.row_tile + row_tile, block), &mut x);
             let x_scales = operands.x_scales(group.row_tile + row_tile, 1, block);
             for tile in 0..group.tiles {
                 let weights = operands.weights(group.tile + tile, block);
@@ -73,7 +73,7 @@ fn widen(block: &Block, rows: &mut [[i16; ROW_BYTES]; TILE]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn dots<const COUNT: usize>(
     x: &[[i16; ROW_BYTES]],
-    weights: *const i8,
+    weights: &Panel,
     store: &mut impl FnMut(usize, usize, __m256i),
 ) {
     // Of each row, register `r` has the weight rows `4 r ..`, two sums each.
@@ -83,7 +83,7 @@ unsafe fn dots<const COUNT: usize>(
         for register in 0..4 {
             // SAFETY: the block has 64 lines of 64 bytes, a row of activations 64 times four values.
             unsafe {
-                let line = weights.add(four * 64 + register * 16);
+                let line = weights.as_ptr().add(four * 64 + register * 16);
                 let line = _mm256_cvtepi8_epi16(_mm_loadu_si128(line.cast()));
                 for (sums, x) in sums.iter_mut().zip(x) {
                     let x = x.as_ptr().add(four * 4).cast::<i64>().read_unaligned();

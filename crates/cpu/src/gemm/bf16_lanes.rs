@@ -2,7 +2,7 @@
 //! are the same to the last bit. Products of two bf16 are exact in `f32`.
 
 use super::block::{BF16_COLS, Block, TILE};
-use super::operands::{GROUP, Group, Operands, Sums};
+use super::operands::{GROUP_ROWS, Group, Operands, Panel, Sums};
 use crate::vector::Lanes;
 
 /// Columns that AMX adds up from zero before it adds them to a sum.
@@ -23,15 +23,14 @@ pub(super) unsafe fn multiply<V: Lanes, const ROWS: usize>(
     group: Group,
     sums: &mut Sums,
 ) {
-    let mut x = [[[0.0; BF16_COLS]; TILE]; GROUP];
+    let mut x = [[[0.0; BF16_COLS]; TILE]; GROUP_ROWS];
     let mut weights = [[0.0; TILE]; BF16_COLS];
     for block in 0..operands.blocks {
         for (tile, x) in x[..group.row_tiles].iter_mut().enumerate() {
-            widen_rows(&operands.x[(group.row_tile + tile) * operands.blocks + block], x);
+            widen_rows(operands.x(group.row_tile + tile, block), x);
         }
         for tile in 0..group.tiles {
-            // SAFETY: the operands have the block.
-            unsafe { widen_columns(operands.weights(group.tile + tile, block), &mut weights) };
+            widen_columns(operands.weights(group.tile + tile, block), &mut weights);
             for start in (0..group.rows).step_by(ROWS) {
                 let (row_tile, row) = (start / TILE, start % TILE);
                 let left = (group.rows - start).min(ROWS);
@@ -106,18 +105,14 @@ fn widen_rows(block: &Block, rows: &mut Rows) {
 }
 
 /// The columns of a block of weights.
-///
-/// # Safety
-/// `weights` must be a whole block.
 #[inline(always)]
-unsafe fn widen_columns(weights: *const i8, columns: &mut Columns) {
-    for (pair, columns) in columns.chunks_exact_mut(2).enumerate() {
-        for row in 0..TILE {
-            // SAFETY: the block has 64 lines of 16 pairs.
-            let both = unsafe { weights.cast::<u32>().add(pair * TILE + row).read_unaligned() };
-            let both = u32::from_le(both);
-            columns[0][row] = f32::from_bits(both << 16);
-            columns[1][row] = f32::from_bits(both & 0xffff_0000);
+fn widen_columns(weights: &Panel, columns: &mut Columns) {
+    let pairs = weights.as_chunks::<4>().0.chunks_exact(TILE);
+    for (pairs, columns) in pairs.zip(columns.as_chunks_mut::<2>().0) {
+        for (row, &pair) in pairs.iter().enumerate() {
+            let pair = u32::from_le_bytes(pair.map(|byte| byte as u8));
+            columns[0][row] = f32::from_bits(pair << 16);
+            columns[1][row] = f32::from_bits(pair & 0xffff_0000);
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const BF16_COLS: usize = ROW_BYTES / 2;
 /// tile register as `tdpbssd` and `tdpbf16ps` want it.
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(super) struct Block(pub [i8; TILE * ROW_BYTES]);
+pub(crate) struct Block(pub [i8; TILE * ROW_BYTES]);
 
 impl Block {
     pub const ZERO: Self = Self([0; TILE * ROW_BYTES]);
@@ -33,13 +33,12 @@ impl Block {
         unsafe { &mut *(&raw mut self.0).cast() }
     }
 
-    /// The blocks that fit into `memory`, and the memory after them.
-    pub fn within(memory: &mut [f32], count: usize) -> (&mut [Self], &mut [f32]) {
+    /// `memory` as blocks: at least [`Self::FLOATS`] values each and [`Self::SLACK`].
+    pub fn within(memory: &mut [f32], count: usize) -> &mut [Self] {
         let skip = memory.as_ptr().align_offset(align_of::<Self>());
-        let (blocks, rest) = memory[skip..].split_at_mut(count * Self::FLOATS);
+        let blocks = &mut memory[skip..][..count * Self::FLOATS];
         // SAFETY: the memory is aligned, any bytes are a block, and nobody else has it.
-        let blocks = unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), count) };
-        (blocks, rest)
+        unsafe { std::slice::from_raw_parts_mut(blocks.as_mut_ptr().cast(), count) }
     }
 
     /// `f32` values that take as much memory as a block.

@@ -1,10 +1,10 @@
 //! Products of many rows: activations in int8 or bf16 by panels of weights.
 //!
-//! Work is split over weight rows. A task unpacks some weight tiles, a panel that stays in the
-//! second level of cache, and multiplies all rows of activations with it, in groups whose operands
-//! and sums stay in the first level. What a number is computed from, and in which order, depends on
-//! nothing but its own row and column, so rows are invariant, and all tiers give the same bits: int8
-//! products are exact in `i32`, and `f32` operations come in the same order everywhere.
+//! A task has some rows of activations, and of them columns that stay in the second level of cache
+//! together; it goes through its weight rows panel by panel, and through the activations with each
+//! panel, while the next panel is fetched. What a number is computed from, and in which order,
+//! depends on nothing but its own row and column, so rows are invariant, and all tiers give the same
+//! bits: int8 products are exact in `i32`, and `f32` operations come in the same order everywhere.
 //!
 //! With `dot[b]` the product of the 256 columns of block `b`, and `fma` rounding once:
 //!
@@ -31,6 +31,8 @@ mod bf16_lanes;
 mod block;
 mod operands;
 mod oracle;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod rate;
 mod rows;
 mod source;
 mod unit;
@@ -39,11 +41,11 @@ mod vnni;
 
 use std::ops::Range;
 
-use self::block::{Block, SumTile, TILE};
-use self::operands::{GROUP, Group, Operands, Product, Sums};
+use self::block::{SumTile, TILE};
+use self::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
-use self::unit::Unit;
+use self::unit::{Started, Unit};
 use crate::isa::Isa;
 use crate::panel::PanelSource;
 use crate::pool::Pool;
@@ -52,15 +54,20 @@ use crate::shared_out::SharedOut;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::amx::Amx;
-pub(crate) use self::block::BF16_COLS;
+pub(crate) use self::block::{BF16_COLS, Block};
 pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use self::source::Bf16Source;
 
-/// Bytes of a panel, about: with a group of activations it fits into a second level of 2 MiB.
-const PANEL_BYTES: usize = 640 << 10;
+/// Blocks of a row that are multiplied at one time: 40 KiB of each tile.
+const RUN_BLOCKS: usize = 10;
+/// Row tiles of activations that a task has: with a run of blocks each, 1.25 MiB of a second level
+/// of 2 MiB, the rest of which is for panels.
+const TASK_ROW_TILES: usize = 32;
 /// Tasks for each thread, at least, where there are enough weights: so that threads end at about
 /// the same time.
 const TASKS_PER_THREAD: usize = 4;
+/// Weight tiles of a panel.
+const PANEL_TILES: usize = 4;
 /// So many columns of int8 cannot overflow an `i32`.
 const LONGEST_ROW: usize = 1 << 17;
 
@@ -129,7 +136,11 @@ impl Gemm {
             Product::ScaledInt8 if !x.scale_per_block => vec![1.0; x.tiles.tiles() * TILE],
             _ => vec![],
         };
-        let width = panel_tiles(n, source.blocks(), pool.threads());
+        let places = Places {
+            row_tasks: x.tiles.tiles().div_ceil(TASK_ROW_TILES),
+            panels: n.div_ceil(TILE * PANEL_TILES),
+            threads: pool.threads(),
+        };
         let job = Job {
             unit: self.unit,
             source,
@@ -140,20 +151,38 @@ impl Gemm {
             places: out.rows,
             out: SharedOut::new(out.values, n),
         };
-        pool.run(n.div_ceil(TILE * width), |task, scratch| {
-            let tiles = task * width..((task + 1) * width).min(n.div_ceil(TILE));
-            job.panel(tiles, scratch);
+        pool.run(places.tasks(), |task, scratch| {
+            let (rows, panels) = places.task(task);
+            let rows = rows.start..rows.end.min(job.x.tiles.tiles());
+            job.rows_by_panels(rows, panels, scratch);
         });
     }
 }
 
-/// Weight tiles of a panel: a multiple of a group, or an even number where a group is too large.
-fn panel_tiles(n: usize, blocks: usize, threads: usize) -> usize {
-    let room = PANEL_BYTES / (blocks.max(1) * size_of::<Block>());
-    let share = n.div_ceil(TILE) / (threads * TASKS_PER_THREAD);
-    match room.min(share) {
-        0..=3 => 2,
-        tiles => tiles / GROUP * GROUP,
+/// How a product is cut into tasks.
+struct Places {
+    row_tasks: usize,
+    panels: usize,
+    threads: usize,
+}
+
+impl Places {
+    /// Into how many parts the panels are cut.
+    fn panel_tasks(&self) -> usize {
+        let wanted = (self.threads * TASKS_PER_THREAD).div_ceil(self.row_tasks);
+        wanted.max(self.threads).min(self.panels)
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_tasks * self.panel_tasks()
+    }
+
+    /// The row tiles (perhaps more than there are) and the panels of a task.
+    fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let parts = self.panel_tasks();
+        let (row, part) = (index / parts, index % parts);
+        let panel = |part: usize| part * self.panels / parts;
+        (row * TASK_ROW_TILES..(row + 1) * TASK_ROW_TILES, panel(part)..panel(part + 1))
     }
 }
 
@@ -177,42 +206,126 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// All rows by the weight tiles `tiles`.
-    fn panel(&self, tiles: Range<usize>, scratch: &mut Scratch) {
+    /// The row tiles `rows` by the weights of `panels`.
+    fn rows_by_panels(&self, rows: Range<usize>, panels: Range<usize>, scratch: &mut Scratch) {
         let blocks = self.source.blocks();
-        let scale_blocks = self.source.scale_blocks();
+        let unit = self.unit.start();
+        let mut first_block = 0;
+        while first_block < blocks {
+            let run = first_block..(first_block + RUN_BLOCKS).min(blocks);
+            for panel in panels.clone() {
+                let tiles = |panel: usize| {
+                    panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles())
+                };
+                let next = if panel + 1 < panels.end { tiles(panel + 1) } else { 0..0 };
+                self.panel(&unit, rows.clone(), tiles(panel), run.clone(), next, scratch);
+            }
+            first_block = run.end;
+        }
+    }
+
+    /// Weight tiles.
+    fn tiles(&self) -> usize {
+        self.source.rows().div_ceil(TILE)
+    }
+
+    /// The row tiles `rows` by the weight tiles `tiles`, of the columns of `run`; fetches the tiles
+    /// `next`, if they need not be unpacked.
+    fn panel(
+        &self,
+        unit: &Started,
+        rows: Range<usize>,
+        tiles: Range<usize>,
+        run: Range<usize>,
+        next: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let scale_blocks = self.source.scale_blocks().min(run.len());
         // Kernels read the scales of two tiles at a time.
         let scale_step = tiles.len().next_multiple_of(2) * TILE;
-        let memory = tiles.len() * blocks;
-        let [memory_and_slack, scales] =
-            scratch.take([memory * Block::FLOATS + Block::SLACK, scale_step * scale_blocks]);
+        let count = tiles.len() * run.len();
+        let [memory, scales] =
+            scratch.take([count * Block::FLOATS + Block::SLACK, scale_step * scale_blocks]);
         scales.fill(0.0);
-        let (memory, _) = Block::within(memory_and_slack, memory);
-        let weights = unpack(self.source, tiles.clone(), memory, scales, scale_step);
+        let memory = Block::within(memory, count);
+        let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
+        let next: Vec<_> = next
+            .flat_map(|tile| run.clone().map(move |block| (tile, block)))
+            .map_while(|(tile, block)| self.source.stored(tile, block))
+            .collect();
+        let pairs = tiles.len().div_ceil(GROUP_TILES) * rows.len().div_ceil(2);
+        let mut ahead = Ahead::new(&next, pairs * run.len());
         let by_block = self.product == Product::ScaledInt8;
         let row_width = self.x.tiles.tiles() * TILE;
         let operands = Operands {
             x: &self.x.tiles.memory,
+            x_blocks: self.source.blocks(),
+            first_block: run.start,
+            blocks: run.len(),
             x_scales: if by_block && !self.x.scale_per_block { self.ones } else { self.x.scales },
+            x_scale_step: if self.x.scale_per_block { row_width } else { 0 },
             weights: &weights,
             weight_scales: scales,
-            blocks,
-            x_scale_step: if self.x.scale_per_block { row_width } else { 0 },
             weight_scale_step: if scale_blocks > 1 { scale_step } else { 0 },
         };
-        let unit = self.unit.start();
-        let mut row_tile = 0;
-        while row_tile < self.x.tiles.tiles() {
-            let row_tiles = (self.x.tiles.tiles() - row_tile).min(GROUP);
+        for row_tile in rows.clone().step_by(GROUP_ROWS) {
+            let row_tiles = (rows.end - row_tile).min(GROUP_ROWS);
             let rows = (self.x.tiles.rows - row_tile * TILE).min(row_tiles * TILE);
-            for tile in (0..tiles.len()).step_by(GROUP) {
-                let group =
-                    Group { row_tile, row_tiles, rows, tile, tiles: GROUP.min(tiles.len() - tile) };
-                let mut sums = [[SumTile::ZERO; GROUP]; GROUP];
-                unit.multiply(&operands, group, self.product, &mut sums);
-                unit.finish(|| self.finish(&sums, group, tiles.start, scales));
+            for tile in (0..tiles.len()).step_by(GROUP_TILES) {
+                let group = Group {
+                    row_tile,
+                    row_tiles,
+                    rows,
+                    tile,
+                    tiles: GROUP_TILES.min(tiles.len() - tile),
+                };
+                let mut sums = [[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS];
+                if run.start > 0 {
+                    self.resume(&mut sums, group, tiles.start);
+                }
+                unit.multiply(&operands, group, self.product, &mut ahead, &mut sums);
+                if run.end < self.source.blocks() {
+                    self.suspend(&sums, group, tiles.start);
+                } else {
+                    unit.finish(|| self.finish(&sums, group, tiles.start, scales));
+                }
             }
-            row_tile += row_tiles;
+        }
+    }
+
+    /// The part of the output that is row `row` of a group.
+    ///
+    /// # Safety
+    /// As [`SharedOut::part`]: a task may ask for its own groups, one row at a time.
+    #[inline(always)]
+    unsafe fn place(&self, group: Group, row: usize, first_tile: usize) -> &mut [f32] {
+        let start = (first_tile + group.tile) * TILE;
+        let columns = start..(start + group.tiles * TILE).min(self.source.rows());
+        let from = group.row_tile * TILE + row;
+        let to = self.places.map_or(from, |places| places[from]);
+        // SAFETY: no two tasks have the same weight rows and rows, no two rows the same place.
+        unsafe { self.out.part(to, columns) }
+    }
+
+    /// Puts sums that are not complete where the results will be.
+    fn suspend(&self, sums: &Sums, group: Group, first_tile: usize) {
+        for row in 0..group.rows {
+            // SAFETY: the group is this task's.
+            let out = unsafe { self.place(group, row, first_tile) };
+            for (out, sums) in out.chunks_mut(TILE).zip(&sums[row / TILE]) {
+                out.copy_from_slice(&sums.0[row % TILE * TILE..][..out.len()]);
+            }
+        }
+    }
+
+    /// Takes back what [`Self::suspend`] has put away.
+    fn resume(&self, sums: &mut Sums, group: Group, first_tile: usize) {
+        for row in 0..group.rows {
+            // SAFETY: the group is this task's.
+            let out = unsafe { self.place(group, row, first_tile) };
+            for (out, sums) in out.chunks(TILE).zip(&mut sums[row / TILE]) {
+                sums.0[row % TILE * TILE..][..out.len()].copy_from_slice(out);
+            }
         }
     }
 
@@ -220,12 +333,10 @@ impl Job<'_> {
     #[inline(always)]
     fn finish(&self, sums: &Sums, group: Group, first_tile: usize, scales: &[f32]) {
         let start = (first_tile + group.tile) * TILE;
-        let columns = start..(start + group.tiles * TILE).min(self.source.rows());
         for row in 0..group.rows {
             let from = group.row_tile * TILE + row;
-            let to = self.places.map_or(from, |places| places[from]);
-            // SAFETY: no two tasks have the same weight rows, no two rows the same place.
-            let out = unsafe { self.out.part(to, columns.clone()) };
+            // SAFETY: the group is this task's.
+            let out = unsafe { self.place(group, row, first_tile) };
             let line = row % TILE * TILE;
             for (tile, out) in out.chunks_mut(TILE).enumerate() {
                 let sums = &sums[row / TILE][tile];
@@ -259,25 +370,27 @@ impl Job<'_> {
     }
 }
 
-/// The blocks of `tiles`, `[tile][block]`: those that are stored so, or else unpacked into `memory`.
-/// `scales` gets the scales, `[scale block][tile][16]`, `step` values from block to block.
+/// The blocks `run` of `tiles`, `[tile][block]`: as they are stored, or else unpacked into `memory`.
+/// `scales` gets the scales, `[block][tile][16]`, `step` values from block to block, or those of the
+/// first block only, as much as there is room for.
 fn unpack<'a>(
     source: &'a dyn Source,
     tiles: Range<usize>,
+    run: Range<usize>,
     memory: &'a mut [Block],
     scales: &mut [f32],
     step: usize,
-) -> Vec<&'a [i8]> {
-    let blocks = source.blocks();
+) -> Vec<&'a Panel> {
     let mut weights = Vec::with_capacity(memory.len());
     for (index, memory) in memory.iter_mut().enumerate() {
-        let (tile, block) = (index / blocks, index % blocks);
-        let stored = source.stored(tiles.start + tile, block);
-        if stored.is_none() || block < source.scale_blocks() {
+        let (tile, block) = (index / run.len(), index % run.len());
+        let stored = source.stored(tiles.start + tile, run.start + block);
+        let scales = scales.get_mut(block * step + tile * TILE..).unwrap_or(&mut []);
+        if stored.is_none() || !scales.is_empty() {
             let mut block_scales = [0.0; TILE];
-            source.fill(tiles.start + tile, block, memory, &mut block_scales);
-            if block < source.scale_blocks() {
-                scales[block * step + tile * TILE..][..TILE].copy_from_slice(&block_scales);
+            source.fill(tiles.start + tile, run.start + block, memory, &mut block_scales);
+            if let Some(scales) = scales.first_chunk_mut() {
+                *scales = block_scales;
             }
         }
         weights.push(stored.unwrap_or(&memory.0));

@@ -8,8 +8,8 @@ pub(super) fn multiply(operands: &Operands<'_>, group: Group, product: Product, 
     for block in 0..operands.blocks {
         for row_tile in 0..group.row_tiles {
             for tile in 0..group.tiles {
-                let x = &operands.x[(group.row_tile + row_tile) * operands.blocks + block];
-                let weights = operands.weights[(group.tile + tile) * operands.blocks + block];
+                let x = operands.x(group.row_tile + row_tile, block);
+                let weights = operands.weights(group.tile + tile, block);
                 let sums = &mut sums[row_tile][tile];
                 match product {
                     Product::Int8 => {

@@ -1,6 +1,7 @@
 //! Where panels of weights come from, whatever they hold.
 
 use super::block::{BF16_COLS, Block, TILE};
+use super::operands::Panel;
 use crate::panel::{PANEL_COLS, PanelSource};
 
 /// Weights in bf16 as panels: 16 weight rows by [`BF16_COLS`] columns, `[64][16][2]` (`k / 2`, row,
@@ -36,7 +37,7 @@ pub(super) trait Source: Sync {
     fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]);
 
     /// The bytes of a block, if they are stored so.
-    fn stored(&self, tile: usize, block: usize) -> Option<&[i8]>;
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel>;
 }
 
 /// [`PanelSource`] as a [`Source`].
@@ -59,8 +60,8 @@ impl Source for Int8<'_> {
         self.0.panel(tile, block, &mut bytes.0, scales);
     }
 
-    fn stored(&self, tile: usize, block: usize) -> Option<&[i8]> {
-        self.0.stored_panel(tile, block)
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
+        self.0.stored_panel(tile, block)?.first_chunk()
     }
 }
 
@@ -84,9 +85,9 @@ impl Source for Bf16<'_> {
         self.0.panel(tile, block, bytes.bf16_mut());
     }
 
-    fn stored(&self, tile: usize, block: usize) -> Option<&[i8]> {
-        let values = self.0.stored_panel(tile, block)?;
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
+        let values: &[u16; TILE * BF16_COLS] = self.0.stored_panel(tile, block)?.first_chunk()?;
         // SAFETY: the same memory, byte by byte; any bytes are numbers.
-        Some(unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) })
+        Some(unsafe { &*(&raw const *values).cast() })
     }
 }

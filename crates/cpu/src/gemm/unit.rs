@@ -1,6 +1,6 @@
 //! The units that multiply, chosen by tier.
 
-use super::operands::{Group, Operands, Product, Sums};
+use super::operands::{Ahead, Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -17,9 +17,8 @@ pub(super) enum Unit {
     Oracle,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 with or without VNNI.
     #[cfg(target_arch = "x86_64")]
-    Avx512 { vnni: bool },
+    Avx512,
     #[cfg(target_arch = "x86_64")]
     Amx(Amx),
 }
@@ -29,12 +28,11 @@ impl Unit {
     pub fn of(isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         if crate::kernels::kernels(isa).is_some() {
-            let vnni = is_x86_feature_detected!("avx512vnni");
             return match isa {
                 Isa::Scalar => Self::Oracle,
                 Isa::Avx2 => Self::Avx2,
-                Isa::Avx512 => Self::Avx512 { vnni },
-                Isa::Amx => Amx::detect().map_or(Self::Avx512 { vnni }, Self::Amx),
+                Isa::Avx512 => Self::Avx512,
+                Isa::Amx => Amx::detect().map_or(Self::Avx512, Self::Amx),
             };
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -49,7 +47,7 @@ impl Unit {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => Started::Avx2,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 { vnni } => Started::Avx512 { vnni },
+            Self::Avx512 => Started::Avx512,
             #[cfg(target_arch = "x86_64")]
             Self::Amx(amx) => Started::Amx(amx.tiles()),
         }
@@ -62,9 +60,7 @@ pub(super) enum Started {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
-    Avx512 {
-        vnni: bool,
-    },
+    Avx512,
     #[cfg(target_arch = "x86_64")]
     Amx(Tiles),
 }
@@ -76,6 +72,7 @@ impl Started {
         operands: &Operands<'_>,
         group: Group,
         product: Product,
+        ahead: &mut Ahead,
         sums: &mut Sums,
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -95,24 +92,24 @@ impl Started {
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, sums);
+                amx_products::multiply(tiles, operands, group, product, ahead, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 { .. } if product == Product::Bf16 => unsafe {
+            Self::Avx512 if product == Product::Bf16 => unsafe {
                 bf16_avx512(operands, group, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 { vnni: true } => unsafe {
+            Self::Avx512 => unsafe {
                 vnni::multiply(operands, group, product, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 if product == Product::Bf16 => unsafe { bf16_avx2(operands, group, sums) },
-            // SAFETY: as above; AVX-512 includes AVX2.
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512 { vnni: false } => unsafe {
+            Self::Avx2 => unsafe {
                 avx2::multiply(operands, group, product, sums);
             },
         }
@@ -138,7 +135,7 @@ impl Started {
             Self::Avx2 => unsafe { on_avx2(work) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 { .. } | Self::Amx(_) => unsafe { on_avx512(work) },
+            Self::Avx512 | Self::Amx(_) => unsafe { on_avx512(work) },
         }
     }
 }

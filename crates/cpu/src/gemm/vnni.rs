@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::block::{Block, ROW_BYTES, TILE};
-use super::operands::{Group, Operands, Product, Sums};
+use super::operands::{Group, Operands, Panel, Product, Sums};
 
 /// Rows whose sums are in registers at one time, beside two weight tiles.
 const ROWS: usize = 8;
@@ -26,13 +26,13 @@ pub(super) unsafe fn multiply(
     for row_tile in 0..group.row_tiles {
         let rows = (group.rows - row_tile * TILE).min(TILE);
         for block in 0..operands.blocks {
-            let x = &operands.x[(group.row_tile + row_tile) * operands.blocks + block];
+            let x = operands.x(group.row_tile + row_tile, block);
             let offsets = offsets(x);
             let x_scales = operands.x_scales(group.row_tile + row_tile, 1, block);
-            for tile in (0..group.tiles).step_by(2) {
-                let second = (tile + 1).min(group.tiles - 1);
-                let weights = [tile, second].map(|tile| operands.weights(group.tile + tile, block));
-                let scales = operands.weight_scales(group.tile + tile, 2, block);
+            {
+                let tiles = [group.tile, group.tile + group.tiles - 1];
+                let weights = tiles.map(|tile| operands.weights(tile, block));
+                let scales = operands.weight_scales(group.tile, 2, block);
                 for row in (0..rows).step_by(ROWS) {
                     let part = Part { x: &x.0[row * 64..], weights, offsets: &offsets[row..] };
                     let left = (rows - row).min(ROWS);
@@ -40,7 +40,7 @@ pub(super) unsafe fn multiply(
                     unsafe {
                         let mut store = |row_in_part: usize, which: usize, dots: __m512i| {
                             let row = row + row_in_part;
-                            let sums = &mut sums[row_tile][tile + which].0[row * TILE..][..TILE];
+                            let sums = &mut sums[row_tile][which].0[row * TILE..][..TILE];
                             let scales = &scales[which * TILE..][..TILE];
                             add(product, dots, x_scales[row], scales, sums);
                         };
@@ -65,7 +65,7 @@ pub(super) unsafe fn multiply(
 struct Part<'a> {
     /// From the first of the rows on.
     x: &'a [i8],
-    weights: [*const i8; 2],
+    weights: [&'a Panel; 2],
     /// What each row's sum starts from.
     offsets: &'a [i32],
 }
@@ -91,7 +91,10 @@ impl Part<'_> {
                 unsafe {
                     let line = (quarter * TILE + four) * 64;
                     let weights = self.weights.map(|weights| {
-                        _mm512_xor_si512(_mm512_loadu_si512(weights.add(line).cast()), high_bits)
+                        _mm512_xor_si512(
+                            _mm512_loadu_si512(weights.as_ptr().add(line).cast()),
+                            high_bits,
+                        )
                     });
                     for (row, sums) in sums.iter_mut().enumerate() {
                         let x = self.x.as_ptr().add(quarter * TILE * 64 + row * 64 + four * 4);

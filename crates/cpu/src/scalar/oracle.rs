@@ -110,20 +110,9 @@ impl Oracle {
         let zero = i32::from(self.layout.codes.zero);
         let x_scale = x.scales[row];
         let x = &x.codes[row * x.cols..];
-        let len = self.group_len().unwrap_or(self.layout.cols);
-        let groups = codes.chunks(len).zip(x.chunks(len)).map(|(codes, x)| {
-            let products = codes.iter().zip(x).map(|(code, &x)| (code - zero) * i32::from(x));
-            products.sum::<i32>() as f32
-        });
-        let mut result = 0.0;
-        for (group, product) in groups.enumerate() {
-            let (scale, _) = self.group(index, group);
-            if self.layout.one_scale_a_row() {
-                return product * x_scale * scale;
-            }
-            result = scale.mul_add(product, result);
-        }
-        result * x_scale
+        let products = codes.iter().zip(x).map(|(code, &x)| (code - zero) * i32::from(x));
+        let (scale, _) = self.group(index, 0);
+        products.sum::<i32>() as f32 * x_scale * scale
     }
 
     /// Scale and offset of the run that a column is in.

@@ -59,6 +59,7 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     assert!(x.sums.len() == rows.rows * sums && x.weighted16.len() == x.sums.len());
     assert!(2 * x.weighted32.len() == x.sums.len());
     let by_token = spans == 1;
+    assert!(!by_token || layout.one_scale_a_row());
     for row in (0..TILE_ROWS).step_by(V::COUNT) {
         // SAFETY: rows are in bounds by the assertions; the caller vouches for the instructions.
         // What the functions read of a tile ends with its last record, which the layout says.
@@ -82,9 +83,8 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
                     };
                     let scales = Scales { width, float, offset };
                     match (by_token, layout.codes.bits) {
-                        (true, 8) => groups_by_token::<V, 8, ROWS>(layout, scales, tile, x),
-                        (true, 4) => groups_by_token::<V, 4, ROWS>(layout, scales, tile, x),
-                        (true, _) => unreachable!("no such recipe"),
+                        (true, 4) => whole_rows::<V, 4, ROWS>(layout, scales, tile, x),
+                        (true, _) => whole_rows::<V, 8, ROWS>(layout, scales, tile, x),
                         (false, 1) => groups::<V, 1, ROWS>(layout, scales, tile, x),
                         (false, 2) => groups::<V, 2, ROWS>(layout, scales, tile, x),
                         (false, 3) => groups::<V, 3, ROWS>(layout, scales, tile, x),
@@ -309,13 +309,12 @@ unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
     }
 }
 
-/// Codecs that scale by groups and have no offsets, activations with one scale a row: exact in `i32` over
-/// a group.
+/// Codecs with one scale a row, activations likewise: exact in `i32` over the row.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
 #[inline(always)]
-unsafe fn groups_by_token<V: IntLanes, const BITS: usize, const ROWS: usize>(
+unsafe fn whole_rows<V: IntLanes, const BITS: usize, const ROWS: usize>(
     layout: &Layout,
     scales: Scales,
     tile: TileAt,
@@ -323,46 +322,25 @@ unsafe fn groups_by_token<V: IntLanes, const BITS: usize, const ROWS: usize>(
 ) -> [V::Floats; ROWS] {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [V::Floats::splat(0.0); ROWS];
         let (flip, zero) = zero_of::<V>(layout);
-        let group = group_bytes(scales.float, scales.offset);
-        let one_group = layout.one_scale_a_row();
-        let mut block = 0;
-        for record in 0..layout.records {
-            let header = tile.at.add(record * layout.record);
-            let mut codes = header.add(layout.header + 4 * tile.row);
-            for index in 0..layout.span / scales.width {
-                let (scale, _) = scales.of_group::<V::Floats>(header.add(index * group), tile.row);
-                let (mut products, mut codes_sums) = ([V::splat(0); ROWS], [0i32; ROWS]);
-                for _ in 0..scales.width / BLOCK {
-                    let words = expand::<V, BITS>(codes, flip);
-                    for (row, x) in x.iter().enumerate() {
-                        codes_sums[row] += *x.sums.add(2 * block) + *x.sums.add(2 * block + 1);
-                        let codes = x.codes.add(block * BLOCK);
-                        products[row] = dot::<V, BITS>(products[row], &words, 0, WORDS, codes);
-                    }
-                    codes = codes.add(layout.block_bytes());
-                    block += 1;
-                }
-                for row in 0..ROWS {
-                    // Wrapping: the product of unsigned codes may be too large, the difference is not.
-                    let less = V::splat(codes_sums[row].wrapping_mul(-zero));
-                    let product = products[row].add(less).to_floats();
-                    let by = V::Floats::splat(*x[row].scales);
-                    sums[row] = if one_group {
-                        product.mul(by).mul(scale)
-                    } else {
-                        scale.mul_add(product, sums[row])
-                    };
-                }
+        let (mut products, mut sums) = ([V::splat(0); ROWS], [0i32; ROWS]);
+        let mut codes = tile.at.add(layout.header + 4 * tile.row);
+        for block in 0..layout.span / BLOCK {
+            let words = expand::<V, BITS>(codes, flip);
+            for (row, x) in x.iter().enumerate() {
+                sums[row] += *x.sums.add(2 * block) + *x.sums.add(2 * block + 1);
+                let codes = x.codes.add(block * BLOCK);
+                products[row] = dot::<V, BITS>(products[row], &words, 0, WORDS, codes);
             }
+            codes = codes.add(layout.block_bytes());
         }
-        if !one_group {
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = sum.mul(V::Floats::splat(*x.scales));
-            }
-        }
-        sums
+        let (scale, _) = scales.of_group::<V::Floats>(tile.at, tile.row);
+        std::array::from_fn(|row| {
+            // Wrapping: the product of unsigned codes may be too large, the difference is not.
+            let less = V::splat(sums[row].wrapping_mul(-zero));
+            let by = V::Floats::splat(*x[row].scales);
+            products[row].add(less).to_floats().mul(by).mul(scale)
+        })
     }
 }
 
