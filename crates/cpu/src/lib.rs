@@ -13,6 +13,7 @@ mod embed;
 mod isa;
 mod kernels;
 mod linear;
+mod panel;
 mod plan;
 mod pool;
 mod profile;
