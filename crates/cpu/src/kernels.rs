@@ -2,6 +2,8 @@
 
 use keeve_codec::{Codec, Row};
 
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::Amx;
 use crate::isa::Isa;
 use crate::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
@@ -39,8 +41,11 @@ pub(crate) fn kernels(isa: Isa) -> Option<&'static dyn Kernels> {
         Isa::Avx2 => Avx2::detect().map(|tier| tier as &dyn Kernels),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Avx512::detect().map(|tier| tier as &dyn Kernels),
+        // The tile unit has no use for single values: these primitives are those of AVX-512.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => Amx::detect().and_then(|_| Avx512::detect()).map(|tier| tier as &dyn Kernels),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => None,
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
     }
 }
 

@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod embed;
+mod gemm;
 mod isa;
 mod kernels;
 mod linear;

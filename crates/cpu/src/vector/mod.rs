@@ -7,8 +7,7 @@ mod lanes;
 mod tier;
 mod unpack;
 
-use lanes::Lanes;
-
+pub(crate) use lanes::Lanes;
 pub(crate) use tier::{Avx2, Avx512};
 
 /// Rows of a tile of [`dots`].
