@@ -13,6 +13,7 @@ mod embed;
 mod gemm;
 mod isa;
 mod kernels;
+mod key_values;
 mod linear;
 mod panel;
 mod plan;
@@ -25,6 +26,7 @@ mod shared_out;
 mod state;
 #[cfg(target_arch = "x86_64")]
 mod vector;
+mod zeroed;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};
