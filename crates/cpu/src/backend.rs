@@ -32,7 +32,7 @@ pub struct CpuOptions {
 pub struct Cpu {
     isa: Isa,
     kernels: &'static dyn Kernels,
-    attention: &'static dyn AttentionKernels,
+    attention: Arc<dyn AttentionKernels>,
     pool: Arc<Pool>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Loaded {
     pub graph: Arc<Graph>,
     pub weights: Vec<LoadedWeight>,
     pub kernels: &'static dyn Kernels,
-    pub attention: &'static dyn AttentionKernels,
+    pub attention: Arc<dyn AttentionKernels>,
     /// Whether activations are left as they are.
     pub float: bool,
     pub pool: Arc<Pool>,
@@ -157,7 +157,7 @@ impl Backend for Cpu {
             graph,
             weights: loaded,
             kernels,
-            attention: self.attention,
+            attention: self.attention.clone(),
             float: options.activations == Activations::Float,
             pool,
             slots,

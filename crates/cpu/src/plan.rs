@@ -131,8 +131,8 @@ impl CpuPlan {
             Op::Attention { q, k, v, state, spec } => {
                 let kv = &mut pages.slots[state.slot.index()];
                 append(kv, context.step, self.value(*k), self.value(*v), pool);
-                let (attention, float) = (*attention, *float);
-                attend(attention, float, spec, kv, context.step, self.value(*q), out, pool);
+                let q = self.value(*q);
+                attend(&**attention, *float, spec, kv, context.step, q, out, pool);
                 let tokens: usize =
                     context.step.sequences.iter().map(|s| s.past + s.rows.len()).sum();
                 tokens * kv.shape.page_bytes() / PAGE_TOKENS

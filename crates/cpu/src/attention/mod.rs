@@ -30,6 +30,10 @@
 //! over several splits at the same time if there are too few of them to occupy all threads.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_steps;
+#[cfg(target_arch = "x86_64")]
 mod blocks;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
@@ -39,10 +43,13 @@ mod single;
 mod singles;
 #[cfg(target_arch = "x86_64")]
 mod stage;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod tier;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use keeve_graph::{Attention, PageId, Phase, SequenceRows, Step};
 
@@ -85,13 +92,15 @@ pub(crate) trait AttentionKernels: Send + Sync {
 }
 
 /// The kernels of `isa`, if this machine (and this build) has them.
-pub(crate) fn attention_kernels(isa: Isa) -> Option<&'static dyn AttentionKernels> {
+pub(crate) fn attention_kernels(isa: Isa) -> Option<Arc<dyn AttentionKernels>> {
     match isa {
-        Isa::Scalar => Some(&crate::scalar::Scalar),
+        Isa::Scalar => Some(Arc::new(crate::scalar::Scalar)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => crate::vector::Avx2::detect().map(|tier| tier as _),
+        Isa::Avx2 => crate::vector::Avx2::detect().map(|tier| Arc::new(tier) as _),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Amx => crate::vector::Avx512::detect().map(|tier| tier as _),
+        Isa::Avx512 => crate::vector::Avx512::detect().map(|tier| Arc::new(tier) as _),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::AmxAttention::detect().map(|tier| Arc::new(tier) as _),
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
     }

@@ -12,7 +12,7 @@ use crate::vector::{Avx2, Avx512};
 /// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
 macro_rules! attention {
     ($name:ident: $lanes:ty, $($feature:tt)+) => {
-        impl AttentionKernels for $name {
+        impl AttentionKernels for &'static $name {
             fn blocks(
                 &self,
                 queries: &Queries<'_>,
