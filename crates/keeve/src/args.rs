@@ -48,7 +48,7 @@ pub enum Command {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Compute {
     /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,
     /// The most tokens of prompt and answer together [default: what the model was made for].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
@@ -71,12 +71,18 @@ pub struct Compute {
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
     Float,
+    /// Quantized to 8 bits, products in integers.
+    Int8,
+    /// By codec and phase.
+    Auto,
 }
 
 impl From<ActivationMode> for Activations {
     fn from(mode: ActivationMode) -> Self {
         match mode {
             ActivationMode::Float => Self::Float,
+            ActivationMode::Int8 => Self::Int8,
+            ActivationMode::Auto => Self::Auto,
         }
     }
 }
@@ -123,7 +129,7 @@ pub struct Run {
     #[arg(long, conflicts_with = "prompt_ids")]
     pub prompt: Option<String>,
     /// The prompt as token ids, used as they are.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1)]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, value_parser = token_id)]
     pub prompt_ids: Option<Vec<u32>>,
     /// A system prompt.
     #[arg(long, conflicts_with_all = ["prompt_ids", "no_chat_template"])]
@@ -132,7 +138,7 @@ pub struct Run {
     #[arg(long)]
     pub no_chat_template: bool,
     /// Further variables for the chat template, as a JSON object.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["prompt_ids", "no_chat_template"])]
     pub chat_template_args: Option<String>,
     /// The most tokens to generate.
     #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 512)]
@@ -166,7 +172,10 @@ pub struct Logits {
     /// A directory or a .gguf file [default: the demo model].
     pub model: Option<String>,
     /// The prompt as token ids.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, required = true)]
+    #[arg(
+        long, value_name = "IDS", value_delimiter = ',', num_args = 1, required = true,
+        value_parser = token_id
+    )]
     pub prompt_ids: Vec<u32>,
     /// The safetensors file to write: one f32 tensor `logits`, positions by vocabulary.
     #[arg(long, value_name = "FILE")]
@@ -191,7 +200,7 @@ pub struct Tensor {
 pub struct Tokenize {
     /// A directory or a .gguf file [default: the demo model].
     pub model: Option<String>,
-    /// The text [default: standard input].
+    /// The text; `-` or none: all of standard input.
     pub text: Option<String>,
     /// The text, where no MODEL is named.
     #[arg(long = "text", value_name = "TEXT", conflicts_with = "text")]
@@ -208,6 +217,18 @@ pub struct Tokenize {
 pub struct Completions {
     /// The shell.
     pub shell: clap_complete::Shell,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    match at_least_one(text)? {
+        threads if threads > MOST => Err(format!("must be at most {MOST}")),
+        threads => Ok(threads),
+    }
+}
+
+fn token_id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
