@@ -9,15 +9,17 @@ use keeve_graph::{
     Slot, State, Weights,
 };
 
+use crate::attention::{AttentionKernels, attention_kernels};
 use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
+use crate::key_values::{KvShape, PAGE_TOKENS};
 use crate::linear::{PackedLinear, StoredLinear};
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
-use crate::state::{PAGE_TOKENS, Pages, page_bytes};
+use crate::state::{Pages, page_bytes};
 use crate::tiles::Layout;
 
 pub(crate) const NAME: &str = "cpu";
@@ -35,6 +37,7 @@ pub struct CpuOptions {
 pub struct Cpu {
     isa: Isa,
     kernels: &'static dyn Kernels,
+    attention: Arc<dyn AttentionKernels>,
     pool: Arc<Pool>,
 }
 
@@ -44,11 +47,18 @@ impl Cpu {
     /// # Errors
     /// If the machine lacks the tier, or the system refuses a thread.
     pub fn new(options: CpuOptions) -> std::io::Result<Self> {
-        let Some(kernels) = kernels(options.isa) else {
+        let (Some(kernels), Some(attention)) =
+            (kernels(options.isa), attention_kernels(options.isa))
+        else {
             let message = format!("this machine has no {}", options.isa);
             return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message));
         };
-        Ok(Self { isa: options.isa, kernels, pool: Arc::new(Pool::new(options.threads)?) })
+        Ok(Self {
+            isa: options.isa,
+            kernels,
+            attention,
+            pool: Arc::new(Pool::new(options.threads)?),
+        })
     }
 
     /// The tier in use.
@@ -78,9 +88,11 @@ pub(crate) struct Loaded {
     pub graph: Arc<Graph>,
     pub weights: Vec<LoadedWeight>,
     pub kernels: &'static dyn Kernels,
+    pub attention: Arc<dyn AttentionKernels>,
+    /// Whether activations are left as they are.
+    pub float: bool,
     pub pool: Arc<Pool>,
-    /// `(kv_heads, head_dim)` of each slot.
-    pub slots: Vec<(usize, usize)>,
+    pub slots: Vec<KvShape>,
     weight_bytes: u64,
 }
 
@@ -102,8 +114,9 @@ impl Backend for Cpu {
         if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
             return Err(unsupported(format!("placement {}", node.placement)));
         }
+        let codec = options.chosen_kv_codec();
         let slot = |slot: &Slot| match *slot {
-            Slot::Paged { kv_heads, head_dim } => Ok((kv_heads, head_dim)),
+            Slot::Paged { kv_heads, head_dim } => Ok(KvShape { kv_heads, head_dim, codec }),
             Slot::Window { .. } | Slot::Fixed { .. } => Err(unsupported(format!("{slot:?} state"))),
         };
         let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
@@ -157,6 +170,8 @@ impl Backend for Cpu {
             graph,
             weights: loaded,
             kernels,
+            attention: self.attention.clone(),
+            float: options.activations == Activations::Float,
             pool,
             slots,
             weight_bytes,

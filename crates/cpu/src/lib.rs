@@ -15,6 +15,7 @@ mod inputs;
 mod int_linear;
 mod isa;
 mod kernels;
+mod key_values;
 mod linear;
 pub mod measure;
 mod panel;
@@ -33,6 +34,7 @@ mod tests;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vector;
+mod zeroed;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};

@@ -13,11 +13,12 @@ use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::embed;
 use crate::inputs::Inputs;
+use crate::key_values::PAGE_TOKENS;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
 use crate::shared_out::SharedOut;
-use crate::state::{PAGE_TOKENS, Pages};
+use crate::state::Pages;
 
 /// Values that one task of an element-wise operation handles, at least.
 const VALUES_PER_TASK: usize = 16 * 1024;
@@ -96,7 +97,7 @@ impl CpuPlan {
         pages: &mut Pages,
         inputs: &mut Inputs,
     ) -> usize {
-        let Loaded { graph, kernels, pool, .. } = &*self.loaded;
+        let Loaded { graph, kernels, attention, float, pool, .. } = &*self.loaded;
         let node = graph.node(value);
         let width = node.shape.width;
         match &node.op {
@@ -134,11 +135,12 @@ impl CpuPlan {
             }
             Op::Attention { q, k, v, state, spec } => {
                 let kv = &mut pages.slots[state.slot.index()];
-                append(kv, context.step, self.value(*k), self.value(*v));
-                attend(*kernels, spec, kv, context.step, self.value(*q), out, pool);
+                append(kv, context.step, self.value(*k), self.value(*v), pool);
+                let q = self.value(*q);
+                attend(&**attention, *float, spec, kv, context.step, q, out, pool);
                 let tokens: usize =
                     context.step.sequences.iter().map(|s| s.past + s.rows.len()).sum();
-                tokens * spec.kv_heads * spec.head_dim * 2 * size_of::<f32>()
+                tokens * kv.shape.page_bytes() / PAGE_TOKENS
             }
             Op::Unary { x, function } => {
                 self.start_in_place(value, *x, out);
