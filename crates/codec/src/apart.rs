@@ -43,7 +43,8 @@ pub enum Scaling {
 }
 
 impl Codec {
-    /// What the codes mean; `None` for plain floats.
+    /// What the codes mean; `None` for plain floats and for codecs whose codes choose from uneven levels, a
+    /// grid or small floats.
     pub const fn codes(self) -> Option<Codes> {
         const fn groups(bits: u8, zero: u8, group: Group, float: Float, offset: bool) -> Codes {
             let scaling = Scaling::Groups { group, float, offset };
@@ -54,7 +55,6 @@ impl Codec {
         }
         const BLOCK: Group = Group::Of(32);
         Some(match self {
-            Self::Float(_) => return None,
             Self::Q4_0 => groups(4, 8, BLOCK, Float::F16, false),
             Self::Q4_1 => groups(4, 0, BLOCK, Float::F16, true),
             Self::Q5_0 => groups(5, 16, BLOCK, Float::F16, false),
@@ -68,18 +68,19 @@ impl Codec {
             Self::Q4K => blocks(4, 0, 32, true),
             Self::Q5K => blocks(5, 0, 32, true),
             Self::Q6K => blocks(6, 32, 16, false),
+            _ => return None,
         })
     }
 }
 
-/// The codes of a row as they are stored, a byte each. Plain floats have none: nothing is written.
+/// The codes of a row as they are stored, a byte each. Codecs without [`Codec::codes`] have none: nothing is
+/// written.
 ///
 /// # Panics
 /// If `row` does not have the bytes of `out.len()` weights of a codec that [`Codec::row_parts`] accepts.
 pub fn codes(codec: Codec, row: Row<'_>, out: &mut [u8]) {
     row.expect_lengths(codec, out.len());
     match codec {
-        Codec::Float(_) => {}
         Codec::Q4_0 => legacy::codes(legacy::Q4_0, row.data, out),
         Codec::Q4_1 => legacy::codes(legacy::Q4_1, row.data, out),
         Codec::Q5_0 => legacy::codes(legacy::Q5_0, row.data, out),
@@ -99,6 +100,7 @@ pub fn codes(codec: Codec, row: Row<'_>, out: &mut [u8]) {
                 *pair = [byte & 15, byte >> 4];
             }
         }
+        _ => {}
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
-//! | `f32`, `f16`, `bf16` | `auto`, `int8` | not quantized | not quantized |
+//! | `f32`, `f16`, `bf16`, and codecs without [`Codec::codes`] | `auto`, `int8` | not quantized | not quantized |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`] |
 //! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `int8-g*`, `int4-g*`, `affine*`, `q*_0`, `q*_1`, `q*_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
@@ -96,7 +96,8 @@ impl Recipes {
         const FAITHFUL: Recipes = Recipes { generated: Recipe::Block, prompt: Recipe::Panel };
         const CIDER: Recipes = Recipes { generated: Recipe::Token, prompt: Recipe::Token };
         match (activations, codec) {
-            (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => None,
+            (Activations::Float | Activations::Bf16, _) => None,
+            _ if codec.codes().is_none() => None,
             (
                 Activations::Int8,
                 Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },

@@ -60,8 +60,12 @@ fn tensors(codec: Codec, n: usize, k: usize, random: &mut Random) -> [PackedTens
     let encoded = encode(codec, n, k, &random.values(n * k), EncodeOptions::default()).unwrap();
     let row = codec.row_parts(k).unwrap();
     let mut part = |each: usize| (each > 0).then(|| random.bytes(each * n).into());
-    let parts =
-        Parts { data: part(row.data).unwrap(), scales: part(row.scales), biases: part(row.biases) };
+    let parts = Parts {
+        data: part(row.data).unwrap(),
+        scales: part(row.scales),
+        biases: part(row.biases),
+        global_scale: part(row.global_scale),
+    };
     [encoded.tensor, PackedTensor::new(codec, 1, n, k, parts).unwrap()]
 }
 
