@@ -16,6 +16,7 @@ mod linear;
 mod plan;
 mod pool;
 mod profile;
+pub mod rates;
 mod rope;
 mod scalar;
 mod scratch;

@@ -7,6 +7,8 @@ use keeve_checkpoint::Checkpoint;
 use keeve_codec::PackedTensor;
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{Activations, Backend, CompileOptions, LoadOptions, Program, Progress, Weights};
+use keeve_models::Model;
+use serde_json::Value;
 
 use crate::engine::{Engine, Worker};
 use crate::error::Error;
@@ -60,6 +62,8 @@ pub struct ModelInfo {
     pub max_context: usize,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
+    /// Bytes of state (keys and values) that a token takes.
+    pub token_state_bytes: usize,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
     /// The instruction set tier in use.
@@ -87,16 +91,46 @@ impl Engine {
         let model = keeve_models::build(checkpoint.config())?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary);
+        Self::assemble(model, &Tensors(checkpoint), (text, eos), options, progress, start)
+    }
 
+    /// An engine for a config (as [`keeve_models::build`] takes it) with weights from anywhere. It has
+    /// no tokenizer and no end tokens: requests are token ids.
+    ///
+    /// # Errors
+    /// If the config is wrong, a weight is missing or of the wrong shape, something is not
+    /// supported, or it does not fit into memory.
+    pub fn from_weights(
+        config: &Value,
+        weights: &dyn Weights,
+        options: &EngineOptions,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+    ) -> Result<Self, Error> {
+        let start = Instant::now();
+        let model = keeve_models::build(config)?;
+        Self::assemble(model, weights, (TextSide::none(), vec![]), options, progress, start)
+    }
+
+    fn assemble(
+        model: Model,
+        weights: &dyn Weights,
+        (text, eos): (TextSide, Vec<u32>),
+        options: &EngineOptions,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+        start: Instant,
+    ) -> Result<Self, Error> {
+        // Asked before there are weights: mapped ones count as free until they are used, made ones
+        // do not.
+        let available = memory::available();
         let isa = Isa::choose()?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(cores).max(1);
         let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(Error::Thread)?;
         let load = LoadOptions { activations: options.activations, progress };
-        let program = cpu.load(Arc::new(model.graph), &Tensors(checkpoint), &load)?;
+        let program = cpu.load(Arc::new(model.graph), weights, &load)?;
 
         let mut notes = text.problems();
-        let fit = fit(&*program, options, model.max_positions, memory::available())?;
+        let fit = fit(&*program, options, model.max_positions, available)?;
         notes.extend(fit.note);
         let plan =
             program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
@@ -111,6 +145,7 @@ impl Engine {
             vocabulary: model.vocabulary,
             max_context: fit.context,
             weight_bytes: program.weight_bytes(),
+            token_state_bytes: program.page_bytes() / program.page_tokens(),
             eos: eos.clone(),
             isa,
             threads,
