@@ -31,12 +31,20 @@ fn f32s(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
 fn ids(file: &SafeTensors<'_>, name: &str) -> Vec<u32> {
     let view = file.tensor(name).expect(name);
     let width = view.data().len() / view.shape().iter().product::<usize>();
-    view.data().chunks_exact(width).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect()
+    view.data()
+        .chunks_exact(width)
+        .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .collect()
 }
 
 /// Logits of every position of `prompt`.
 fn logits(engine: &Engine, prompt: &[u32]) -> Vec<f32> {
-    let request = Request { prompt: prompt.into(), max_tokens: Some(0), prompt_logits: true, ..Default::default() };
+    let request = Request {
+        prompt: prompt.into(),
+        max_tokens: Some(0),
+        prompt_logits: true,
+        ..Default::default()
+    };
     let mut all = vec![];
     for event in engine.submit(request).expect("a request") {
         match event {
@@ -51,10 +59,17 @@ fn logits(engine: &Engine, prompt: &[u32]) -> Vec<f32> {
 /// `count` greedy tokens after `prompt`, end tokens or not.
 fn greedy(engine: &Engine, prompt: &[u32], count: usize) -> Vec<u32> {
     let sampling = SamplingParams { temperature: 0.0, ..Default::default() };
-    let request =
-        Request { prompt: prompt.into(), sampling, max_tokens: Some(count), ignore_eos: true, ..Default::default() };
+    let request = Request {
+        prompt: prompt.into(),
+        sampling,
+        max_tokens: Some(count),
+        ignore_eos: true,
+        ..Default::default()
+    };
     let events = engine.submit(request).expect("a request");
-    events.filter_map(|event| if let Event::Token { id, .. } = event { Some(id) } else { None }).collect()
+    events
+        .filter_map(|event| if let Event::Token { id, .. } = event { Some(id) } else { None })
+        .collect()
 }
 
 fn relative_error(found: &[f32], expected: &[f32]) -> f64 {
@@ -76,7 +91,8 @@ fn check(model: &str, reference: &str, prefix: &str) {
     let file = SafeTensors::deserialize(&bytes).expect(reference);
     let engine = engine(model);
     let tokens = ids(&file, "tokens");
-    let error = relative_error(&logits(&engine, &tokens), &f32s(&file, &format!("{prefix}logits_f32")));
+    let error =
+        relative_error(&logits(&engine, &tokens), &f32s(&file, &format!("{prefix}logits_f32")));
     println!("{model} ({}): relative error {error:.1e}", engine.info().isa);
     assert!(error < LOGITS, "{model}: relative error {error:.1e}");
     let expected = ids(&file, &format!("{prefix}greedy_f32"));
@@ -151,8 +167,10 @@ fn float_original_of_the_demo_model() {
     assert!(!cases.is_empty());
     for case in cases {
         let prompt: Vec<u32> = numbers(&case["prompt_ids"]).iter().map(|id| *id as u32).collect();
-        let expected: Vec<u32> = numbers(&case["greedy_ids_48"]).iter().map(|id| *id as u32).collect();
-        let margins: Vec<f32> = numbers(&case["top1_top2_margin"]).iter().map(|margin| *margin as f32).collect();
+        let expected: Vec<u32> =
+            numbers(&case["greedy_ids_48"]).iter().map(|id| *id as u32).collect();
+        let margins: Vec<f32> =
+            numbers(&case["top1_top2_margin"]).iter().map(|margin| *margin as f32).collect();
         assert_eq!(margins.len(), expected.len());
         let found = greedy(&engine, &prompt, expected.len());
         check_greedy(&found, &expected, &margins, &case["prompt"].to_string());
