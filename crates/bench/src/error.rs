@@ -42,8 +42,13 @@ pub enum Error {
     #[error("{0}")]
     Failed(std::sync::Arc<keeve_engine::Error>),
     /// The config cannot be built.
-    #[error(transparent)]
-    Model(#[from] keeve_models::Error),
+    #[error("{name}: {source}")]
+    Config {
+        /// The model's or the shape's name.
+        name: String,
+        /// What is wrong.
+        source: keeve_models::Error,
+    },
     /// The backend refused or failed.
     #[error(transparent)]
     Graph(#[from] keeve_graph::Error),

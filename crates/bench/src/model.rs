@@ -52,7 +52,12 @@ pub struct ModelBench {
 /// Where a model comes from.
 pub enum Source<'a> {
     /// A real one.
-    Checkpoint(&'a Checkpoint),
+    Checkpoint {
+        /// Its name, for the report.
+        name: &'a str,
+        /// Its files.
+        checkpoint: &'a Checkpoint,
+    },
     /// Random weights for a config in the form that [`keeve_models::build`] takes.
     Random {
         /// The shape's name, for the report.
@@ -92,8 +97,8 @@ impl ModelBench {
             !observer.stopped()
         };
         match source {
-            Source::Checkpoint(checkpoint) => {
-                let model = keeve_models::build(checkpoint.config())?;
+            Source::Checkpoint { name, checkpoint } => {
+                let model = build(name, checkpoint.config())?;
                 let bytes = |weight: &keeve_graph::Weight| {
                     let info = checkpoint.info(&weight.name);
                     info.map(|info| info.bytes).ok_or_else(|| Error::NoWeight(weight.name.clone()))
@@ -101,12 +106,11 @@ impl ModelBench {
                 let cost = Cost::of(&model.graph, bytes)?;
                 let engine = Engine::load(checkpoint, &options, &progress)?;
                 let load_time = engine.info().load_time;
-                let config = checkpoint.path().display().to_string();
-                let codec = codecs_of(checkpoint);
+                let (config, codec) = ((*name).into(), codecs_of(checkpoint));
                 Ok(Self { engine, cost, config, codec, options, load_time })
             }
             Source::Random { name, config, scheme } => {
-                let model = keeve_models::build(config)?;
+                let model = build(name, config)?;
                 let cores = || std::thread::available_parallelism().map_or(1, usize::from);
                 let weights = RandomWeights::new(
                     &model.graph,
@@ -122,7 +126,7 @@ impl ModelBench {
                     return Err(Error::Memory { weights: bytes, available });
                 }
                 observer.progress("making weights", 0, 1);
-                let engine = Engine::from_weights(config, &weights, &options, &progress)?;
+                let engine = Engine::from_weights(model, &weights, &options, &progress)?;
                 let load_time = engine.info().load_time.saturating_sub(weights.making());
                 let (config, codec) = ((*name).into(), scheme.name().into());
                 Ok(Self { engine, cost, config, codec, options, load_time })
@@ -196,7 +200,7 @@ impl ModelBench {
         observer: &dyn Observer,
     ) -> Result<Runs, Error> {
         let Protocol { prompt, generated, depth, repetitions } = *protocol;
-        let parts = repetitions * 2 + 1;
+        let parts = repetitions.saturating_mul(2).saturating_add(1);
         let mut done = 0;
         let mut step = || {
             observer.progress("measuring", done, parts);
@@ -255,6 +259,11 @@ impl ModelBench {
         }
         Ok(None)
     }
+}
+
+/// The graph of a config.
+fn build(name: &str, config: &Value) -> Result<keeve_models::Model, Error> {
+    keeve_models::build(config).map_err(|source| Error::Config { name: name.into(), source })
 }
 
 /// Tokens a second, a number for each repetition.
@@ -396,6 +405,21 @@ impl Report {
             mib(self.bytes_per_token),
             self.load_s,
         );
+        if let Some(profile) = &self.profile {
+            table += &profile_table(profile);
+        }
         table
     }
+}
+
+fn profile_table(profile: &[ProfileRow]) -> String {
+    let total: u64 = profile.iter().map(|row| row.ns).sum();
+    let mut table = format!("\n{:24} {:>9} {:>12} {:>6} {:>9}\n", "op", "calls", "ms", "%", "GB/s");
+    for ProfileRow { op, calls, ns, bytes } in profile {
+        let share = 100.0 * *ns as f64 / total.max(1) as f64;
+        let rate = *bytes as f64 / (*ns).max(1) as f64;
+        let ms = *ns as f64 / 1e6;
+        table += &format!("{op:24} {calls:>9} {ms:>12.2} {share:>6.1} {rate:>9.2}\n");
+    }
+    table
 }

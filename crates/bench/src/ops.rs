@@ -20,11 +20,8 @@ use crate::bounds::Bounds;
 use crate::random::tensor;
 use crate::{Error, Observer, Spread, activations_name};
 
-/// Weight rows and columns of the products: `samzong/Cider`'s table of linears.
+/// Weight rows and columns of the products: the table of Mininglamp-AI/cider's README.
 pub const SIZES: [(usize, usize); 2] = [(10240, 2560), (2560, 10240)];
-
-/// The most rows of the table.
-pub const MAX_ROWS: usize = 8192;
 
 /// Rows up to which products wait for memory more than for arithmetic, and up to which generated
 /// rows are measured besides those of prompts: sequences that generate at the same time.

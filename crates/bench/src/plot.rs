@@ -58,7 +58,7 @@ fn bar(
         .y_label_area_size(60)
         .x_label_area_size(10)
         .build_cartesian_2d(0.0..1.0, 0.0..top)?;
-    chart.configure_mesh().disable_x_mesh().x_labels(0).draw()?;
+    chart.configure_mesh().disable_x_mesh().x_labels(0).light_line_style(TRANSPARENT).draw()?;
     let steel = RGBColor(70, 110, 160);
     chart.draw_series([Rectangle::new([(0.3, 0.0), (0.7, rate.median)], steel.filled())])?;
     chart.draw_series([PathElement::new([(0.5, rate.min), (0.5, rate.max)], BLACK)])?;
@@ -124,7 +124,7 @@ fn lines(
             (1.0..most_rows * 2.0).log_scale(),
             (low / 1.5..high * 1.5).log_scale(),
         )?;
-    chart.configure_mesh().draw()?;
+    chart.configure_mesh().light_line_style(TRANSPARENT).draw()?;
     for (index, wanted) in names.iter().enumerate() {
         let color = Palette99::pick(index).to_rgba();
         let points = products.iter().filter(|product| name(product) == *wanted);
@@ -141,4 +141,83 @@ fn lines(
         .label_font((FONT, 11))
         .draw()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use keeve_graph::Phase;
+
+    use super::*;
+    use crate::bounds::Bounds;
+
+    const SPREAD: Spread = Spread { min: 90.0, median: 101.3, max: 110.0 };
+
+    fn report(decode: Option<Spread>) -> Report {
+        Report {
+            config: "a <shape> & more".into(),
+            codec: "q4_k_m".into(),
+            activations: "float",
+            isa: "scalar",
+            threads: 2,
+            p: 512,
+            n: 64,
+            d: 0,
+            r: 5,
+            prefill_tok_s: Some(SPREAD),
+            decode_tok_s: decode,
+            bytes_per_token: 1000,
+            bounds: Bounds::default(),
+            decode_bandwidth_fraction: None,
+            prefill_peak_fraction: Some(0.5),
+            load_s: 1.0,
+            peak_memory: None,
+            interrupted: false,
+            profile: None,
+        }
+    }
+
+    #[test]
+    fn drawings_of_models_name_the_rates_and_the_bounds() {
+        let text = model(&report(Some(SPREAD))).unwrap();
+        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"));
+        assert!(text.contains("bound 202.6: 50.0 % reached"));
+        assert!(text.contains("a &lt;shape&gt; &amp; more"), "{text}");
+        assert_eq!(text.matches("101.3\n").count(), 2);
+        assert_eq!(model(&report(None)).unwrap().matches("101.3\n").count(), 1);
+    }
+
+    #[test]
+    fn drawings_of_products_have_a_line_for_each_codec_and_phase() {
+        let product = |codec: &str, phase, n, rows: usize| Product {
+            codec: codec.into(),
+            activations: "float",
+            phase,
+            n,
+            k: 64,
+            rows,
+            seconds: SPREAD,
+            gb_s: 1.0,
+            tops: rows as f64,
+            bound_fraction: None,
+        };
+        let mut report = OpsReport {
+            isa: "scalar",
+            threads: 1,
+            bounds: Bounds::default(),
+            ops: vec![],
+            unsupported: vec![],
+            interrupted: true,
+        };
+        assert!(ops(&report).unwrap().starts_with("<svg"));
+        report.ops.push(product("q4_k", Phase::Generated, 32, 1));
+        assert!(ops(&report).unwrap().contains("q4_k float, generated"));
+        report.ops.push(product("q4_k", Phase::Prompt, 32, 1));
+        report.ops.push(product("q4_k", Phase::Prompt, 32, 2));
+        report.ops.push(product("int8", Phase::Prompt, 96, 1));
+        let text = ops(&report).unwrap();
+        for line in ["q4_k float, generated", "q4_k float\n", "int8 float\n", "32 x 64", "96 x 64"]
+        {
+            assert_eq!(text.matches(line).count(), 1, "{line}");
+        }
+    }
 }

@@ -1,9 +1,8 @@
 //! The engine: a thread that runs steps, and the handle that requests go through.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use keeve_graph::{OpProfile, Plan, State, Step, Want};
@@ -11,7 +10,7 @@ use keeve_graph::{OpProfile, Plan, State, Step, Want};
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::error::Error;
 use crate::load::ModelInfo;
-use crate::request::{Event, FinishReason, Generation, Request};
+use crate::request::{FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
 use crate::sequence::{Link, Sequence};
 use crate::text::TextSide;
@@ -20,7 +19,7 @@ use crate::tokenizer::Tokenizer;
 /// A loaded model that answers requests, many at a time. Can be shared between threads; dropping
 /// it cancels what is running.
 pub struct Engine {
-    commands: Mutex<Sender<Command>>,
+    commands: Sender<Command>,
     thread: Option<JoinHandle<()>>,
     info: ModelInfo,
     text: TextSide,
@@ -46,7 +45,7 @@ impl Engine {
         let (commands, inbox) = channel();
         let named = std::thread::Builder::new().name("keeve-engine".into());
         let thread = named.spawn(move || worker.work(&inbox)).map_err(Error::Thread)?;
-        Ok(Self { commands: Mutex::new(commands), thread: Some(thread), info, text })
+        Ok(Self { commands, thread: Some(thread), info, text })
     }
 
     /// What was loaded.
@@ -101,8 +100,12 @@ impl Engine {
         {
             return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
         }
-        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= self.info.vocabulary) {
-            return Err(Error::TokenId { id, vocabulary: self.info.vocabulary });
+        let vocabulary = self.info.vocabulary;
+        let biased = request.sampling.logit_bias.keys();
+        if let Some(&id) =
+            request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
+        {
+            return Err(Error::TokenId { id, vocabulary });
         }
         let detokenizer = self.tokenizer().ok().map(|tokenizer| tokenizer.detokenizer(true));
         let (events, receiver) = channel();
@@ -124,8 +127,7 @@ impl Engine {
     }
 
     fn command(&self, command: Command) -> Result<(), Error> {
-        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
-        commands.send(command).map_err(|_| Error::EngineDied)
+        self.commands.send(command).map_err(|_| Error::EngineDied)
     }
 }
 
@@ -190,42 +192,30 @@ impl Worker {
         let mut wants = wants.iter();
         let mut rows = logits.chunks_exact(width.max(1));
         let mut ended = vec![];
-        for (index, &share) in shares.iter().enumerate() {
+        for (index, &share) in shares.iter().enumerate().filter(|(_, share)| **share > 0) {
             let sequence = &mut self.scheduler.running[index];
             let wanted = wants.by_ref().take(share).filter(|wanted| **wanted).count();
             let own: Vec<_> = rows.by_ref().take(wanted).collect();
-            let start = sequence.computed;
-            sequence.computed += share;
-            self.scheduler.pool.register(&mut sequence.pages, &sequence.tokens, sequence.computed);
-            if share == 0 {
-                continue;
-            }
-            if sequence.request.prompt_logits && start < sequence.prompt_len {
-                let count = share.min(sequence.prompt_len - start).min(own.len());
-                let values = own[..count].concat();
-                sequence.send(Event::PromptLogits { start, vocabulary: width, values });
-            }
-            if sequence.remaining() > 0 {
-                continue;
-            }
-            let last = own.last().filter(|_| sequence.max_tokens > 0);
-            let outcome = match last {
-                None => Ok(Some(FinishReason::Length)),
-                // A panic here (in a tokenizer, say) is this request's, not the engine's.
-                Some(logits) => {
-                    catch_unwind(AssertUnwindSafe(|| sequence.accept(logits, &self.eos)))
-                        .unwrap_or(Err(Error::RequestPanicked))
-                }
+            sequence.advance(share, width, &own);
+            let mut pages = std::mem::take(&mut sequence.pages);
+            self.scheduler.pool.register(&mut pages, sequence.all_tokens(), sequence.computed);
+            sequence.pages = pages;
+            let outcome = match own.last() {
+                _ if sequence.remaining() > 0 => Ok(None),
+                Some(logits) if sequence.max_tokens > 0 => sequence.accept(logits, &self.eos),
+                None if sequence.max_tokens > 0 => Err(Error::NoLogits),
+                _ => Ok(Some(FinishReason::Length)),
             };
             match outcome {
                 Ok(None) => {}
-                outcome => ended.push((index, outcome)),
+                Ok(Some(reason)) => ended.push((index, Ok(reason))),
+                Err(error) => ended.push((index, Err(error))),
             }
         }
         for (index, outcome) in ended.into_iter().rev() {
             let sequence = self.scheduler.remove(index);
             match outcome {
-                Ok(reason) => sequence.finish(reason.unwrap_or(FinishReason::Length)),
+                Ok(reason) => sequence.finish(reason),
                 Err(error) => sequence.fail(Arc::new(error)),
             }
         }
@@ -247,3 +237,7 @@ fn present<T>(part: &Result<Option<T>, String>) -> Result<Option<&T>, Error> {
 fn wants(step: &Step<'_>) -> Vec<bool> {
     step.rows.iter().map(|row| row.logits).collect()
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

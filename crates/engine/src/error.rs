@@ -1,7 +1,8 @@
 //! What can go wrong between a checkpoint and its answers.
 
+use std::path::PathBuf;
+
 use crate::chat::ChatError;
-use crate::gguf_tokenizer::GgufTokenizerError;
 use crate::sampling::SamplingError;
 use crate::stop::StopError;
 use crate::tokenizer::TokenizerError;
@@ -14,21 +15,39 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] keeve_checkpoint::Error),
     /// The config asks for something wrong or unknown.
-    #[error(transparent)]
-    Model(#[from] keeve_models::Error),
-    /// The backend cannot load or run the model.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file that the config comes from.
+        path: PathBuf,
+        /// What is wrong.
+        source: keeve_models::Error,
+    },
+    /// The backend cannot load the model.
+    #[error("{}: {source}", path.display())]
+    Load {
+        /// The model.
+        path: PathBuf,
+        /// Why not.
+        source: keeve_graph::Error,
+    },
+    /// The backend cannot run the model.
     #[error(transparent)]
     Graph(#[from] keeve_graph::Error),
     /// `KEEVE_ISA` names no tier of this machine.
     #[error(transparent)]
     Isa(#[from] keeve_cpu::UnknownIsa),
-    /// The tokenizer cannot be read or used.
+    /// The tokenizer or the chat template that came with the model cannot be used.
+    #[error("{}: {source}", path.display())]
+    TextFile {
+        /// The file, or the model that has it inside.
+        path: PathBuf,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Text cannot be encoded or decoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The tokenizer in a GGUF file cannot be used.
-    #[error(transparent)]
-    GgufTokenizer(#[from] GgufTokenizerError),
-    /// The chat template is wrong or refuses the messages.
+    /// The chat template refuses the messages.
     #[error(transparent)]
     Chat(#[from] ChatError),
     /// Sampling parameters or logits are out of range.
@@ -37,13 +56,15 @@ pub enum Error {
     /// A stop text is empty.
     #[error(transparent)]
     Stop(#[from] StopError),
-    /// A JSON file beside the model is not what it should be.
-    #[error("{file}: {problem}")]
-    File {
-        /// Its name.
-        file: &'static str,
-        /// What is wrong.
-        problem: String,
+    /// A field that says how answers end is of the wrong type.
+    #[error("{}: field '{field}' is {found}, expected a token id or a list of them", path.display())]
+    EndTokens {
+        /// The file.
+        path: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// What it is.
+        found: String,
     },
     /// Text was given to a model without a tokenizer.
     #[error("this model has no tokenizer; give token ids instead")]
@@ -58,7 +79,7 @@ pub enum Error {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// A prompt that leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens, but the context holds {context}")]
+    #[error("the prompt has {tokens} tokens, but the context holds {context}, answer included")]
     PromptTooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -74,8 +95,10 @@ pub enum Error {
         vocabulary: usize,
     },
     /// The tokenizer has ids that the model does not.
-    #[error("the tokenizer has ids up to {largest}, but the model's vocabulary is {vocabulary}")]
+    #[error("{}: the tokenizer has ids up to {largest}, but the model's vocabulary is {vocabulary}", path.display())]
     Vocabulary {
+        /// The model.
+        path: PathBuf,
         /// The tokenizer's largest id.
         largest: usize,
         /// The model's ids are below this.
@@ -95,6 +118,9 @@ pub enum Error {
         /// Bytes that are free.
         available: u64,
     },
+    /// The backend did not give the logits that a step asked for.
+    #[error("internal error: the backend gave no logits")]
+    NoLogits,
     /// Threads could not be started.
     #[error("cannot start threads: {0}")]
     Thread(std::io::Error),

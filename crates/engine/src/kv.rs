@@ -15,16 +15,36 @@ pub(crate) type ContentId = u64;
 /// so that two different prefixes are never taken for each other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Content {
-    /// The page before, or the seed of a recipe and adapter for the first page.
+    /// The page before; [`ROOT`] for a first page.
     parent: ContentId,
     tokens: Box<[u32]>,
+    /// How many of them, from the front, ran as prompt. 0 where that makes no difference.
+    prompt: usize,
+}
+
+/// Which pages may be found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// None.
+    Off,
+    /// Pages of the same tokens: they hold the same numbers in whichever phase they ran.
+    AnyPhase,
+    /// Pages of the same tokens that ran in the same phases.
+    SamePhase,
+}
+
+/// Tokens of a sequence, of which the first `prompt` are of the prompt phase.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tokens<'a> {
+    pub ids: &'a [u32],
+    pub prompt: usize,
 }
 
 #[derive(Debug, Clone, Default)]
 struct Page {
     holders: u32,
     content: Option<(ContentId, Content)>,
-    /// When it was freed; its key in `free` while it has no holder.
+    /// When it was freed; its key in [`PagePool::free`] while it has content and no holder.
     freed: u64,
 }
 
@@ -39,39 +59,42 @@ pub(crate) struct PageList {
 /// All pages of a state.
 pub(crate) struct PagePool {
     page_tokens: usize,
+    /// Pages there are.
+    total: usize,
+    /// Those that were ever used, which are the first ones: a large pool costs nothing at first.
     pages: Vec<Page>,
-    /// Pages without a holder, by when they were freed.
+    /// Used pages without a holder and without content.
+    empty: Vec<PageId>,
+    /// Pages without a holder but with content, by when they were freed.
     free: BTreeMap<u64, PageId>,
     by_content: HashMap<Content, PageId>,
     clock: u64,
     next_content: ContentId,
-    /// Whether full pages are registered and found again.
-    reuse: bool,
+    reuse: Reuse,
 }
 
 /// The parent of first pages.
 const ROOT: ContentId = 0;
 
 impl PagePool {
-    pub fn new(pages: usize, page_tokens: usize, reuse: bool) -> Self {
-        let mut pool = Self {
+    /// `pages` pages (as many as a [`PageId`] can number, at most) of `page_tokens` tokens each.
+    pub fn new(pages: usize, page_tokens: usize, reuse: Reuse) -> Self {
+        Self {
             page_tokens,
-            pages: vec![Page::default(); pages],
+            total: pages.min(PageId::MAX as usize),
+            pages: vec![],
+            empty: vec![],
             free: BTreeMap::new(),
             by_content: HashMap::new(),
             clock: 0,
             next_content: ROOT + 1,
             reuse,
-        };
-        for page in 0..pages {
-            pool.set_free(page as PageId);
         }
-        pool
     }
 
     /// Pages that nobody holds.
     pub fn free_pages(&self) -> usize {
-        self.free.len()
+        self.empty.len() + self.free.len() + (self.total - self.pages.len())
     }
 
     /// Pages that so many tokens fill or begin.
@@ -80,18 +103,15 @@ impl PagePool {
     }
 
     /// Pages whose content is the beginning of `tokens`, now held by the result, and the number of
-    /// tokens in them. At least one token is left over, since a prompt's last row must run.
-    pub fn find_prefix(&mut self, tokens: &[u32]) -> (PageList, usize) {
+    /// tokens in them. At least one token is left over, since the last row must run.
+    pub fn find_prefix(&mut self, tokens: Tokens<'_>) -> (PageList, usize) {
         let mut list = PageList::default();
-        if !self.reuse {
+        if self.reuse == Reuse::Off {
             return (list, 0);
         }
-        let usable = tokens.len().saturating_sub(1) / self.page_tokens * self.page_tokens;
-        for chunk in tokens[..usable].chunks_exact(self.page_tokens) {
-            let parent = list.contents.last().copied().unwrap_or(ROOT);
-            let Some(&page) = self.by_content.get(&Content { parent, tokens: chunk.into() }) else {
-                break;
-            };
+        for _ in 0..tokens.ids.len().saturating_sub(1) / self.page_tokens {
+            let content = self.next_page(&list, tokens);
+            let Some(&page) = self.by_content.get(&content) else { break };
             let Some((id, _)) = self.pages[page as usize].content else { break };
             self.hold(page);
             list.pages.push(page);
@@ -101,35 +121,57 @@ impl PagePool {
         (list, found)
     }
 
+    /// The content of the page of `tokens` after those whose content `list` knows.
+    fn next_page(&self, list: &PageList, tokens: Tokens<'_>) -> Content {
+        let start = list.contents.len() * self.page_tokens;
+        let prompt = match self.reuse {
+            Reuse::Off | Reuse::AnyPhase => 0,
+            Reuse::SamePhase => tokens.prompt.saturating_sub(start).min(self.page_tokens),
+        };
+        Content {
+            parent: list.contents.last().copied().unwrap_or(ROOT),
+            tokens: tokens.ids[start..start + self.page_tokens].into(),
+            prompt,
+        }
+    }
+
     /// Makes `list` long enough for `tokens` tokens. `false`, with nothing changed, if there are
     /// not enough free pages.
     pub fn grow(&mut self, list: &mut PageList, tokens: usize) -> bool {
         let missing = self.pages_for(tokens).saturating_sub(list.pages.len());
-        if missing > self.free.len() {
+        if missing > self.free_pages() {
             return false;
         }
-        for _ in 0..missing {
-            let Some((_, page)) = self.free.pop_first() else { return false };
-            let state = &mut self.pages[page as usize];
-            state.holders = 1;
-            if let Some((_, content)) = state.content.take() {
-                self.by_content.remove(&content);
-            }
-            list.pages.push(page);
-        }
+        list.pages.extend((0..missing).map_while(|_| self.take_page()));
         true
     }
 
+    /// A page for something new: an empty one, else one never used, else the one freed first.
+    fn take_page(&mut self) -> Option<PageId> {
+        let page = if let Some(page) = self.empty.pop() {
+            page
+        } else if self.pages.len() < self.total {
+            self.pages.push(Page::default());
+            (self.pages.len() - 1) as PageId
+        } else {
+            self.free.pop_first()?.1
+        };
+        let state = &mut self.pages[page as usize];
+        state.holders = 1;
+        if let Some((_, content)) = state.content.take() {
+            self.by_content.remove(&content);
+        }
+        Some(page)
+    }
+
     /// Registers the pages of `list` that `computed` tokens have filled since the last call.
-    pub fn register(&mut self, list: &mut PageList, tokens: &[u32], computed: usize) {
-        if !self.reuse {
+    pub fn register(&mut self, list: &mut PageList, tokens: Tokens<'_>, computed: usize) {
+        if self.reuse == Reuse::Off {
             return;
         }
         while (list.contents.len() + 1) * self.page_tokens <= computed {
             let index = list.contents.len();
-            let parent = list.contents.last().copied().unwrap_or(ROOT);
-            let chunk = &tokens[index * self.page_tokens..(index + 1) * self.page_tokens];
-            let content = Content { parent, tokens: chunk.into() };
+            let content = self.next_page(list, tokens);
             let known = self
                 .by_content
                 .get(&content)
@@ -156,24 +198,26 @@ impl PagePool {
         for page in list.pages.into_iter().rev() {
             let state = &mut self.pages[page as usize];
             state.holders -= 1;
-            if state.holders == 0 {
-                self.set_free(page);
+            if state.holders > 0 {
+                continue;
+            }
+            if state.content.is_none() {
+                self.empty.push(page);
+            } else {
+                self.clock += 1;
+                state.freed = self.clock;
+                self.free.insert(self.clock, page);
             }
         }
     }
 
+    /// Adds a holder to a page with content.
     fn hold(&mut self, page: PageId) {
         let state = &mut self.pages[page as usize];
         if state.holders == 0 {
             self.free.remove(&state.freed);
         }
         state.holders += 1;
-    }
-
-    fn set_free(&mut self, page: PageId) {
-        self.clock += 1;
-        self.pages[page as usize].freed = self.clock;
-        self.free.insert(self.clock, page);
     }
 }
 
@@ -183,50 +227,55 @@ mod tests {
 
     const PAGE: usize = 4;
 
-    fn filled(pool: &mut PagePool, tokens: &[u32]) -> PageList {
-        let (mut list, found) = pool.find_prefix(tokens);
-        assert!(found < tokens.len().max(1));
-        assert!(pool.grow(&mut list, tokens.len()));
-        pool.register(&mut list, tokens, tokens.len());
+    /// All of `ids` as a prompt.
+    fn prompt(ids: &[u32]) -> Tokens<'_> {
+        Tokens { ids, prompt: ids.len() }
+    }
+
+    fn filled(pool: &mut PagePool, ids: &[u32]) -> PageList {
+        let (mut list, found) = pool.find_prefix(prompt(ids));
+        assert!(found < ids.len().max(1));
+        assert!(pool.grow(&mut list, ids.len()));
+        pool.register(&mut list, prompt(ids), ids.len());
         list
     }
 
     #[test]
     fn a_shared_beginning_is_found_and_a_different_one_is_not() {
-        let mut pool = PagePool::new(16, PAGE, true);
+        let mut pool = PagePool::new(16, PAGE, Reuse::AnyPhase);
         let tokens: Vec<u32> = (0..11).collect();
         let first = filled(&mut pool, &tokens);
-        let (second, found) = pool.find_prefix(&tokens);
+        let (second, found) = pool.find_prefix(prompt(&tokens));
         assert_eq!((found, &second.pages[..]), (8, &first.pages[..2]));
         // Exactly two pages of tokens: one must be left to run.
-        assert_eq!(pool.find_prefix(&tokens[..8]).1, 4);
+        assert_eq!(pool.find_prefix(prompt(&tokens[..8])).1, 4);
         let mut other = tokens.clone();
         other[1] = 99;
-        assert_eq!(pool.find_prefix(&other).1, 0);
+        assert_eq!(pool.find_prefix(prompt(&other)).1, 0);
         // The second page's tokens alone are not a beginning.
-        assert_eq!(pool.find_prefix(&tokens[4..]).1, 0);
+        assert_eq!(pool.find_prefix(prompt(&tokens[4..])).1, 0);
     }
 
     #[test]
     fn content_survives_release_until_the_page_is_needed() {
-        let mut pool = PagePool::new(4, PAGE, true);
+        let mut pool = PagePool::new(4, PAGE, Reuse::AnyPhase);
         let tokens: Vec<u32> = (0..12).collect();
         let list = filled(&mut pool, &tokens);
         pool.release(list);
         assert_eq!(pool.free_pages(), 4);
-        let (again, found) = pool.find_prefix(&tokens);
+        let (again, found) = pool.find_prefix(prompt(&tokens));
         assert_eq!((found, pool.free_pages()), (8, 2));
         pool.release(again);
         // Two new pages displace the unused one and the end of the old sequence, not its beginning.
         let other: Vec<u32> = (100..108).collect();
         let list = filled(&mut pool, &other);
-        assert_eq!(pool.find_prefix(&tokens).1, 8);
+        assert_eq!(pool.find_prefix(prompt(&tokens)).1, 8);
         drop(list);
     }
 
     #[test]
     fn growing_beyond_what_is_free_changes_nothing() {
-        let mut pool = PagePool::new(3, PAGE, true);
+        let mut pool = PagePool::new(3, PAGE, Reuse::AnyPhase);
         let mut list = PageList::default();
         assert!(pool.grow(&mut list, 8));
         assert!(!pool.grow(&mut list, 13));
@@ -237,10 +286,55 @@ mod tests {
 
     #[test]
     fn without_reuse_nothing_is_found() {
-        let mut pool = PagePool::new(8, PAGE, false);
+        let mut pool = PagePool::new(8, PAGE, Reuse::Off);
         let tokens: Vec<u32> = (0..12).collect();
         let list = filled(&mut pool, &tokens);
-        assert_eq!(pool.find_prefix(&tokens).1, 0);
+        assert_eq!(pool.find_prefix(prompt(&tokens)).1, 0);
         pool.release(list);
+    }
+
+    #[test]
+    fn phases_tell_contents_apart_only_where_they_matter() {
+        let ids: Vec<u32> = (0..13).collect();
+        // Six tokens of prompt: the first page is all prompt, the second half, the third not.
+        let ran = Tokens { ids: &ids, prompt: 6 };
+        for (reuse, found) in [(Reuse::AnyPhase, 12), (Reuse::SamePhase, 4)] {
+            let mut pool = PagePool::new(16, PAGE, reuse);
+            let mut list = PageList::default();
+            assert!(pool.grow(&mut list, ids.len()));
+            pool.register(&mut list, ran, ids.len());
+            assert_eq!(pool.find_prefix(prompt(&ids)).1, found, "{reuse:?}");
+            assert_eq!(pool.find_prefix(ran).1, 12, "{reuse:?}");
+        }
+    }
+
+    #[test]
+    fn pages_without_content_are_used_again_before_fresh_ones() {
+        let mut pool = PagePool::new(usize::MAX, PAGE, Reuse::AnyPhase);
+        let list = filled(&mut pool, &[1, 2, 3, 4, 5, 6]);
+        let last = list.pages[1];
+        pool.release(list);
+        let list = filled(&mut pool, &[9]);
+        assert_eq!(list.pages, [last]);
+        pool.release(list);
+        assert_eq!((pool.pages.len(), pool.free_pages()), (2, u32::MAX as usize));
+    }
+
+    #[test]
+    fn a_beginning_computed_twice_is_registered_once() {
+        let mut pool = PagePool::new(8, PAGE, Reuse::AnyPhase);
+        let ids: Vec<u32> = (0..9).collect();
+        let (mut first, mut second) = (PageList::default(), PageList::default());
+        assert!(pool.grow(&mut first, 9) && pool.grow(&mut second, 9));
+        pool.register(&mut first, prompt(&ids), 9);
+        pool.register(&mut second, prompt(&ids), 9);
+        assert_eq!(pool.by_content.len(), 2);
+        let third = pool.find_prefix(prompt(&ids)).0;
+        assert_eq!(third.pages, first.pages[..2]);
+        for list in [first, second, third] {
+            pool.release(list);
+        }
+        assert_eq!(pool.free_pages(), 8);
+        assert_eq!((pool.empty.len(), pool.free.len()), (4, 2));
     }
 }

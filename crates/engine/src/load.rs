@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use keeve_checkpoint::Checkpoint;
 use keeve_codec::PackedTensor;
 use keeve_cpu::{Cpu, CpuOptions, Isa};
-use keeve_graph::{Activations, Backend, CompileOptions, LoadOptions, Program, Progress, Weights};
+use keeve_graph::{Activations, Backend, CompileOptions, LoadOptions, Progress, Weights};
 use keeve_models::Model;
-use serde_json::Value;
 
 use crate::engine::{Engine, Worker};
 use crate::error::Error;
-use crate::kv::PagePool;
+use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::scheduler::{Limits, Scheduler};
 use crate::text::TextSide;
@@ -29,6 +28,9 @@ pub struct EngineOptions {
     pub prefill_chunk: usize,
     /// Sequences that run at the same time.
     pub max_sequences: usize,
+    /// Pages that keys and values are held in, for all sequences together; `None`: enough for
+    /// `max_sequences` whole ones, or what half of the free memory holds.
+    pub kv_pages: Option<usize>,
     /// Whether prompts that begin alike share what was computed for their beginning.
     pub prefix_cache: bool,
     /// How activations enter matrix products.
@@ -44,6 +46,7 @@ impl Default for EngineOptions {
             max_context: None,
             prefill_chunk: 512,
             max_sequences: 16,
+            kv_pages: None,
             prefix_cache: true,
             activations: Activations::Float,
             profile: false,
@@ -80,35 +83,41 @@ impl Engine {
     /// Loads a model. `progress` is told how far it is and can cancel by returning `false`.
     ///
     /// # Errors
-    /// If the checkpoint, its config, tokenizer or chat template is wrong, something in it is not
-    /// supported, or it does not fit into memory.
+    /// If the checkpoint or its config is wrong, something in it is not supported, or it does not
+    /// fit into memory. A tokenizer or chat template that cannot be used is an error only of what
+    /// needs it: [`Engine::tokenizer`], [`Engine::chat_template`].
     pub fn load(
         checkpoint: &Checkpoint,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
         let start = Instant::now();
-        let model = keeve_models::build(checkpoint.config())?;
+        let model = keeve_models::build(checkpoint.config())
+            .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
         let text = TextSide::read(checkpoint, model.vocabulary);
-        let eos = text.end_ids(checkpoint, model.vocabulary);
-        Self::assemble(model, &Tensors(checkpoint), (text, eos), options, progress, start)
+        let eos = text.end_ids(checkpoint, model.vocabulary)?;
+        Self::assemble(model, &Tensors(checkpoint), (text, eos), options, progress, start).map_err(
+            |error| match error {
+                Error::Graph(error) => load_error(checkpoint, error),
+                error => error,
+            },
+        )
     }
 
-    /// An engine for a config (as [`keeve_models::build`] takes it) with weights from anywhere. It has
-    /// no tokenizer and no end tokens: requests are token ids.
+    /// An engine for a model with weights from anywhere. It has no tokenizer and no end tokens:
+    /// requests are token ids.
     ///
     /// # Errors
-    /// If the config is wrong, a weight is missing or of the wrong shape, something is not
-    /// supported, or it does not fit into memory.
+    /// If a weight is missing or of the wrong shape, something is not supported, or it does not fit
+    /// into memory.
     pub fn from_weights(
-        config: &Value,
+        model: Model,
         weights: &dyn Weights,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
-        let start = Instant::now();
-        let model = keeve_models::build(config)?;
-        Self::assemble(model, weights, (TextSide::none(), vec![]), options, progress, start)
+        let text = (TextSide::none(), vec![]);
+        Self::assemble(model, weights, text, options, progress, Instant::now())
     }
 
     fn assemble(
@@ -128,14 +137,23 @@ impl Engine {
         let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(Error::Thread)?;
         let load = LoadOptions { activations: options.activations, progress };
         let program = cpu.load(Arc::new(model.graph), weights, &load)?;
-
-        let mut notes = text.problems();
-        let fit = fit(&*program, options, model.max_positions, available)?;
-        notes.extend(fit.note);
+        let sizes = Sizes {
+            page_tokens: program.page_tokens(),
+            page_bytes: program.page_bytes() as u64,
+            weights: program.weight_bytes(),
+            max_positions: model.max_positions,
+            available,
+        };
+        let fit = fit(&sizes, options)?;
         let plan =
             program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
         let state = program.state(fit.pages)?;
-        let pool = PagePool::new(fit.pages, program.page_tokens(), options.prefix_cache);
+        let reuse = match (options.prefix_cache, options.activations) {
+            (false, _) => Reuse::Off,
+            (true, Activations::Float) => Reuse::AnyPhase,
+            (true, _) => Reuse::SamePhase,
+        };
+        let pool = PagePool::new(fit.pages, sizes.page_tokens, reuse);
         let limits = Limits {
             sequences: options.max_sequences.max(1),
             prompt_rows: options.prefill_chunk.max(1),
@@ -150,7 +168,7 @@ impl Engine {
             isa,
             threads,
             load_time: start.elapsed(),
-            notes,
+            notes: fit.note.into_iter().collect(),
         };
         let scheduler = Scheduler::new(pool, limits);
         Engine::start(Worker { plan, state, scheduler, eos }, info, text)
@@ -166,44 +184,137 @@ impl Weights for Tensors<'_> {
     }
 }
 
+/// Names the model in errors that do not name a file themselves.
+fn load_error(checkpoint: &Checkpoint, error: keeve_graph::Error) -> Error {
+    match error {
+        // The checkpoint made it, and named the file.
+        keeve_graph::Error::Weight(_) | keeve_graph::Error::Cancelled => error.into(),
+        source => Error::Load { path: checkpoint.path().into(), source },
+    }
+}
+
+/// What decides how much context there is room for.
+struct Sizes {
+    page_tokens: usize,
+    /// Bytes of a page.
+    page_bytes: u64,
+    /// Bytes of weights.
+    weights: u64,
+    /// Positions that the model was made for.
+    max_positions: usize,
+    /// Bytes of free memory, where that is known.
+    available: Option<u64>,
+}
+
 /// How much context there is room for.
+#[derive(Debug, PartialEq, Eq)]
 struct Fit {
     context: usize,
     pages: usize,
     note: Option<String>,
 }
 
+/// The fewest pages that a shortened context may have; with fewer, the model is refused.
+const FEWEST_PAGES: usize = 8;
+
 /// Compares weights and state with the memory there is.
-fn fit(
-    program: &dyn Program,
-    options: &EngineOptions,
-    max_positions: usize,
-    available: Option<u64>,
-) -> Result<Fit, Error> {
-    let page_tokens = program.page_tokens();
-    let page_bytes = program.page_bytes().max(1) as u64;
-    let weights = program.weight_bytes();
-    let wanted = options.max_context.unwrap_or(max_positions).max(1);
-    let pages_for = |tokens: usize| tokens.div_ceil(page_tokens);
+fn fit(sizes: &Sizes, options: &EngineOptions) -> Result<Fit, Error> {
+    let Sizes { page_tokens, weights, max_positions, available, .. } = *sizes;
+    let page_bytes = sizes.page_bytes.max(1);
+    // Positions and page numbers have 32 bits.
+    let limit = u32::MAX as usize;
+    let mut context = options.max_context.unwrap_or(max_positions).clamp(1, limit);
+    let mut notes = vec![];
+    if context > max_positions {
+        notes.push(format!("the model was made for {max_positions} tokens, not {context}"));
+    }
+    if let Some(pages) = options.kv_pages {
+        context = context.min(pages.max(1).saturating_mul(page_tokens));
+    }
+    let mut pages = context.div_ceil(page_tokens).max(options.kv_pages.unwrap_or(0).min(limit));
     // Weights are not in memory yet: they come from the mapped file as they are used.
-    let room = available.map_or(u64::MAX, |bytes| bytes.saturating_sub(weights)) / page_bytes;
-    let room = usize::try_from(room).unwrap_or(usize::MAX);
-    let pages = pages_for(wanted);
-    if pages > room {
-        let shrunk = room.saturating_mul(page_tokens);
-        if options.max_context.is_some() || shrunk < page_tokens * 8 {
+    let room = available.map(|bytes| bytes.saturating_sub(weights) / page_bytes);
+    let room = room.map(|pages| usize::try_from(pages).unwrap_or(limit).min(limit));
+    if let Some(room) = room.filter(|&room| pages > room) {
+        let asked = options.max_context.is_some() || options.kv_pages.is_some();
+        if asked || room < FEWEST_PAGES {
             return Err(Error::Memory {
                 weights,
-                state: pages as u64 * page_bytes,
-                context: wanted,
+                state: (pages as u64).saturating_mul(page_bytes),
+                context,
                 available: available.unwrap_or(0),
             });
         }
-        let note =
-            Some(format!("the context is {shrunk} tokens instead of {wanted}: memory is short"));
-        return Ok(Fit { context: shrunk, pages: room, note });
+        let wanted = context;
+        (pages, context) = (room, room.saturating_mul(page_tokens));
+        notes.push(format!("the context is {context} tokens instead of {wanted}: memory is short"));
     }
-    // Room for several sequences, but at most half of what is free: pages cost nothing until used.
-    let several = pages.saturating_mul(options.max_sequences.max(1)).min(room / 2);
-    Ok(Fit { context: wanted, pages: several.max(pages), note: None })
+    if options.kv_pages.is_none() {
+        // Pages cost nothing until they are used, but all of them may be. Where free memory is not
+        // known, one sequence of full length must do.
+        let several = pages.saturating_mul(options.max_sequences.max(1));
+        pages = several.min(room.unwrap_or(0) / 2).max(pages);
+    }
+    let note = (!notes.is_empty()).then(|| notes.join("; "));
+    Ok(Fit { context, pages, note })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(available: Option<u64>) -> Sizes {
+        Sizes { page_tokens: 16, page_bytes: 1000, weights: 5000, max_positions: 1600, available }
+    }
+
+    #[test]
+    fn pages_are_for_several_sequences_but_at_most_half_of_free_memory() {
+        let options = EngineOptions::default();
+        let fits = |available| fit(&sizes(available), &options).map(|fit| (fit.context, fit.pages));
+        assert_eq!(fits(Some(u64::MAX)).ok(), Some((1600, 1600)));
+        assert_eq!(fits(Some(1_005_000)).ok(), Some((1600, 500)));
+        assert_eq!(fits(Some(105_000)).ok(), Some((1600, 100)));
+        assert_eq!(fits(None).ok(), Some((1600, 100)));
+    }
+
+    #[test]
+    fn a_context_that_was_not_asked_for_shrinks_and_one_that_was_is_refused() {
+        let mut options = EngineOptions::default();
+        let shrunk = fit(&sizes(Some(55_999)), &options).expect("a smaller context");
+        assert_eq!((shrunk.context, shrunk.pages), (800, 50));
+        assert!(shrunk.note.is_some_and(|note| note.contains("800 tokens instead of 1600")));
+        assert!(fit(&sizes(Some(12_000)), &options).is_err());
+        options.max_context = Some(1600);
+        let error = fit(&sizes(Some(55_999)), &options).expect_err("too little").to_string();
+        assert!(error.contains("100000 bytes for a context of 1600"), "{error}");
+    }
+
+    #[test]
+    fn any_options_are_answered_without_overflow() {
+        let numbers = [1, 15, 16, 17, 1 << 31, u32::MAX as usize, usize::MAX];
+        for (&context, &pages) in numbers.iter().flat_map(|a| numbers.iter().map(move |b| (a, b))) {
+            for available in [None, Some(0), Some(1 << 20), Some(u64::MAX)] {
+                let options = EngineOptions {
+                    max_context: Some(context),
+                    kv_pages: Some(pages),
+                    max_sequences: usize::MAX,
+                    ..EngineOptions::default()
+                };
+                let Ok(fit) = fit(&sizes(available), &options) else { continue };
+                assert!(fit.context <= context && fit.context <= fit.pages * 16);
+                assert!(fit.pages <= u32::MAX as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn a_context_beyond_the_model_is_noted_and_few_pages_bound_it() {
+        let mut options = EngineOptions { max_context: Some(3200), ..EngineOptions::default() };
+        let long = fit(&sizes(None), &options).expect("a context");
+        assert_eq!((long.context, long.pages), (3200, 200));
+        assert!(long.note.is_some_and(|note| note.contains("made for 1600 tokens, not 3200")));
+        options = EngineOptions { kv_pages: Some(3), ..EngineOptions::default() };
+        let few = fit(&sizes(None), &options).expect("a context");
+        assert_eq!(few, Fit { context: 48, pages: 3, note: None });
+    }
 }

@@ -21,8 +21,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Whether to go on after the model's end tokens.
     pub ignore_eos: bool,
-    /// Whether to report the logits of every prompt position. The prompt then runs as a whole,
-    /// whatever the prefix cache holds.
+    /// Whether to report the logits of every prompt position, each once and in order. The prompt
+    /// then runs as a whole, whatever the prefix cache holds.
     pub prompt_logits: bool,
 }
 
@@ -31,7 +31,7 @@ pub struct Request {
 pub enum FinishReason {
     /// An end token or a stop text.
     Stop,
-    /// The number of tokens asked for, or the context.
+    /// The number of tokens asked for is reached, or the context is full.
     Length,
     /// Its [`Generation`] was cancelled.
     Cancelled,
@@ -68,7 +68,7 @@ pub struct Timings {
 impl Timings {
     /// Prompt tokens that ran, a second.
     pub fn prompt_rate(&self) -> f64 {
-        rate(self.prompt_tokens - self.cached_tokens, self.prompt)
+        rate(self.prompt_tokens.saturating_sub(self.cached_tokens), self.prompt)
     }
 
     /// Tokens after the first, a second.

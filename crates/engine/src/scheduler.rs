@@ -1,9 +1,9 @@
 //! Who runs in the next step.
 //!
 //! Every step takes the next token of each sequence that is generating, and fills up with chunks
-//! of prompts. A sequence that finds no page for its next token makes the youngest other one give
-//! up its pages; that one is run again later, each row in the phase it first ran in, so its answer
-//! is the same.
+//! of prompts. Waiting and running sequences together are always in the order in which they came.
+//! When no page is left for a sequence, the youngest one gives up its pages; it is run again
+//! later, each row in the phase it first ran in, so its answer is the same.
 
 use std::collections::VecDeque;
 
@@ -43,10 +43,10 @@ impl Scheduler {
 
     /// Takes the cancelled sequences out.
     pub fn remove_cancelled(&mut self) -> Vec<Sequence> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (mut cancelled, waiting): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(Sequence::is_cancelled);
-        self.waiting = waiting.into();
+        let mut cancelled = vec![];
+        while let Some(index) = self.waiting.iter().position(Sequence::is_cancelled) {
+            cancelled.extend(self.waiting.remove(index));
+        }
         while let Some(index) = self.running.iter().position(Sequence::is_cancelled) {
             cancelled.push(self.remove(index));
         }
@@ -68,19 +68,18 @@ impl Scheduler {
         let mut index = 0;
         while index < self.running.len() {
             let sequence = &mut self.running[index];
-            let share = match sequence.remaining() {
-                1 => 1,
-                remaining => remaining.min(prompt_rows),
-            };
+            let remaining = sequence.remaining();
+            // A single row never waits: it is a generated token, or ends a prompt.
+            let share = if remaining == 1 { 1 } else { remaining.min(prompt_rows) };
             if self.pool.grow(&mut sequence.pages, sequence.computed + share) {
-                if share > 1 {
+                if remaining > 1 {
                     prompt_rows -= share;
                 }
                 shares.push(share);
                 index += 1;
             } else {
-                // The youngest may be this one. Alone, a sequence always fits: longer ones than all
-                // pages hold are refused.
+                // The youngest may be this one. The oldest always fits once it is alone: sequences
+                // longer than all pages hold are refused. So some sequence always gets on.
                 self.preempt_youngest();
             }
         }
@@ -95,9 +94,7 @@ impl Scheduler {
             for index in sequence.computed..sequence.computed + share {
                 let mut row =
                     RowInput::text(sequence.tokens[index], index as u32, sequence.phase(index));
-                let last = index + 1 == sequence.tokens.len() && sequence.max_tokens > 0;
-                row.logits =
-                    last || (sequence.request.prompt_logits && index < sequence.prompt_len);
+                row.logits = sequence.wants_logits(index);
                 step.rows.push(row);
             }
             let rows = first..step.rows.len();
@@ -110,28 +107,34 @@ impl Scheduler {
         step
     }
 
-    /// Moves waiting sequences to the running ones while there is room for their prompts.
+    /// Moves waiting sequences to the running ones, first come first served, while there is room
+    /// for all that they and the running ones have to compute.
     fn admit(&mut self) {
         while self.running.len() < self.limits.sequences
             && let Some(mut sequence) = self.waiting.pop_front()
         {
-            // Rows found in the cache give no logits.
-            let found = if sequence.request.prompt_logits {
-                (Default::default(), 0)
-            } else {
-                self.pool.find_prefix(&sequence.tokens)
+            let found;
+            (sequence.pages, found) = match sequence.prompt_logits {
+                // Rows found in the cache give no logits.
+                true => Default::default(),
+                false => self.pool.find_prefix(sequence.all_tokens()),
             };
-            sequence.pages = found.0;
-            let missing =
-                self.pool.pages_for(sequence.tokens.len() + 1) - sequence.pages.pages.len();
-            if missing > self.pool.free_pages() && !self.running.is_empty() {
+            let promised: usize = self.running.iter().map(|other| self.missing_pages(other)).sum();
+            let needed = promised + self.missing_pages(&sequence);
+            if needed > self.pool.free_pages() && !self.running.is_empty() {
                 self.pool.release(std::mem::take(&mut sequence.pages));
                 self.waiting.push_front(sequence);
                 return;
             }
-            sequence.start(found.1);
+            sequence.start(found);
             self.running.push(sequence);
         }
+    }
+
+    /// Pages that a sequence lacks for the tokens it has and the next one.
+    fn missing_pages(&self, sequence: &Sequence) -> usize {
+        let all = self.pool.pages_for(sequence.tokens.len() + 1);
+        all.saturating_sub(sequence.pages.pages.len())
     }
 
     fn preempt_youngest(&mut self) {

@@ -1,5 +1,6 @@
 //! A request on its way through the engine.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -9,10 +10,11 @@ use keeve_graph::Phase;
 
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
-use crate::kv::PageList;
+use crate::kv::{PageList, Tokens};
 use crate::request::{Event, FinishReason, Request, Timings};
 use crate::sampling::{History, Sampled, Sampler};
 use crate::stop::StopMatcher;
+use crate::tokenizer::TokenizerError;
 
 /// One request: its tokens, its place in the state, and how its answer is made.
 pub(crate) struct Sequence {
@@ -23,9 +25,13 @@ pub(crate) struct Sequence {
     /// How many of them are in the state.
     pub computed: usize,
     pub pages: PageList,
-    pub request: Request,
     /// Generated tokens at which the answer ends.
     pub max_tokens: usize,
+    /// Whether the logits of prompt positions are reported.
+    pub prompt_logits: bool,
+    /// Prompt positions whose logits were reported; a replay does not repeat them.
+    reported: usize,
+    ignore_eos: bool,
     sampler: Sampler,
     detokenizer: Option<Detokenizer>,
     stop: StopMatcher,
@@ -58,17 +64,18 @@ impl Sequence {
     ) -> Result<Self, Error> {
         let prompt_len = request.prompt.len();
         let room = context.saturating_sub(prompt_len);
-        let sampler = Sampler::new(request.sampling.clone())?;
-        let stop = StopMatcher::new(&request.stop)?;
         Ok(Self {
-            tokens: request.prompt.clone(),
             prompt_len,
             computed: 0,
             pages: PageList::default(),
             max_tokens: request.max_tokens.map_or(room, |max| max.min(room)),
-            sampler,
+            prompt_logits: request.prompt_logits,
+            reported: 0,
+            ignore_eos: request.ignore_eos,
+            sampler: Sampler::new(request.sampling)?,
             detokenizer,
-            stop,
+            stop: StopMatcher::new(&request.stop)?,
+            tokens: request.prompt,
             events: link.events,
             cancelled: link.cancelled,
             times: Times {
@@ -78,7 +85,6 @@ impl Sequence {
                 last_token: None,
             },
             cached: 0,
-            request,
         })
     }
 
@@ -95,6 +101,36 @@ impl Sequence {
     /// The phase that the token at `index` runs in, also when it is replayed.
     pub fn phase(&self, index: usize) -> Phase {
         if index < self.prompt_len { Phase::Prompt } else { Phase::Generated }
+    }
+
+    /// All of them, and which ran in which phase.
+    pub fn all_tokens(&self) -> Tokens<'_> {
+        Tokens { ids: &self.tokens, prompt: self.prompt_len }
+    }
+
+    /// Whether the logits after the token at `index` are needed: to choose the next token, or
+    /// because the request wants to see them.
+    pub fn wants_logits(&self, index: usize) -> bool {
+        let chooses = index + 1 == self.tokens.len() && self.max_tokens > 0;
+        chooses || self.reports(index)
+    }
+
+    fn reports(&self, index: usize) -> bool {
+        self.prompt_logits && (self.reported..self.prompt_len).contains(&index)
+    }
+
+    /// Takes note that `share` more tokens are in the state, and reports the logits of those
+    /// prompt positions that the request wants to see. `logits` are the rows, `vocabulary` wide, of
+    /// the tokens that wanted them.
+    pub fn advance(&mut self, share: usize, vocabulary: usize, logits: &[&[f32]]) {
+        let start = self.computed.max(self.reported);
+        let count = (self.computed..self.computed + share).filter(|&at| self.reports(at)).count();
+        self.computed += share;
+        if count > 0 {
+            self.reported = start + count;
+            let values = logits[..count.min(logits.len())].concat();
+            self.send(Event::PromptLogits { start, vocabulary, values });
+        }
     }
 
     pub fn is_cancelled(&self) -> bool {
@@ -119,18 +155,25 @@ impl Sequence {
 
     /// Chooses the next token from `logits`. Returns why the answer ends, if it does.
     pub fn accept(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
+        guarded(|| self.choose(logits, eos))
+    }
+
+    fn choose(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
         let (prompt, generated) = self.tokens.split_at(self.prompt_len);
         let sampled = self.sampler.sample(logits, History { prompt, generated })?;
         let now = Instant::now();
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
         self.tokens.push(sampled.id);
-        if !self.request.ignore_eos && eos.contains(&sampled.id) {
+        if !self.ignore_eos && eos.contains(&sampled.id) {
             return Ok(Some(FinishReason::Stop));
         }
-        let text = match &mut self.detokenizer {
-            Some(detokenizer) => detokenizer.push(sampled.id)?.unwrap_or_default(),
-            None => String::new(),
+        let text = match self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(sampled.id)) {
+            // Models have more ids than their tokenizer where the vocabulary is padded; those ids
+            // stand for no text.
+            None | Some(Ok(None) | Err(TokenizerError::UnknownId { .. })) => String::new(),
+            Some(Ok(Some(text))) => text,
+            Some(Err(error)) => return Err(error.into()),
         };
         let output = self.stop.push(&text);
         let Sampled { id, logprob, alternatives } = sampled;
@@ -145,13 +188,17 @@ impl Sequence {
     }
 
     /// Sends what was held back, and the end.
-    pub fn finish(mut self, reason: FinishReason) {
-        let tail = self.detokenizer.take().and_then(Detokenizer::finish).unwrap_or_default();
+    pub fn finish(self, reason: FinishReason) {
         let timings = self.timings();
-        let mut text = self.stop.push(&tail).text;
-        text.push_str(&self.stop.finish());
+        let Self { detokenizer, mut stop, events, .. } = self;
+        let ended = guarded(|| {
+            let tail = detokenizer.and_then(Detokenizer::finish).unwrap_or_default();
+            let mut text = stop.push(&tail).text;
+            text.push_str(&stop.finish());
+            Ok(Event::Finished { reason, text, timings })
+        });
         // Nobody listening is no error: the answer was not wanted any more.
-        let _ = self.events.send(Event::Finished { reason, text, timings });
+        let _ = events.send(ended.unwrap_or_else(|error| Event::Failed(Arc::new(error))));
     }
 
     /// Sends a failure.
@@ -173,4 +220,10 @@ impl Sequence {
             decode_tokens: self.generated(),
         }
     }
+}
+
+/// Runs the part of the work that is one request's own. A panic there (in a tokenizer, say) is an
+/// error of that request, not the end of the engine.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::RequestPanicked))
 }

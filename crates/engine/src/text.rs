@@ -1,6 +1,7 @@
 //! The text side of a checkpoint: tokenizer, chat template, end tokens.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;
 use keeve_checkpoint::gguf::tokenizer::GgufTokenizer;
@@ -44,9 +45,11 @@ impl TextSide {
     pub fn read(checkpoint: &Checkpoint, vocabulary: usize) -> Self {
         let fitting =
             |tokenizer: Option<Tokenizer>| match tokenizer.as_ref().map(Tokenizer::vocab_size) {
-                Some(size) if size > vocabulary => {
-                    Err(Error::Vocabulary { largest: size - 1, vocabulary })
-                }
+                Some(size) if size > vocabulary => Err(Error::Vocabulary {
+                    path: checkpoint.path().into(),
+                    largest: size - 1,
+                    vocabulary,
+                }),
                 _ => Ok(tokenizer),
             };
         let tokenizer = tokenizer(checkpoint).and_then(fitting).map_err(|error| error.to_string());
@@ -59,15 +62,12 @@ impl TextSide {
         Self { tokenizer, template }
     }
 
-    /// Why something that is there cannot be used.
-    pub fn problems(&self) -> Vec<String> {
-        let problems = [self.tokenizer.as_ref().err(), self.template.as_ref().err()];
-        problems.into_iter().flatten().cloned().collect()
-    }
-
     /// Tokens that end an answer: those that `generation_config.json`, `config.json` and the
     /// tokenizer name.
-    pub fn end_ids(&self, checkpoint: &Checkpoint, vocabulary: usize) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// If a config names something that is no token id.
+    pub fn end_ids(&self, checkpoint: &Checkpoint, vocabulary: usize) -> Result<Vec<u32>, Error> {
         end_ids(checkpoint, self.tokenizer.as_ref().ok().and_then(Option::as_ref), vocabulary)
     }
 }
@@ -81,10 +81,20 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
         let config = checkpoint.tokenizer_config();
         let special = config.map(special_texts).unwrap_or_default();
         let special: Vec<_> = special.iter().map(String::as_str).collect();
-        return Ok(Some(Tokenizer::from_json(&json, &special)?));
+        return match Tokenizer::from_json(&json, &special) {
+            Ok(tokenizer) => Ok(Some(tokenizer)),
+            Err(error) => Err(unusable(checkpoint.path().join("tokenizer.json"), error)),
+        };
     }
     let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
-    Ok(Some(gguf_vocabulary(found).build()?))
+    match gguf_vocabulary(found).build() {
+        Ok(tokenizer) => Ok(Some(tokenizer)),
+        Err(error) => Err(unusable(checkpoint.path().into(), error)),
+    }
+}
+
+fn unusable(path: PathBuf, error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::TextFile { path, source: Box::new(error) }
 }
 
 fn gguf_vocabulary(found: GgufTokenizer) -> GgufVocab {
@@ -111,18 +121,23 @@ fn chat_template(
 ) -> Result<Option<ChatTemplate>, Error> {
     let Some(source) = checkpoint.chat_template() else { return Ok(None) };
     let named = checkpoint.tokenizer_config().map(special_variables).unwrap_or_default();
-    Ok(Some(ChatTemplate::new(source, &named, tokenizer.special_tokens())?))
+    match ChatTemplate::new(source, &named, tokenizer.special_tokens()) {
+        Ok(template) => Ok(Some(template)),
+        Err(error) => Err(unusable(checkpoint.path().into(), error)),
+    }
 }
 
-fn end_ids(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>, vocabulary: usize) -> Vec<u32> {
-    let named = |config: &Value| match config.get("eos_token_id") {
-        Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
-        Some(id) => id.as_u64().into_iter().collect(),
-        None => vec![],
-    };
-    let configs = checkpoint.generation_config().into_iter().chain([checkpoint.config()]);
-    let mut ids: Vec<u32> =
-        configs.flat_map(named).filter_map(|id| u32::try_from(id).ok()).collect();
+fn end_ids(
+    checkpoint: &Checkpoint,
+    tokenizer: Option<&Tokenizer>,
+    vocabulary: usize,
+) -> Result<Vec<u32>, Error> {
+    let generation = checkpoint.path().join("generation_config.json");
+    let mut ids = vec![];
+    if let Some(config) = checkpoint.generation_config() {
+        ids.extend(named_end_ids(config, &generation)?);
+    }
+    ids.extend(named_end_ids(checkpoint.config(), checkpoint.config_path())?);
     if let Some(tokenizer) = tokenizer {
         let eos = checkpoint
             .tokenizer_config()
@@ -135,10 +150,29 @@ fn end_ids(checkpoint: &Checkpoint, tokenizer: Option<&Tokenizer>, vocabulary: u
             ids.extend(END_TEXTS.iter().filter_map(|text| tokenizer.token_id(text)));
         }
     }
+    // Ids that the model does not have never come.
     ids.retain(|&id| (id as usize) < vocabulary);
     ids.sort_unstable();
     ids.dedup();
-    ids
+    Ok(ids)
+}
+
+/// What `eos_token_id` in a config names: nothing, an id or a list of ids.
+fn named_end_ids(config: &Value, path: &Path) -> Result<Vec<u32>, Error> {
+    let field = "eos_token_id";
+    let ids = match config.get(field) {
+        None | Some(Value::Null) => &[][..],
+        Some(Value::Array(ids)) => ids,
+        Some(id) => std::slice::from_ref(id),
+    };
+    let id = |value: &Value| {
+        value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::EndTokens {
+            path: path.into(),
+            field,
+            found: value.to_string().chars().take(40).collect(),
+        })
+    };
+    ids.iter().map(id).collect()
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object with its text as `content`.

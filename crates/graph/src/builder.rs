@@ -17,7 +17,7 @@ impl Graph {
         Self::default()
     }
 
-    /// Names the value made last. Taps, printing and errors use it.
+    /// Names a value. Taps and printing use it.
     pub fn name(&mut self, value: ValueId, name: impl Into<String>) -> ValueId {
         self.nodes[value.index()].name = name.into();
         value
@@ -26,7 +26,7 @@ impl Graph {
     /// Rows of the embedding table `name` chosen by the step's ids: `[Tokens, width]`.
     ///
     /// # Errors
-    /// If the table has no rows or no columns, or another shape elsewhere in the graph.
+    /// If the table has no rows or no columns or too many, or another shape elsewhere in the graph.
     pub fn embed(&mut self, name: &str, vocabulary: usize, width: usize) -> Result<ValueId, Error> {
         let table = self.weight_id("embed", name, vocabulary, width)?;
         self.push(Op::Embed { table }, Rows::Tokens, width, Class::Act)
@@ -36,7 +36,7 @@ impl Graph {
     /// the value's name.
     ///
     /// # Errors
-    /// If the weights have another shape elsewhere in the graph.
+    /// If `n` is 0 or too large, or the weights have another shape elsewhere in the graph.
     pub fn linear(
         &mut self,
         x: ValueId,
@@ -244,18 +244,19 @@ impl Graph {
             return Err(shape(op, format!("{name} cannot be {rows}x{cols}")));
         }
         let weight = Weight { name: name.into(), rows, cols };
-        let index = match self.weights.iter().position(|known| known.name == name) {
-            Some(index) if self.weights[index] == weight => index,
-            Some(index) => {
-                let Weight { rows: r, cols: c, .. } = self.weights[index];
-                return Err(shape(op, format!("{name} is used as {r}x{c} and as {rows}x{cols}")));
+        match self.weight_ids.get(name) {
+            Some(&id) if *self.weight(id) == weight => Ok(id),
+            Some(&id) => {
+                let Weight { rows: r, cols: c, .. } = *self.weight(id);
+                Err(shape(op, format!("{name} is used as {r}x{c} and as {rows}x{cols}")))
             }
             None => {
+                let id = WeightId(self.weights.len() as u32);
                 self.weights.push(weight);
-                self.weights.len() - 1
+                self.weight_ids.insert(name.into(), id);
+                Ok(id)
             }
-        };
-        Ok(WeightId(index as u32))
+        }
     }
 
     fn push(&mut self, op: Op, rows: Rows, width: usize, class: Class) -> Result<ValueId, Error> {

@@ -1,5 +1,7 @@
 //! The graph: values, weights, rotary tables and state slots.
 
+use std::collections::HashMap;
+
 use crate::op::Op;
 use crate::state::{Slot, SlotId};
 use crate::step::Want;
@@ -116,6 +118,8 @@ pub struct Output {
 pub struct Graph {
     pub(crate) nodes: Vec<Node>,
     pub(crate) weights: Vec<Weight>,
+    /// Where each weight stands in `weights`, by name.
+    pub(crate) weight_ids: HashMap<String, WeightId>,
     pub(crate) ropes: Vec<Rope>,
     pub(crate) slots: Vec<Slot>,
     pub(crate) outputs: Vec<Output>,

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use keeve::{Engine, EngineOptions, Event, Message, RenderOptions, Request, SamplingParams};
 
+#[allow(clippy::print_stdout, reason = "it is a program, not a library")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `keeve::Checkpoint::open(path)` opens a directory or a .gguf file instead.
     let checkpoint = keeve::demo_model()?;

@@ -50,7 +50,7 @@ pub enum Command {
 #[derive(Debug, Clone, clap::Args)]
 pub struct Compute {
     /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,
     /// The most tokens of prompt and answer together [default: what the model was made for].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
@@ -125,7 +125,7 @@ pub struct Run {
     #[arg(long, conflicts_with = "prompt_ids")]
     pub prompt: Option<String>,
     /// The prompt as token ids, used as they are.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1)]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, value_parser = token_id)]
     pub prompt_ids: Option<Vec<u32>>,
     /// A system prompt.
     #[arg(long, conflicts_with_all = ["prompt_ids", "no_chat_template"])]
@@ -134,7 +134,7 @@ pub struct Run {
     #[arg(long)]
     pub no_chat_template: bool,
     /// Further variables for the chat template, as a JSON object.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", conflicts_with_all = ["prompt_ids", "no_chat_template"])]
     pub chat_template_args: Option<String>,
     /// The most tokens to generate.
     #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 512)]
@@ -168,7 +168,10 @@ pub struct Logits {
     /// A directory or a .gguf file [default: the demo model].
     pub model: Option<String>,
     /// The prompt as token ids.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, required = true)]
+    #[arg(
+        long, value_name = "IDS", value_delimiter = ',', num_args = 1, required = true,
+        value_parser = token_id
+    )]
     pub prompt_ids: Vec<u32>,
     /// The safetensors file to write: one f32 tensor `logits`, positions by vocabulary.
     #[arg(long, value_name = "FILE")]
@@ -193,7 +196,7 @@ pub struct Tensor {
 pub struct Tokenize {
     /// A directory or a .gguf file [default: the demo model].
     pub model: Option<String>,
-    /// The text [default: standard input].
+    /// The text; `-` or none: all of standard input.
     pub text: Option<String>,
     /// The text, where no MODEL is named.
     #[arg(long = "text", value_name = "TEXT", conflicts_with = "text")]
@@ -230,8 +233,8 @@ pub struct Bench {
     #[arg(long)]
     pub ops: bool,
     /// With --ops: the most rows of activations; they are the powers of two up to this.
-    #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = at_least_one, requires = "ops")]
-    pub max_rows: usize,
+    #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops")]
+    pub max_rows: u32,
     /// Prompt tokens; 0: prompts are not measured.
     #[arg(long, short = 'p', value_name = "TOKENS", default_value_t = 512)]
     pub prompt: usize,
@@ -245,7 +248,7 @@ pub struct Bench {
     #[arg(long, short = 'r', value_name = "TIMES", default_value = "5", value_parser = at_least_one)]
     pub repetitions: usize,
     /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,
     /// Prompt tokens computed in one step.
     #[arg(long, value_name = "TOKENS", default_value = "512", value_parser = at_least_one)]
@@ -265,6 +268,18 @@ pub struct Bench {
 pub struct Completions {
     /// The shell.
     pub shell: clap_complete::Shell,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    match at_least_one(text)? {
+        threads if threads > MOST => Err(format!("must be at most {MOST}")),
+        threads => Ok(threads),
+    }
+}
+
+fn token_id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use keeve::Isa;
+use serde_json::json;
 
 use args::{Args, Command};
 use output::{Failure, Output};
@@ -31,20 +33,41 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code,
+        Err(_) if interrupt::interrupted() => output.fail(&Failure::interrupted()),
         Err(failure) => output.fail(&failure),
     }
 }
 
 /// Prints what clap has to say: help and version, or what is wrong with the arguments.
 fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // If nobody reads the help there is nothing to do about it.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let text = error.to_string();
+    let asked = match error.kind() {
+        ErrorKind::DisplayHelp => Some(json!({ "help": text.trim_end() })),
+        ErrorKind::DisplayVersion => {
+            let tiers: Vec<_> = Isa::found().map(Isa::name).collect();
+            Some(json!({ "version": env!("CARGO_PKG_VERSION"), "isa": tiers }))
+        }
+        _ => None,
+    };
+    match &asked {
+        Some(result) if json => {
+            let output = Output::new(true, false);
+            return output
+                .result(result)
+                .map_or_else(|failure| output.fail(&failure), |()| ExitCode::SUCCESS);
+        }
+        None if json => {
+            let problem = match error.kind() {
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is needed",
+                // What follows the first blank line repeats the usage.
+                _ => text.split("\n\n").next().unwrap_or(&text),
+            };
+            return Output::new(true, false).fail(&Failure::usage(problem));
+        }
+        _ => {}
     }
-    if std::env::args_os().any(|arg| arg == "--json") {
-        return Output::new(true, false).fail(&Failure::usage(error.to_string()));
-    }
+    // If nobody reads it there is nothing to do about it.
     let _ = error.print();
-    ExitCode::from(2)
+    if asked.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }

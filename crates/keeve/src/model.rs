@@ -39,9 +39,13 @@ pub fn load(
         bar.set(progress);
         !interrupt::interrupted()
     })?;
-    drop(bar);
+    Ok(engine)
+}
+
+/// Tells what was decided otherwise than asked. Called once nothing can be wrong with the request
+/// any more, so that an error stands alone.
+pub fn notes(engine: &Engine, output: &Output) {
     for note in &engine.info().notes {
         output.note(&format!("note: {note}"));
     }
-    Ok(engine)
 }

@@ -4,14 +4,15 @@ use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keeve::checkpoint::StoredType;
 use keeve::checkpoint::safetensors::{self, Announced};
 use keeve::graph::Progress;
 use serde_json::{Value, json};
+
+use crate::interrupt;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -21,6 +22,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Ctrl-C ended the command before it had a result.
+    pub fn interrupted() -> Self {
+        Self { message: "interrupted".into(), code: interrupt::EXIT_CODE }
+    }
+
     /// The arguments make no sense: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 2 }
@@ -71,10 +77,12 @@ impl Output {
         }
     }
 
-    /// Reports a failure: on standard error, and in JSON mode as an object on standard output.
+    /// Reports a failure on one line: on standard error, and in JSON mode as an object on standard
+    /// output.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
-        let message = failure.message.trim_end();
-        let message = message.strip_prefix("error: ").unwrap_or(message);
+        let message = one_line(&failure.message);
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        // There is nowhere left to complain to if these fail.
         let _ = writeln!(io::stderr(), "error: {message}");
         if self.json {
             let _ = writeln!(io::stdout(), "{}", json!({ "error": message }));
@@ -141,11 +149,34 @@ impl Drop for LoadingBar {
     }
 }
 
+/// All of standard input.
+pub fn standard_input() -> Result<String, Failure> {
+    io::read_to_string(io::stdin()).map_err(|error| format!("standard input: {error}").into())
+}
+
 /// Writes a safetensors file with one f32 tensor.
 pub fn write_f32(path: &Path, name: &str, shape: &[usize], values: &[f32]) -> Result<(), Failure> {
     let tensor = Announced { name: name.into(), kind: StoredType::F32, shape: shape.into() };
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Ok(safetensors::write(path, [(tensor, &bytes[..])], &[])?)
+}
+
+/// Text that may come from a file, made fit to be shown: lines are joined, other control characters
+/// (which could command the terminal) escaped.
+pub fn one_line(text: &str) -> String {
+    let mut line = String::new();
+    for part in text.lines().map(str::trim).filter(|part| !part.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for character in part.chars() {
+            match character.is_control() {
+                true => line.extend(character.escape_default()),
+                false => line.push(character),
+            }
+        }
+    }
+    line
 }
 
 /// Bytes for a person: `1.5 GiB`.

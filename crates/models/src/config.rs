@@ -44,7 +44,7 @@ impl Config<'_> {
 
     /// A width or count that must be there.
     pub fn required(&self, field: &'static str) -> Result<usize, Error> {
-        self.width(field)?.ok_or_else(|| wrong(field, "is missing".into()))
+        self.width(field)?.ok_or_else(|| wrong(field, "is missing"))
     }
 
     /// A finite number; `None` if it is absent.
@@ -87,16 +87,21 @@ impl Config<'_> {
 }
 
 /// An error about `field`.
-pub(crate) fn wrong(field: &'static str, problem: String) -> Error {
-    Error::Field { field, problem }
+pub(crate) fn wrong(field: &'static str, problem: impl Into<String>) -> Error {
+    Error::Field { field, problem: problem.into() }
 }
 
-/// A value for an error message, cut if it is long.
+/// A value for an error message: on one line, and cut if it is long.
 pub(crate) fn short(value: &Value) -> String {
-    let mut text: String = value.to_string().chars().take(41).collect();
-    if text.chars().count() > 40 {
-        text.truncate(text.char_indices().nth(40).map_or(text.len(), |(index, _)| index));
-        text.push('…');
+    const LONGEST: usize = 40;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
-    text
+}
+
+/// A text from a config for an error message.
+pub(crate) fn quoted(text: &str) -> String {
+    short(&text.into())
 }

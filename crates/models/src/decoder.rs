@@ -3,7 +3,7 @@
 
 use keeve_graph::{Attention, Graph, RopeId, Slot, UnaryOp, ValueId, Want};
 
-use crate::config::{Config, wrong};
+use crate::config::{Config, quoted, wrong};
 use crate::rope::rope;
 use crate::{Error, Model};
 
@@ -54,21 +54,16 @@ impl Decoder {
         match config.string("hidden_act")? {
             None | Some("silu" | "swish") => {}
             Some(other) => {
-                return Err(wrong(
-                    "hidden_act",
-                    format!("'{other}' is not supported (expected silu)"),
-                ));
+                let problem = format!("is {}, which is not supported (known: silu)", quoted(other));
+                return Err(wrong("hidden_act", problem));
             }
         }
         if config.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(wrong(
-                "partial_rotary_factor",
-                "is not 1, which is not supported here".into(),
-            ));
+            return Err(wrong("partial_rotary_factor", "is not 1, which is not supported here"));
         }
         let layers = config.integer("num_hidden_layers", 1..=MAX_LAYERS)?;
         Ok(Self {
-            layers: layers.ok_or_else(|| wrong("num_hidden_layers", "is missing".into()))?,
+            layers: layers.ok_or_else(|| wrong("num_hidden_layers", "is missing"))?,
             hidden,
             feed_forward: config.required("intermediate_size")?,
             heads,

@@ -1,14 +1,15 @@
 //! What can be wrong with a config.
 
-/// An error about a model's config.
+/// An error about a model's config. Its text is one line that names the field; which file the config
+/// comes from is for the caller to say.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// `model_type` names an architecture that keeve does not have.
-    #[error("config: model_type '{0}' is not supported (known: {known})", known = crate::architectures().collect::<Vec<_>>().join(", "))]
+    #[error("field 'model_type' is {0}, which is not supported (known: {known})", known = crate::architectures().collect::<Vec<_>>().join(", "))]
     Architecture(String),
     /// A field is wrong.
-    #[error("config: {field} {problem}")]
+    #[error("field '{field}' {problem}")]
     Field {
         /// Its name.
         field: &'static str,
@@ -16,6 +17,6 @@ pub enum Error {
         problem: String,
     },
     /// The graph refused something that the config asks for.
-    #[error("config does not fit together: {0}")]
+    #[error("does not fit together: {0}")]
     Graph(#[from] keeve_graph::Error),
 }

@@ -15,6 +15,7 @@ mod rope;
 use keeve_graph::Graph;
 use serde_json::Value;
 
+use config::{Config, quoted, wrong};
 pub use error::Error;
 
 /// What a config becomes.
@@ -54,12 +55,10 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 /// If the architecture is unknown, or a field is missing, of the wrong type, out of range or asks
 /// for something that keeve does not do. The message names the field.
 pub fn build(config: &Value) -> Result<Model, Error> {
-    let name = config.get("model_type").and_then(Value::as_str).ok_or(Error::Field {
-        field: "model_type",
-        problem: "is missing or not a string".into(),
-    })?;
+    let fields = Config(config);
+    let name = fields.string("model_type")?.ok_or_else(|| wrong("model_type", "is missing"))?;
     match ARCHITECTURES.iter().find(|(known, _)| *known == name) {
         Some((_, build)) => build(config),
-        None => Err(Error::Architecture(name.into())),
+        None => Err(Error::Architecture(quoted(name))),
     }
 }

@@ -16,6 +16,10 @@ pub(crate) fn build(config: &Value) -> Result<Model, Error> {
 pub(crate) fn build_mistral(config: &Value) -> Result<Model, Error> {
     let config = Config(config);
     let mut decoder = Decoder::read(&config)?;
-    decoder.window = config.width("sliding_window")?;
+    // A null turns the window off; a config that says nothing means transformers' default.
+    decoder.window = match config.0.get("sliding_window") {
+        None => Some(4096),
+        Some(_) => config.width("sliding_window")?,
+    };
     decoder.build("mistral", &config)
 }

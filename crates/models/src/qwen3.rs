@@ -10,10 +10,7 @@ use crate::{Error, Model};
 pub(crate) fn build(config: &Value) -> Result<Model, Error> {
     let config = Config(config);
     if config.flag("use_sliding_window", false)? && config.width("sliding_window")?.is_some() {
-        return Err(wrong(
-            "use_sliding_window",
-            "is true, which keeve does not support for qwen3".into(),
-        ));
+        return Err(wrong("use_sliding_window", "is true, which is not supported for qwen3"));
     }
     let mut decoder = Decoder::read(&config)?;
     decoder.qk_norm = true;

@@ -8,7 +8,7 @@ use keeve_graph::Rope;
 use serde_json::Value;
 
 use crate::Error;
-use crate::config::{Config, short, wrong};
+use crate::config::{Config, quoted, short, wrong};
 
 /// The rotary table for heads of which the first `dims` values turn.
 pub(crate) fn rope(config: &Config<'_>, dims: usize, max_positions: usize) -> Result<Rope, Error> {
@@ -38,10 +38,9 @@ pub(crate) fn rope(config: &Config<'_>, dims: usize, max_positions: usize) -> Re
                 "factors" => unscaled(divided(&scaling, &plain)?),
                 other => {
                     let known = "default, linear, llama3, yarn";
-                    return Err(wrong(
-                        "rope_scaling.rope_type",
-                        format!("'{other}' is not supported (known: {known})"),
-                    ));
+                    let problem =
+                        format!("is {}, which is not supported (known: {known})", quoted(other));
+                    return Err(wrong("rope_scaling.rope_type", problem));
                 }
             }
         }
@@ -153,7 +152,7 @@ fn yarn(
     });
     let scaled: Vec<f64> = scaled.collect();
     if !amplitude.is_finite() || scaled.iter().any(|frequency| !frequency.is_finite()) {
-        return Err(wrong("rope_scaling", "gives frequencies that are not finite".into()));
+        return Err(wrong("rope_scaling", "gives frequencies that are not finite"));
     }
     Ok((scaled, amplitude))
 }

@@ -8,7 +8,7 @@ use keeve_bench::model::{ModelBench, Protocol, Report, Source};
 use keeve_bench::ops::{self, OpsOptions};
 use keeve_bench::scheme::Scheme;
 use keeve_bench::{Error, Observer, plot, shape};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::args::Bench;
 use crate::output::{Failure, Outcome, Output, StageBar};
@@ -19,19 +19,13 @@ const DEFAULT_CODEC: &str = "q4_k_m";
 
 pub fn run(args: &Bench, output: &Output) -> Outcome {
     interrupt::watch()?;
-    let outcome = if args.ops { products(args, output) } else { whole_model(args, output) };
-    match outcome {
-        Ok(()) if !interrupt::interrupted() => Ok(ExitCode::SUCCESS),
-        Ok(()) => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-        // Loading was what Ctrl-C ended: there is nothing to report.
-        Err(_) if interrupt::interrupted() => {
-            if output.json {
-                output.result(&json!({ "interrupted": true }))?;
-            }
-            Ok(ExitCode::from(interrupt::EXIT_CODE))
-        }
-        Err(failure) => Err(failure),
+    if args.ops {
+        products(args, output)?;
+    } else {
+        whole_model(args, output)?;
     }
+    let code = if interrupt::interrupted() { interrupt::EXIT_CODE } else { 0 };
+    Ok(ExitCode::from(code))
 }
 
 /// Shows progress; Ctrl-C ends the benchmark.
@@ -72,7 +66,13 @@ fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
                 return Err(Failure::usage("--codec needs --config or --ops: a MODEL has its own"));
             }
             let checkpoint: Checkpoint = model::open(args.model.as_deref())?;
-            measure(&Source::Checkpoint(&checkpoint), &protocol, &options, output)?
+            let name = args.model.as_deref().unwrap_or("demo model");
+            measure(
+                &Source::Checkpoint { name, checkpoint: &checkpoint },
+                &protocol,
+                &options,
+                output,
+            )?
         }
         Some(name) => {
             let (name, config) = config(name)?;
@@ -148,7 +148,7 @@ fn products(args: &Bench, output: &Output) -> Result<(), Failure> {
         codecs,
         activations: args.activations.map_or_else(|| every.to_vec(), |mode| vec![mode.into()]),
         sizes: ops::SIZES.to_vec(),
-        max_rows: args.max_rows.min(ops::MAX_ROWS),
+        max_rows: args.max_rows as usize,
         repetitions: args.repetitions,
         threads: args.threads,
     };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::Inspect;
 use crate::model;
-use crate::output::{Outcome, Output, bytes};
+use crate::output::{Outcome, Output, bytes, one_line};
 
 /// Tensors, weights and bytes of one role in one codec.
 #[derive(Default)]
@@ -33,7 +33,8 @@ impl Sum {
 
 pub fn run(args: &Inspect, output: &Output) -> Outcome {
     let checkpoint = model::open(args.model.as_deref())?;
-    let model = keeve::models::build(checkpoint.config());
+    let model = keeve::models::build(checkpoint.config())
+        .map_err(|error| format!("{}: {error}", checkpoint.config_path().display()));
     let mut roles: BTreeMap<(String, String), Sum> = BTreeMap::new();
     let mut total = Sum::default();
     for tensor in checkpoint.tensors() {
@@ -47,7 +48,7 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
             "architecture": architecture,
             "format": checkpoint.format(),
             "supported": model.is_ok(),
-            "problem": model.as_ref().err().map(ToString::to_string),
+            "problem": model.as_ref().err(),
             "parameters": total.weights,
             "bytes": total.bytes,
             "bits_per_weight": total.bits(),
@@ -68,7 +69,7 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
     }
     output.text(&heading(&checkpoint, architecture, &total))?;
     if let Err(error) = &model {
-        output.text(&format!("not runnable: {error}\n"))?;
+        output.text(&format!("not runnable: {}\n", one_line(error)))?;
     }
     let mut table = format!(
         "\n{:28} {:14} {:>7} {:>14} {:>12} {:>6}\n",
@@ -76,6 +77,7 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
     );
     for ((role, codec), sum) in &roles {
         let Sum { tensors, weights, bytes } = sum;
+        let role = one_line(role);
         table += &format!(
             "{role:28} {codec:14} {tensors:>7} {weights:>14} {bytes:>12} {:>6.2}\n",
             sum.bits()
@@ -84,13 +86,9 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
     output.text(&table)?;
     if args.tensors {
         let line = |tensor: &TensorInfo| {
-            format!(
-                "{:60} {:14} {:?} {} bytes\n",
-                tensor.name,
-                tensor.format.clone(),
-                tensor.shape,
-                tensor.bytes
-            )
+            let TensorInfo { format, shape, bytes, .. } = tensor;
+            let name = one_line(&tensor.name);
+            format!("{name:60} {format:14} {shape:?} {bytes} bytes\n")
         };
         output.text(&format!("\n{}", checkpoint.tensors().map(line).collect::<String>()))?;
     }
@@ -102,7 +100,8 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
 
 fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
     format!(
-        "architecture     {architecture}\nformat           {}\nparameters       {}\nsize             {}\nbits per weight  {:.3}\n",
+        "architecture     {}\nformat           {}\nparameters       {}\nsize             {}\nbits per weight  {:.3}\n",
+        one_line(architecture),
         checkpoint.format(),
         total.weights,
         bytes(total.bytes),
@@ -113,7 +112,7 @@ fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
 fn tensor_json(tensor: &TensorInfo) -> Value {
     json!({
         "name": tensor.name,
-        "codec": tensor.format.clone(),
+        "codec": tensor.format,
         "shape": tensor.shape,
         "bytes": tensor.bytes,
     })

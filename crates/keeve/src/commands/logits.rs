@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use keeve::{Event, Request};
+use keeve::{Event, FinishReason, Request};
 use serde_json::json;
 
 use crate::args::Logits;
-use crate::output::write_f32;
-use crate::output::{Outcome, Output};
+use crate::output::{Failure, Outcome, Output, write_f32};
 use crate::{interrupt, model};
 
 pub fn run(args: &Logits, output: &Output) -> Outcome {
@@ -21,19 +20,19 @@ pub fn run(args: &Logits, output: &Output) -> Outcome {
         ..Request::default()
     })?;
     interrupt::cancels(generation.canceller());
+    model::notes(&engine, output);
     let width = engine.info().vocabulary;
-    let mut logits = vec![0.0; args.prompt_ids.len() * width];
+    let mut logits = vec![];
     for event in generation {
         match event {
-            Event::PromptLogits { start, values, .. } => {
-                logits[start * width..start * width + values.len()].copy_from_slice(&values);
+            // They come in order.
+            Event::PromptLogits { values, .. } => logits.extend(values),
+            Event::Finished { reason: FinishReason::Cancelled, .. } => {
+                return Err(Failure::interrupted());
             }
             Event::Failed(error) => return Err(error.into()),
             Event::Token { .. } | Event::Finished { .. } => {}
         }
-    }
-    if interrupt::interrupted() {
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
     let shape = [args.prompt_ids.len(), width];
     write_f32(&args.out, "logits", &shape, &logits)?;

@@ -1,6 +1,6 @@
 //! `keeve run`.
 
-use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 
 use keeve::{
@@ -9,7 +9,7 @@ use keeve::{
 use serde_json::{Map, Value, json};
 
 use crate::args::Run;
-use crate::output::{Failure, Outcome, Output, bytes};
+use crate::output::{Failure, Outcome, Output, bytes, one_line, standard_input};
 use crate::{interrupt, model};
 
 /// Where the prompt comes from.
@@ -19,26 +19,41 @@ enum Prompt {
 }
 
 pub fn run(args: &Run, output: &Output) -> Outcome {
-    interrupt::watch()?;
     let (model, prompt) = model_and_prompt(args)?;
     let template_args = template_args(args)?;
+    let sampling = sampling(args)?;
+    if args.stop.iter().any(String::is_empty) {
+        return Err(Failure::usage("--stop is empty, expected a text"));
+    }
+    // Not earlier: Ctrl-C ends the reading of standard input at once.
+    interrupt::watch()?;
     let checkpoint = model::open(model.as_deref())?;
     let engine = model::load(&checkpoint, &args.compute, output)?;
     let prompt = match prompt {
         Prompt::Ids(ids) => ids,
-        Prompt::Text(text) => prompt_ids(&engine, args, text, template_args)?,
+        Prompt::Text(text) => prompt_ids(&engine, args, &text, template_args)?,
     };
     let mut generation = engine.submit(Request {
         prompt: prompt.clone(),
-        sampling: sampling(args),
+        sampling,
         max_tokens: Some(args.max_tokens),
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
         ..Request::default()
     })?;
     interrupt::cancels(generation.canceller());
-
-    let has_text = engine.tokenizer().is_ok();
+    model::notes(&engine, output);
+    likely_model(args, output);
+    let has_text = match engine.tokenizer() {
+        Ok(_) => true,
+        Err(error) => {
+            output.note(&format!(
+                "note: token ids instead of text: {}",
+                one_line(&error.to_string())
+            ));
+            false
+        }
+    };
     let (mut tokens, mut answer) = (vec![], String::new());
     let mut end = None;
     for event in &mut generation {
@@ -52,7 +67,12 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
                 end = Some((reason, timings));
                 text
             }
-            Event::Failed(error) => return Err(error.into()),
+            Event::Failed(error) => {
+                if !output.json && !answer.is_empty() {
+                    output.text("\n")?;
+                }
+                return Err(error.into());
+            }
         };
         if !output.json {
             output.text(&text)?;
@@ -94,10 +114,7 @@ fn model_and_prompt(args: &Run) -> Result<(Option<String>, Prompt), Failure> {
         Prompt::Text(text.clone())
     } else if let Some(index) = rest.iter().position(|argument| argument == "-") {
         rest.remove(index);
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|error| format!("standard input: {error}"))?;
+        let text = standard_input()?;
         Prompt::Text(text.strip_suffix('\n').unwrap_or(&text).into())
     } else {
         Prompt::Text(
@@ -106,9 +123,22 @@ fn model_and_prompt(args: &Run) -> Result<(Option<String>, Prompt), Failure> {
         )
     };
     if rest.len() > 1 {
-        return Err(Failure::usage("the prompt was given twice: as an argument and by a flag"));
+        let problem = "two arguments besides the prompt: expected a MODEL at most";
+        return Err(Failure::usage(problem));
     }
     Ok((rest.pop(), prompt))
+}
+
+/// One argument alone is the prompt; if there is a file of that name, something else may have been
+/// meant.
+fn likely_model(args: &Run, output: &Output) {
+    if let [only] = &args.positional[..]
+        && args.prompt.is_none()
+        && args.prompt_ids.is_none()
+        && Path::new(only).exists()
+    {
+        output.note(&format!("note: '{only}' is the prompt here; a MODEL needs a prompt after it"));
+    }
 }
 
 fn template_args(args: &Run) -> Result<Map<String, Value>, Failure> {
@@ -123,14 +153,19 @@ fn template_args(args: &Run) -> Result<Map<String, Value>, Failure> {
 fn prompt_ids(
     engine: &Engine,
     args: &Run,
-    text: String,
+    text: &str,
     template_args: Map<String, Value>,
 ) -> Result<Vec<u32>, Failure> {
     if args.no_chat_template || engine.chat_template()?.is_none() {
-        if args.system.is_some() {
-            return Err("--system needs a chat template, and this model has none".into());
+        let tokenizer = engine.tokenizer()?;
+        let needing = [
+            ("--system", args.system.is_some()),
+            ("--chat-template-args", args.chat_template_args.is_some()),
+        ];
+        if let Some((flag, _)) = needing.iter().find(|(_, given)| *given) {
+            return Err(format!("{flag} needs a chat template, and this model has none").into());
         }
-        return Ok(engine.tokenizer()?.encode(&text, true, true)?);
+        return Ok(tokenizer.encode(text, true, true)?);
     }
     let system = args.system.iter().map(|text| Message::text("system", text));
     let messages: Vec<_> = system.chain([Message::text("user", text)]).collect();
@@ -139,9 +174,9 @@ fn prompt_ids(
     Ok(engine.chat_prompt(&messages, &options)?)
 }
 
-fn sampling(args: &Run) -> SamplingParams {
+fn sampling(args: &Run) -> Result<SamplingParams, Failure> {
     let flags = &args.sampling;
-    SamplingParams {
+    let params = SamplingParams {
         temperature: flags.temp,
         top_k: flags.top_k,
         top_p: flags.top_p,
@@ -151,7 +186,9 @@ fn sampling(args: &Run) -> SamplingParams {
         frequency_penalty: flags.frequency_penalty,
         seed: flags.seed,
         ..SamplingParams::default()
-    }
+    };
+    params.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(params)
 }
 
 fn timings_json(engine: &Engine, timings: &Timings) -> Value {

@@ -6,8 +6,7 @@ use serde_json::json;
 
 use crate::args::Tensor;
 use crate::model;
-use crate::output::write_f32;
-use crate::output::{Failure, Outcome, Output};
+use crate::output::{Failure, Outcome, Output, one_line, write_f32};
 
 pub fn run(args: &Tensor, output: &Output) -> Outcome {
     let (model, name) = match &args.positional[..] {
@@ -33,7 +32,8 @@ pub fn run(args: &Tensor, output: &Output) -> Outcome {
             "out": args.out,
         }))?;
     } else {
-        output.text(&format!("{name} {codec} {:?} {} bytes\n", shape, tensor.bytes()))?;
+        let name = one_line(name);
+        output.text(&format!("{name} {codec} {shape:?} {} bytes\n", tensor.bytes()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

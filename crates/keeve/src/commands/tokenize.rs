@@ -1,27 +1,21 @@
 //! `keeve tokenize`.
 
-use std::io::Read;
 use std::process::ExitCode;
 
 use serde_json::json;
 
 use crate::args::Tokenize;
 use crate::model;
-use crate::output::{Failure, Outcome, Output};
+use crate::output::{Failure, Outcome, Output, standard_input};
 
 pub fn run(args: &Tokenize, output: &Output) -> Outcome {
     let checkpoint = model::open(args.model.as_deref())?;
     let tokenizer = keeve::engine::tokenizer_of(&checkpoint)?
         .ok_or_else(|| Failure::from("this model has no tokenizer"))?;
-    let text = match args.text.as_ref().or(args.text_flag.as_ref()) {
-        Some(text) => text.clone(),
-        None => {
-            let mut text = String::new();
-            std::io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|error| format!("standard input: {error}"))?;
-            text
-        }
+    let text = match (&args.text, &args.text_flag) {
+        (Some(text), _) if text != "-" => text.clone(),
+        (None, Some(text)) => text.clone(),
+        _ => standard_input()?,
     };
     let ids = tokenizer.encode(&text, !args.no_special, !args.plain)?;
     let piece = |&id: &u32| {
