@@ -23,6 +23,7 @@ mod plan;
 mod pool;
 mod profile;
 mod quantize;
+pub mod rates;
 mod recipe;
 mod rope;
 mod scalar;

@@ -155,6 +155,7 @@ fn engine(setup: Setup) -> Engine {
         vocabulary: VOCABULARY,
         max_context: CONTEXT,
         weight_bytes: 0,
+        token_state_bytes: 0,
         eos: vec![EOS],
         isa: keeve_cpu::Isa::Scalar,
         threads: 1,

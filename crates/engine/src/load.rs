@@ -7,6 +7,7 @@ use keeve_checkpoint::Checkpoint;
 use keeve_codec::PackedTensor;
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, Weights};
+use keeve_models::Model;
 
 use crate::engine::{Engine, Worker};
 use crate::error::Error;
@@ -67,6 +68,8 @@ pub struct ModelInfo {
     pub max_context: usize,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
+    /// Bytes of state (keys and values) that a token takes.
+    pub token_state_bytes: usize,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
     /// The instruction set tier in use.
@@ -96,23 +99,54 @@ impl Engine {
             .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary)?;
+        Self::assemble(model, &Tensors(checkpoint), (text, eos), options, progress, start).map_err(
+            |error| match error {
+                Error::Graph(error) => load_error(checkpoint, error),
+                error => error,
+            },
+        )
+    }
 
+    /// An engine for a model with weights from anywhere. It has no tokenizer and no end tokens:
+    /// requests are token ids.
+    ///
+    /// # Errors
+    /// If a weight is missing or of the wrong shape, something is not supported, or it does not fit
+    /// into memory.
+    pub fn from_weights(
+        model: Model,
+        weights: &dyn Weights,
+        options: &EngineOptions,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+    ) -> Result<Self, Error> {
+        let text = (TextSide::none(), vec![]);
+        Self::assemble(model, weights, text, options, progress, Instant::now())
+    }
+
+    fn assemble(
+        model: Model,
+        weights: &dyn Weights,
+        (text, eos): (TextSide, Vec<u32>),
+        options: &EngineOptions,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+        start: Instant,
+    ) -> Result<Self, Error> {
+        // Asked before there are weights: mapped ones count as free until they are used, made ones
+        // do not.
+        let available = memory::available();
         let isa = Isa::choose()?;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(cores).max(1);
         let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(Error::Thread)?;
         let load =
             LoadOptions { activations: options.activations, kv_codec: options.kv_codec, progress };
-        let program = cpu
-            .load(Arc::new(model.graph), &Tensors(checkpoint), &load)
-            .map_err(|error| load_error(checkpoint, error))?;
-
+        let program = cpu.load(Arc::new(model.graph), weights, &load)?;
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
             page_bytes: program.page_bytes() as u64,
             weights: program.weight_bytes(),
             max_positions: model.max_positions,
-            available: memory::available(),
+            available,
         };
         let fit = fit(&sizes, options)?;
         let plan =
@@ -133,6 +167,7 @@ impl Engine {
             vocabulary: model.vocabulary,
             max_context: fit.context,
             weight_bytes: program.weight_bytes(),
+            token_state_bytes: program.page_bytes() / program.page_tokens(),
             eos: eos.clone(),
             isa,
             threads,

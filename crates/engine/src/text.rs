@@ -36,6 +36,11 @@ pub(crate) struct TextSide {
 }
 
 impl TextSide {
+    /// Neither.
+    pub fn none() -> Self {
+        Self { tokenizer: Ok(None), template: Ok(None) }
+    }
+
     /// Reads both from a checkpoint whose model has token ids below `vocabulary`.
     pub fn read(checkpoint: &Checkpoint, vocabulary: usize) -> Self {
         let fitting =

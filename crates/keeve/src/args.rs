@@ -40,6 +40,8 @@ pub enum Command {
     Tensor(Tensor),
     /// Turn text into token ids.
     Tokenize(Tokenize),
+    /// Measure a model's speed, and how near it is to the machine's limits.
+    Bench(Bench),
     /// Print a completion script for a shell.
     Completions(Completions),
 }
@@ -211,6 +213,61 @@ pub struct Tokenize {
     /// Take the names of special tokens in the text as text.
     #[arg(long)]
     pub plain: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(override_usage = "keeve bench [OPTIONS] [MODEL]\n       \
+    keeve bench [OPTIONS] --config <NAME|FILE> [--codec <NAME>]\n       \
+    keeve bench [OPTIONS] --ops [--codec <NAMES>]")]
+pub struct Bench {
+    /// A directory or a .gguf file [default: the demo model].
+    #[arg(conflicts_with_all = ["config", "ops"])]
+    pub model: Option<String>,
+    /// Random weights of the shape of a well-known model (qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b,
+    /// llama-3.2-1b, 4b-12l) or of a config.json.
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "ops")]
+    pub config: Option<String>,
+    /// Codec of the random weights, or a preset that mixes several as llama.cpp does (q2_k, q3_k_m,
+    /// q4_k_m, q5_k_m, q6_k, q8) [default: q4_k_m]. With --ops, a list of codecs [default: all that
+    /// have kernels].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub codec: Vec<String>,
+    /// Codec of the head, where it should be another.
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub head_codec: Option<String>,
+    /// Measure single products of 10240x2560 and 2560x10240 weights instead of a model.
+    #[arg(long)]
+    pub ops: bool,
+    /// With --ops: the most rows of activations; they are the powers of two up to this.
+    #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops")]
+    pub max_rows: u32,
+    /// Prompt tokens; 0: prompts are not measured.
+    #[arg(long, short = 'p', value_name = "TOKENS", default_value_t = 512)]
+    pub prompt: usize,
+    /// Generated tokens; 0: generation is not measured.
+    #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 64)]
+    pub generate: usize,
+    /// Tokens in the context before the generated ones.
+    #[arg(long, short = 'd', value_name = "TOKENS", default_value_t = 0)]
+    pub depth: usize,
+    /// How often each measurement is made (with --ops: at least).
+    #[arg(long, short = 'r', value_name = "TIMES", default_value = "5", value_parser = at_least_one)]
+    pub repetitions: usize,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+    /// Prompt tokens computed in one step.
+    #[arg(long, value_name = "TOKENS", default_value = "512", value_parser = at_least_one)]
+    pub prefill_chunk: usize,
+    /// How activations enter matrix products [default: as other commands; with --ops: every mode].
+    #[arg(long, value_enum)]
+    pub activations: Option<ActivationMode>,
+    /// Report time, bytes and calls by operation.
+    #[arg(long, conflicts_with = "ops")]
+    pub profile: bool,
+    /// Draw the result.
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

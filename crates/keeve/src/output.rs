@@ -92,15 +92,42 @@ impl Output {
 
     /// A bar that follows the loading of a model; hidden where nobody would see it.
     pub fn loading_bar(&self) -> LoadingBar {
+        let template = "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        LoadingBar(Mutex::new(self.bar(template)))
+    }
+
+    /// A bar that counts parts of named stages; hidden where nobody would see it.
+    pub fn stage_bar(&self) -> StageBar {
+        StageBar(self.bar("{msg} {bar:30} {pos}/{len} {elapsed}"))
+    }
+
+    fn bar(&self, template: &str) -> ProgressBar {
         let visible = !self.quiet && io::stderr().is_terminal();
         let target =
             if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(0), target);
-        let template = "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
-        LoadingBar(Mutex::new(bar))
+        bar
+    }
+}
+
+/// See [`Output::stage_bar`]. Disappears when dropped.
+pub struct StageBar(ProgressBar);
+
+impl StageBar {
+    /// Shows that `done` of `total` parts of `stage` are done.
+    pub fn set(&self, stage: &str, done: usize, total: usize) {
+        self.0.set_message(stage.to_owned());
+        self.0.set_length(total as u64);
+        self.0.set_position(done as u64);
+    }
+}
+
+impl Drop for StageBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

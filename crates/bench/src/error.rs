@@ -1,0 +1,64 @@
+//! What can go wrong in a benchmark.
+
+use crate::scheme::Scheme;
+use crate::shape;
+
+/// An error of a benchmark.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No shape of that name.
+    #[error("no shape '{0}' (known: {known}; or a config.json)", known = shape::names().collect::<Vec<_>>().join(", "))]
+    Shape(String),
+    /// Neither a preset nor a codec.
+    #[error("'{0}' is neither a preset ({presets}) nor a codec (such as q4_k, q4_0, affine4-g64, int8, bf16)", presets = Scheme::presets().collect::<Vec<_>>().join(", "))]
+    Scheme(String),
+    /// The model has no such weight.
+    #[error("the model has no weight '{0}'")]
+    NoWeight(String),
+    /// A weight cannot be made in its codec.
+    #[error("{name}: {error}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: keeve_codec::Error,
+    },
+    /// The weights do not fit into memory.
+    #[error("not enough memory: weights of {weights} bytes, but {available} bytes are free")]
+    Memory {
+        /// Bytes of weights.
+        weights: u64,
+        /// Bytes that are free.
+        available: u64,
+    },
+    /// There is nothing to measure.
+    #[error("nothing to measure: both the prompt and the generated tokens are 0")]
+    Nothing,
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] keeve_engine::Error),
+    /// The engine failed while it answered.
+    #[error("{0}")]
+    Failed(std::sync::Arc<keeve_engine::Error>),
+    /// The config cannot be built.
+    #[error("{name}: {source}")]
+    Config {
+        /// The model's or the shape's name.
+        name: String,
+        /// What is wrong.
+        source: keeve_models::Error,
+    },
+    /// The backend refused or failed.
+    #[error(transparent)]
+    Graph(#[from] keeve_graph::Error),
+    /// `KEEVE_ISA` names no tier of this machine.
+    #[error(transparent)]
+    Isa(#[from] keeve_cpu::UnknownIsa),
+    /// The machine refused memory or threads.
+    #[error("measuring the machine: {0}")]
+    Machine(#[from] std::io::Error),
+    /// A drawing failed.
+    #[error("drawing: {0}")]
+    Plot(String),
+}

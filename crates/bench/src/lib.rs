@@ -1,0 +1,44 @@
+//! Benchmarks: whole models ([`model`]) and single products ([`ops`]), held against limits of the
+//! machine that are measured in the same run ([`bounds`]).
+//!
+//! A model can be a real one, or one of a well-known [`shape`] with [`random`] weights in the codecs
+//! of a [`scheme`]. Nothing here prints: progress and interruption go through an [`Observer`].
+
+pub mod bounds;
+pub mod cost;
+mod error;
+pub mod model;
+pub mod ops;
+pub mod plot;
+pub mod random;
+pub mod scheme;
+pub mod shape;
+mod spread;
+
+pub use error::Error;
+pub use spread::Spread;
+
+use keeve_engine::Canceller;
+
+/// Follows a benchmark and can end it early.
+pub trait Observer: Sync {
+    /// `done` of `total` parts of `what` are done.
+    fn progress(&self, what: &str, done: usize, total: usize);
+
+    /// A request runs that `canceller` would cancel.
+    fn running(&self, canceller: Canceller);
+
+    /// Whether to end with what there is.
+    fn stopped(&self) -> bool;
+}
+
+/// The name of a mode, as `--activations` has it.
+pub fn activations_name(activations: keeve_graph::Activations) -> &'static str {
+    use keeve_graph::Activations::{Auto, Bf16, Float, Int8};
+    match activations {
+        Float => "float",
+        Bf16 => "bf16",
+        Int8 => "int8",
+        Auto => "auto",
+    }
+}

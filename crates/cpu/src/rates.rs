@@ -1,0 +1,200 @@
+//! What the machine can do at most: the rates that kernels and whole models are measured against.
+//!
+//! Every rate is of all threads together, the best of [`ROUNDS`] rounds, and comes from loops that
+//! do nothing else: reading memory once from one end to the other, and instructions of the integer
+//! units on registers. Each function takes a `stop` that is asked between rounds and ends the
+//! measuring (with no result) when it says so.
+
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+
+use std::sync::Barrier;
+use std::time::Instant;
+
+/// How often each rate is measured; the best counts.
+pub const ROUNDS: usize = 5;
+
+/// Numbers that are summed side by side: enough additions in flight to wait for memory alone.
+const LANES: usize = 64;
+
+/// A unit that multiplies and adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// VPDPBUSD: products of bytes in vector registers, with AVX-512 VNNI or else AVX-VNNI.
+    VnniInt8,
+    /// TDPBSSD: products of bytes in AMX tiles.
+    AmxInt8,
+    /// TDPBF16PS: products of bf16 in AMX tiles.
+    AmxBf16,
+}
+
+/// A loop on registers.
+#[derive(Clone, Copy)]
+struct Loop {
+    /// Runs at least this many operations (a multiply and an addition are two), and returns how
+    /// many it ran.
+    run: fn(u64) -> u64,
+    /// Operations of a round that take some ten milliseconds.
+    operations: u64,
+}
+
+/// Operations (a multiply and an addition are two) a second, in units of 10^12, of `threads`
+/// threads. `None` if this machine or this build lacks the unit, or `stop` said so.
+///
+/// # Errors
+/// If the system refuses a thread.
+pub fn operations(
+    unit: Unit,
+    threads: usize,
+    stop: &dyn Fn() -> bool,
+) -> std::io::Result<Option<f64>> {
+    let Some(work) = find(unit) else { return Ok(None) };
+    let mut best = None;
+    for _ in 0..ROUNDS {
+        if stop() {
+            return Ok(None);
+        }
+        let (seconds, done) = together(threads, |_| (work.run)(work.operations))?;
+        let rate = done as f64 / seconds / 1e12;
+        best = Some(best.map_or(rate, |best: f64| best.max(rate)));
+    }
+    Ok(best)
+}
+
+/// The unit's loop, if it is here.
+fn find(unit: Unit) -> Option<Loop> {
+    match unit {
+        #[cfg(target_arch = "x86_64")]
+        Unit::VnniInt8 => vnni::find(),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Unit::AmxInt8 => amx::find_int8(),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Unit::AmxBf16 => amx::find_bf16(),
+        #[allow(unreachable_patterns)] // Where every unit has an arm above.
+        _ => None,
+    }
+}
+
+/// Bytes a second, in units of 10^9, that `threads` threads read from `bytes` of memory. `None` if
+/// `stop` said so.
+///
+/// # Errors
+/// If there is not that much memory, or the system refuses a thread.
+pub fn read(bytes: usize, threads: usize, stop: &dyn Fn() -> bool) -> std::io::Result<Option<f64>> {
+    let threads = threads.max(1);
+    let each = (bytes / size_of::<u64>()).div_ceil(threads).next_multiple_of(LANES);
+    let mut parts: Vec<Vec<u64>> = vec![];
+    for _ in 0..threads {
+        let mut part = vec![];
+        part.try_reserve_exact(each)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::OutOfMemory, error))?;
+        parts.push(part);
+    }
+    std::thread::scope(|scope| {
+        // Written by several threads, since the system has to find the memory now.
+        for part in &mut parts {
+            scope.spawn(move || part.extend(0..each as u64));
+        }
+    });
+    let mut best = None;
+    for _ in 0..ROUNDS {
+        if stop() {
+            return Ok(None);
+        }
+        let (seconds, sum) = together(threads, |index| sum(&parts[index]))?;
+        std::hint::black_box(sum);
+        let rate = (threads * each * size_of::<u64>()) as f64 / seconds / 1e9;
+        best = Some(best.map_or(rate, |best: f64| best.max(rate)));
+    }
+    Ok(best)
+}
+
+fn sum(values: &[u64]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the machine has the instructions.
+        return unsafe { sum_avx512(values) };
+    }
+    sum_in_lanes(values)
+}
+
+/// [`sum_in_lanes`], compiled for 64-byte registers.
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn sum_avx512(values: &[u64]) -> u64 {
+    sum_in_lanes(values)
+}
+
+#[inline(always)]
+fn sum_in_lanes(values: &[u64]) -> u64 {
+    let mut lanes = [0u64; LANES];
+    for values in values.as_chunks::<LANES>().0 {
+        for (lane, value) in lanes.iter_mut().zip(values) {
+            *lane = lane.wrapping_add(*value);
+        }
+    }
+    lanes.iter().fold(0, |sum, lane| sum.wrapping_add(*lane))
+}
+
+/// Runs `work(0)` to `work(threads - 1)` at the same time. Returns the seconds from the first start
+/// to the last end, and the sum of what they return.
+fn together(threads: usize, work: impl Fn(usize) -> u64 + Sync) -> std::io::Result<(f64, u64)> {
+    let threads = threads.max(1);
+    let barrier = Barrier::new(threads);
+    let timed = |index| {
+        barrier.wait();
+        let start = Instant::now();
+        let done = work(index);
+        (start, Instant::now(), done)
+    };
+    let results: Vec<(Instant, Instant, u64)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|index| scope.spawn(move || timed(index))).collect();
+        workers.into_iter().map(|worker| worker.join()).collect::<Result<_, _>>()
+    })
+    .map_err(|_| std::io::Error::other("a measuring thread panicked"))?;
+    let start = results.iter().map(|result| result.0).min();
+    let end = results.iter().map(|result| result.1).max();
+    let seconds = start.zip(end).map_or(0.0, |(start, end)| (end - start).as_secs_f64());
+    let done = results.iter().fold(0u64, |sum, result| sum.wrapping_add(result.2));
+    Ok((seconds.max(1e-9), done))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_reads_everything() {
+        let values: Vec<u64> = (0..LANES as u64 * 5).collect();
+        assert_eq!(sum(&values), values.iter().sum());
+        assert_eq!(sum_in_lanes(&values), values.iter().sum());
+    }
+
+    #[test]
+    fn rates_are_rates_or_absent() {
+        let rate = read(1 << 20, 3, &|| false).unwrap().unwrap();
+        assert!(rate.is_finite() && rate > 0.0);
+        for unit in [Unit::VnniInt8, Unit::AmxInt8, Unit::AmxBf16] {
+            let found = find(unit);
+            let ran = found.map(|work| (work.run)(1));
+            assert!(ran.is_none_or(|operations| operations > 0));
+        }
+    }
+
+    #[test]
+    fn measuring_stops_when_asked() {
+        assert_eq!(read(1 << 16, 1, &|| true).unwrap(), None);
+        assert_eq!(operations(Unit::VnniInt8, 1, &|| true).unwrap(), None);
+    }
+
+    #[test]
+    fn all_threads_take_part() {
+        assert_eq!(together(3, |index| 1 << index).unwrap().1, 7);
+    }
+}

@@ -1,0 +1,172 @@
+//! `keeve bench`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use keeve::{Activations, Canceller, Checkpoint, Codec, EngineOptions};
+use keeve_bench::model::{ModelBench, Protocol, Report, Source};
+use keeve_bench::ops::{self, OpsOptions};
+use keeve_bench::scheme::Scheme;
+use keeve_bench::{Error, Observer, plot, shape};
+use serde_json::Value;
+
+use crate::args::Bench;
+use crate::output::{Failure, Outcome, Output, StageBar};
+use crate::{interrupt, model};
+
+/// The codec of random weights where none is named.
+const DEFAULT_CODEC: &str = "q4_k_m";
+
+pub fn run(args: &Bench, output: &Output) -> Outcome {
+    interrupt::watch()?;
+    if args.ops {
+        products(args, output)?;
+    } else {
+        whole_model(args, output)?;
+    }
+    let code = if interrupt::interrupted() { interrupt::EXIT_CODE } else { 0 };
+    Ok(ExitCode::from(code))
+}
+
+/// Shows progress; Ctrl-C ends the benchmark.
+struct Watch(StageBar);
+
+impl Observer for Watch {
+    fn progress(&self, what: &str, done: usize, total: usize) {
+        self.0.set(what, done, total);
+    }
+
+    fn running(&self, canceller: Canceller) {
+        interrupt::cancels(canceller);
+    }
+
+    fn stopped(&self) -> bool {
+        interrupt::interrupted()
+    }
+}
+
+fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
+    let protocol = Protocol {
+        prompt: args.prompt,
+        generated: args.generate,
+        depth: args.depth,
+        repetitions: args.repetitions,
+    };
+    let defaults = EngineOptions::default();
+    let options = EngineOptions {
+        threads: args.threads,
+        prefill_chunk: args.prefill_chunk,
+        activations: args.activations.map_or(defaults.activations, Activations::from),
+        profile: args.profile,
+        ..defaults
+    };
+    let report = match &args.config {
+        None => {
+            if !args.codec.is_empty() {
+                return Err(Failure::usage("--codec needs --config or --ops: a MODEL has its own"));
+            }
+            let checkpoint: Checkpoint = model::open(args.model.as_deref())?;
+            let name = args.model.as_deref().unwrap_or("demo model");
+            measure(
+                &Source::Checkpoint { name, checkpoint: &checkpoint },
+                &protocol,
+                &options,
+                output,
+            )?
+        }
+        Some(name) => {
+            let (name, config) = config(name)?;
+            let scheme = scheme(args)?;
+            let source = Source::Random { name: &name, config: &config, scheme: &scheme };
+            measure(&source, &protocol, &options, output)?
+        }
+    };
+    if output.json {
+        output.result(&serde_json::to_value(&report)?)?;
+    } else {
+        output.text(&report.table())?;
+    }
+    draw(args, || plot::model(&report))
+}
+
+fn measure(
+    source: &Source<'_>,
+    protocol: &Protocol,
+    options: &EngineOptions,
+    output: &Output,
+) -> Result<Report, Failure> {
+    let watch = Watch(output.stage_bar());
+    let bench =
+        ModelBench::load(source, protocol, options, &watch).map_err(|error| match error {
+            Error::Nothing => Failure::usage(error.to_string()),
+            error => error.into(),
+        })?;
+    for note in bench.notes() {
+        output.note(&format!("note: {note}"));
+    }
+    Ok(bench.run(protocol, &watch)?)
+}
+
+/// A shape's name and config, or those of a `config.json`.
+fn config(name: &str) -> Result<(String, Value), Failure> {
+    if !name.ends_with(".json") {
+        let (name, config) =
+            shape::named(name).map_err(|error| Failure::usage(error.to_string()))?;
+        return Ok((name.into(), config));
+    }
+    let path = Path::new(name);
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+    let config = serde_json::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
+    Ok((name.into(), config))
+}
+
+fn scheme(args: &Bench) -> Result<Scheme, Failure> {
+    let usage = |error: Error| Failure::usage(error.to_string());
+    let name = match &args.codec[..] {
+        [] => DEFAULT_CODEC,
+        [name] => name,
+        _ => return Err(Failure::usage("--config takes one --codec")),
+    };
+    let scheme: Scheme = name.parse().map_err(usage)?;
+    match &args.head_codec {
+        None => Ok(scheme),
+        Some(head) => Ok(scheme.with_head(codec(head)?)),
+    }
+}
+
+fn codec(name: &str) -> Result<Codec, Failure> {
+    name.parse().map_err(|error: keeve::codec::Error| Failure::usage(error.to_string()))
+}
+
+fn products(args: &Bench, output: &Output) -> Result<(), Failure> {
+    let codecs = match &args.codec[..] {
+        [] => OpsOptions::default_codecs(),
+        names => names.iter().map(|name| codec(name)).collect::<Result<_, _>>()?,
+    };
+    let every = [Activations::Float, Activations::Bf16, Activations::Int8, Activations::Auto];
+    let options = OpsOptions {
+        codecs,
+        activations: args.activations.map_or_else(|| every.to_vec(), |mode| vec![mode.into()]),
+        sizes: ops::SIZES.to_vec(),
+        max_rows: args.max_rows as usize,
+        repetitions: args.repetitions,
+        threads: args.threads,
+    };
+    let report = {
+        let watch = Watch(output.stage_bar());
+        ops::run(&options, &watch)?
+    };
+    if output.json {
+        output.result(&serde_json::to_value(&report)?)?;
+    } else {
+        output.text(&report.table())?;
+    }
+    draw(args, || plot::ops(&report))
+}
+
+/// Writes the drawing that `--plot` asks for.
+fn draw(args: &Bench, drawing: impl FnOnce() -> Result<String, Error>) -> Result<(), Failure> {
+    let Some(path) = &args.plot else { return Ok(()) };
+    let svg = drawing()?;
+    Ok(std::fs::write(path, svg).map_err(|error| format!("{}: {error}", path.display()))?)
+}
