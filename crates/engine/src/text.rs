@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use keeve_checkpoint::Checkpoint;
-use keeve_checkpoint::gguf::tokenizer::GgufTokenizer;
 use serde_json::Value;
 
 use crate::chat::ChatTemplate;
 use crate::error::Error;
-use crate::gguf_tokenizer::GgufVocab;
+use crate::gguf_tokenizer;
 use crate::tokenizer::Tokenizer;
 
 /// Texts of tokens that end an answer wherever a GGUF file has them: it names one end token at
@@ -79,21 +78,7 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
         return Ok(Some(Tokenizer::from_json(&json, &special)?));
     }
     let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
-    Ok(Some(gguf_vocabulary(found).build()?))
-}
-
-fn gguf_vocabulary(found: GgufTokenizer) -> GgufVocab {
-    GgufVocab {
-        model: found.model,
-        pre: found.pre.unwrap_or_default(),
-        tokens: found.tokens,
-        token_types: found.token_types.into_iter().map(|kind| kind as i32 + 1).collect(),
-        merges: found.merges,
-        bos: found.bos,
-        eos: found.eos,
-        add_bos: found.add_bos,
-        add_eos: found.add_eos,
-    }
+    Ok(Some(gguf_tokenizer::build(&found)?))
 }
 
 /// The checkpoint's chat template, if it has one.
