@@ -234,6 +234,11 @@ impl Array {
         })
     }
 
+    /// Truth values, if that is what it holds.
+    pub fn bools(&self) -> Option<Vec<bool>> {
+        (self.kind == ValueType::Bool).then(|| self.bytes.iter().map(|byte| *byte != 0).collect())
+    }
+
     /// The values, if they are `f32`.
     pub fn f32s(&self) -> Option<Vec<f32>> {
         let chunks = self.bytes.as_chunks::<4>().0;
