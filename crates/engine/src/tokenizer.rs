@@ -71,7 +71,7 @@ pub enum TokenizerError {
 #[derive(Debug)]
 enum Encoder {
     Library(Box<Library>),
-    Spm(Spm),
+    Spm(Box<Spm>),
 }
 
 /// What all copies and detokenizers of one tokenizer share.
@@ -163,7 +163,7 @@ impl Tokenizer {
 
     /// Wraps an encoder that merges by score, and its pieces.
     pub(crate) fn from_spm(spm: Spm, vocabulary: Vocabulary) -> Self {
-        Self::new(Encoder::Spm(spm), vocabulary)
+        Self::new(Encoder::Spm(Box::new(spm)), vocabulary)
     }
 
     fn new(encoder: Encoder, vocabulary: Vocabulary) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! The models live in the folder that `KEEVE_TEST_DATA` names; its README says who made what.
 
-#![allow(clippy::expect_used, reason = "helpers of tests")]
+#![allow(clippy::expect_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 

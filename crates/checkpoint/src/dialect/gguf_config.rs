@@ -165,8 +165,12 @@ impl Reader<'_> {
         let key = "attention.sliding_window_pattern";
         match self.metadata.get(&self.key(key)) {
             Some(Stored::Array(array)) => {
-                let local = array.bools();
-                let local = local.ok_or_else(|| self.wrong(key, "does not hold truth values"))?;
+                let layers = self.count("block_count")?.unwrap_or(0);
+                let expected =
+                    || self.wrong(key, format!("does not hold {layers} truth values, one a layer"));
+                // The bound is far above any model; texts take many times the room of truth values.
+                let fits = array.len() as u64 == layers && layers <= 1 << 16;
+                let local = array.bools().filter(|_| fits).ok_or_else(expected)?;
                 let name = |local: bool| if local { "sliding_attention" } else { "full_attention" };
                 let types: Vec<_> = local.into_iter().map(name).collect();
                 config.insert("layer_types".into(), types.into());
