@@ -173,7 +173,8 @@ impl Checkpoint {
 
     /// The tensor `name`. One dimension is one row; of several, the last counts columns and the
     /// others together rows, except that the first of stacked experts counts matrices. Its bytes are
-    /// windows of the file, except where rows had to be moved (q and k of a llama in GGUF).
+    /// windows of the file, except where rows had to be moved (q and k of a llama in GGUF) or values
+    /// changed (norms of a gemma there).
     ///
     /// # Errors
     /// If there is no such tensor, its format is one that keeve does not read, or its parts do not

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Model, llama_gguf, llama_metadata, model, open};
 use keeve_checkpoint::gguf::tokenizer::TokenType;
-use keeve_checkpoint::gguf::{self, Value};
+use keeve_checkpoint::gguf::{self, Array, Value};
 use keeve_codec::{Codec, Float, Group};
 use serde_json::json;
 
@@ -487,6 +487,53 @@ fn gguf_nvfp4_with_scales_apart_is_refused() {
         error.ends_with("is nvfp4 with a scale in a tensor of its own, which keeve does not read")
     );
     assert!(checkpoint.tensor("model.layers.0.mlp.down_proj.weight").is_ok());
+}
+
+#[test]
+fn gguf_gemma3_has_hugging_faces_norms_and_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let gains: Vec<u8> = [1.5f32, 0.25].into_iter().flat_map(f32::to_le_bytes).collect();
+    let write = |more: &[(&'static str, Value)], codec: Codec| {
+        let mut metadata = vec![
+            ("general.architecture", Value::string("gemma3")),
+            ("gemma3.block_count", Value::u32(3)),
+            ("gemma3.attention.head_count", Value::u32(2)),
+            ("gemma3.attention.key_length", Value::u32(16)),
+            ("gemma3.attention.sliding_window", Value::u32(8)),
+        ];
+        metadata.extend(more.iter().cloned());
+        let shape = vec![if codec == Codec::F32 { 2 } else { 4 }];
+        let name = "blk.0.ffn_norm.weight".into();
+        let tensor = gguf::Announced { name, codec, shape };
+        gguf::write(&path, &metadata, [(tensor, &gains[..])]).unwrap();
+        keeve_checkpoint::Checkpoint::open(&path)
+    };
+    let checkpoint = write(&[], Codec::F32).unwrap();
+    let norm = checkpoint.tensor("model.layers.0.pre_feedforward_layernorm.weight").unwrap();
+    assert_eq!(keeve_codec::decode(&norm), [0.5, -0.75]);
+    let config = checkpoint.config();
+    for (field, value) in [
+        ("model_type", json!("gemma3_text")),
+        ("hidden_act", json!("gelu_pytorch_tanh")),
+        ("sliding_window", json!(8)),
+        ("sliding_window_pattern", json!(6)),
+        ("rope_local_base_freq", json!(10_000.0)),
+        ("query_pre_attn_scalar", json!(16)),
+    ] {
+        assert_eq!(config[field], value, "{field}");
+    }
+    let pattern = |local: &[bool]| {
+        let key = "gemma3.attention.sliding_window_pattern";
+        write(&[(key, Value::Array(Array::of_bools(local)))], Codec::F32)
+    };
+    let types = pattern(&[true, false, true]).unwrap().config()["layer_types"].clone();
+    assert_eq!(types, json!(["sliding_attention", "full_attention", "sliding_attention"]));
+    let error = pattern(&[true]).unwrap_err().to_string();
+    assert!(error.contains("sliding_window_pattern' does not hold 3 truth values"), "{error}");
+    let checkpoint = write(&[], Codec::F16).unwrap();
+    let error = checkpoint.tensor("model.layers.0.pre_feedforward_layernorm.weight");
+    assert!(error.unwrap_err().to_string().contains("a norm stored as"));
 }
 
 #[test]

@@ -181,14 +181,12 @@ fn all_gguf_models_are_read() {
         let spm = tokenizer.model == "llama";
         assert_eq!(tokenizer.scores.is_empty(), !spm);
         assert_eq!(tokenizer.merges.is_empty(), spm);
-        if config["model_type"] != "gemma3" {
-            assert!(checkpoint.info("model.embed_tokens.weight").is_some());
-            let listed = |info: &&TensorInfo| !info.name.starts_with("model.");
-            let others: Vec<&str> =
-                checkpoint.tensors().filter(listed).map(|info| info.name.as_str()).collect();
-            let known = ["lm_head.weight", "rope_freqs.weight"];
-            assert!(others.iter().all(|name| known.contains(name)), "{others:?}");
-        }
+        assert!(checkpoint.info("model.embed_tokens.weight").is_some());
+        let listed = |info: &&TensorInfo| !info.name.starts_with("model.");
+        let others: Vec<&str> =
+            checkpoint.tensors().filter(listed).map(|info| info.name.as_str()).collect();
+        let known = ["lm_head.weight", "rope_freqs.weight"];
+        assert!(others.iter().all(|name| known.contains(name)), "{others:?}");
     }
 }
 

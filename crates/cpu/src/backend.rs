@@ -152,7 +152,11 @@ impl Backend for Cpu {
                     }
                 }
                 Op::RmsNorm { weight, .. } => {
-                    loaded[weight.index()].vector = Some(vector(&tensors[weight.index()]));
+                    let mut gains = vector(&tensors[weight.index()]);
+                    if graph.weight(weight).one_plus {
+                        gains.iter_mut().for_each(|gain| *gain += 1.0);
+                    }
+                    loaded[weight.index()].vector = Some(gains);
                 }
                 Op::Rope { .. }
                 | Op::Attention { .. }

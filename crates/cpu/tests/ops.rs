@@ -68,6 +68,16 @@ fn rms_norm_of_rows_and_of_heads() {
 }
 
 #[test]
+fn gains_may_be_one_plus_the_weight() {
+    let mut weights = weights(2);
+    weights.add("norm.weight", Codec::F32, 1, 2, &[0.5, -3.0]);
+    let graph = graph(2, |graph, x| graph.rms_norm_one_plus(x, "norm", 2, 1.0).unwrap());
+    // The mean of squares is 3, so both are halved.
+    let x = [2f32.sqrt(), 2.0];
+    check("rms_norm", &graph, &weights, &x, 2, &[0.75 * 2f64.sqrt(), -2.0]);
+}
+
+#[test]
 fn rope_turns_each_pair_by_its_axis() {
     let mut random = Random(52);
     let frequencies = vec![1.0, 0.31, 0.1, 0.031, 0.01];

@@ -5,9 +5,9 @@
 //! crate 0.23 for the decoders that [`crate::tokenizer::Tokenizer`] accepts.
 //!
 //! Two rules decide how long text is held back:
-//! * byte-level tokenizers: until the bytes at hand are whole characters. An ill-formed sequence
+//! * byte-level tokenizers and those of GGUF files: until the bytes at hand are whole characters. An ill-formed sequence
 //!   becomes U+FFFD as soon as the next byte shows that it is one;
-//! * byte-fallback tokenizers: until a run of byte tokens (`<0xE4><0xBD>...`) ends, since the
+//! * byte-fallback tokenizers of the `tokenizers` crate: until a run of byte tokens (`<0xE4><0xBD>...`) ends, since the
 //!   reference turns *every* byte of a run into U+FFFD when any part of the run is ill-formed.
 
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Detokenizer {
     skip_special: bool,
     /// Bytes that are not yet known to be whole characters.
     pending: Vec<u8>,
-    /// No token has been seen yet (skipped ones do not count).
+    /// No token has been seen yet. Whether skipped ones count is up to the rule.
     at_first: bool,
     /// How many leading characters may still be dropped from the text.
     strip_left: usize,
@@ -44,13 +44,19 @@ impl Detokenizer {
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
         let inner = Arc::clone(&self.inner);
         let bytes = inner.vocabulary.require(id)?;
-        if self.skip_special && inner.vocabulary.is_special(id) {
+        let rule = &inner.vocabulary.rule;
+        let first = self.at_first;
+        let skipped = self.skip_special && inner.vocabulary.is_special(id);
+        if !skipped || matches!(rule, DecodeRule::Bytes { .. }) {
+            self.at_first = false;
+        }
+        if skipped {
             return Ok(None);
         }
-        let first = std::mem::replace(&mut self.at_first, false);
-        let text = match &inner.vocabulary.rule {
-            DecodeRule::Bytes => {
-                self.pending.extend_from_slice(bytes);
+        let text = match rule {
+            DecodeRule::Bytes { first_loses_space } => {
+                let space = (first && *first_loses_space).then(|| bytes.strip_prefix(b" "));
+                self.pending.extend_from_slice(space.flatten().unwrap_or(bytes));
                 self.take_whole_characters()
             }
             DecodeRule::Pieces { .. } if inner.vocabulary.is_byte(id) => {
@@ -76,7 +82,7 @@ impl Detokenizer {
     /// Ends the sequence: what was held back, with U+FFFD for what never became a character.
     pub fn finish(mut self) -> Option<String> {
         let text = match self.inner.vocabulary.rule {
-            DecodeRule::Bytes => String::from_utf8_lossy(&self.pending).into_owned(),
+            DecodeRule::Bytes { .. } => String::from_utf8_lossy(&self.pending).into_owned(),
             DecodeRule::Pieces { .. } => self.take_byte_run(),
         };
         self.strip_start(text)

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;
-use keeve_checkpoint::gguf::tokenizer::GgufTokenizer;
 use serde_json::Value;
 
 use crate::chat::ChatTemplate;
 use crate::error::Error;
-use crate::gguf_tokenizer::GgufVocab;
+use crate::gguf_tokenizer;
 use crate::tokenizer::Tokenizer;
 
 /// Texts of tokens that end an answer wherever a GGUF file has them: it names one end token at
@@ -87,7 +86,7 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
         };
     }
     let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
-    match gguf_vocabulary(found).build() {
+    match gguf_tokenizer::build(&found) {
         Ok(tokenizer) => Ok(Some(tokenizer)),
         Err(error) => Err(unusable(checkpoint.path().into(), error)),
     }
@@ -95,20 +94,6 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
 
 fn unusable(path: PathBuf, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::TextFile { path, source: Box::new(error) }
-}
-
-fn gguf_vocabulary(found: GgufTokenizer) -> GgufVocab {
-    GgufVocab {
-        model: found.model,
-        pre: found.pre.unwrap_or_default(),
-        tokens: found.tokens,
-        token_types: found.token_types.into_iter().map(|kind| kind as i32 + 1).collect(),
-        merges: found.merges,
-        bos: found.bos,
-        eos: found.eos,
-        add_bos: found.add_bos,
-        add_eos: found.add_eos,
-    }
 }
 
 /// The checkpoint's chat template, if it has one.

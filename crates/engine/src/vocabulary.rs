@@ -14,8 +14,11 @@ use crate::tokenizer::TokenizerError;
 /// What decoding does beyond joining the bytes of the tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DecodeRule {
-    /// Byte-level BPE: the joined bytes are read as UTF-8, each ill-formed part becoming U+FFFD.
-    Bytes,
+    /// The joined bytes are read as UTF-8, each ill-formed part becoming U+FFFD.
+    Bytes {
+        /// The very first token, skipped or not, loses one leading space (GGUF's `llama` model).
+        first_loses_space: bool,
+    },
     /// SentencePiece-style pieces, each of them whole characters except byte tokens.
     Pieces {
         /// At most this many leading characters equal to the first field are dropped from the
@@ -78,6 +81,20 @@ impl Vocabulary {
             vocabulary.flags.push(flags);
         }
         Ok(vocabulary)
+    }
+
+    /// A table of the bytes of every id, from 0 on, and whether it is special.
+    pub(crate) fn of_bytes(
+        tokens: impl Iterator<Item = (Vec<u8>, bool)>,
+        rule: DecodeRule,
+    ) -> Self {
+        let mut vocabulary = Self { bytes: vec![], ends: vec![], flags: vec![], rule };
+        for (bytes, special) in tokens {
+            vocabulary.bytes.extend(bytes);
+            vocabulary.ends.push(vocabulary.bytes.len());
+            vocabulary.flags.push(PRESENT | if special { SPECIAL } else { 0 });
+        }
+        vocabulary
     }
 
     /// One past the largest id.
@@ -166,7 +183,7 @@ impl PieceReader {
             }
         }
         let rule = match reader.byte_level {
-            Some(_) => DecodeRule::Bytes,
+            Some(_) => DecodeRule::Bytes { first_loses_space: false },
             None if stages.is_empty() => {
                 return Err(TokenizerError::Decoder { kind: describe(decoder) });
             }

@@ -4,91 +4,41 @@
 
 mod common;
 
-use common::{bytes, data_folder, ids, json, text};
-use keeve_engine::gguf_tokenizer::GgufVocab;
-use serde_json::{Map, Value, json};
+use common::{data_folder, ids, json, text};
+use keeve_checkpoint::Checkpoint;
+use keeve_checkpoint::gguf::tokenizer::{GgufTokenizer, TokenType};
+use keeve_engine::gguf_tokenizer::build;
+use serde_json::Value;
 
-/// Just enough of a GGUF reader to get at the metadata of a trusted file.
-struct Metadata<'a>(&'a [u8]);
-
-impl Metadata<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (head, tail) = self.0.split_first_chunk().unwrap();
-        self.0 = tail;
-        *head
-    }
-
-    fn length(&mut self) -> usize {
-        u64::from_le_bytes(self.take()).try_into().unwrap()
-    }
-
-    fn string(&mut self) -> String {
-        let length = self.length();
-        let (head, tail) = self.0.split_at(length);
-        self.0 = tail;
-        String::from_utf8(head.to_vec()).unwrap()
-    }
-
-    /// Value types: ggml-org/ggml, `docs/gguf.md`.
-    fn value(&mut self, kind: u32) -> Value {
-        match kind {
-            0 | 1 => json!(self.take::<1>()[0]),
-            2 | 3 => json!(u16::from_le_bytes(self.take())),
-            4 => json!(u32::from_le_bytes(self.take())),
-            5 => json!(i32::from_le_bytes(self.take())),
-            6 => json!(f32::from_le_bytes(self.take())),
-            7 => json!(self.take::<1>()[0] != 0),
-            8 => json!(self.string()),
-            9 => {
-                let kind = u32::from_le_bytes(self.take());
-                let length = self.length();
-                (0..length).map(|_| self.value(kind)).collect()
-            }
-            10 => json!(u64::from_le_bytes(self.take())),
-            11 => json!(i64::from_le_bytes(self.take())),
-            12 => json!(f64::from_le_bytes(self.take())),
-            other => panic!("value type {other}"),
-        }
-    }
-
-    fn read(file: &[u8]) -> Value {
-        let mut reader = Metadata(file);
-        assert_eq!(&reader.take::<4>(), b"GGUF");
-        let _version = reader.take::<4>();
-        let _tensors = reader.length();
-        let count = reader.length();
-        let mut map = Map::new();
-        for _ in 0..count {
-            let key = reader.string();
-            let kind = u32::from_le_bytes(reader.take());
-            map.insert(key, reader.value(kind));
-        }
-        Value::Object(map)
-    }
-}
-
-fn vocab(metadata: &Value) -> GgufVocab {
+/// The tokenizer of metadata stored as JSON.
+fn vocab(metadata: &Value) -> GgufTokenizer {
     let get = |key: &str| &metadata[format!("tokenizer.ggml.{key}")];
     let id = |key| get(key).as_u64().map(|id| id.try_into().unwrap());
     let strings = |key| {
         let list = get(key).as_array().cloned().unwrap_or_default();
         list.iter().map(|item| text(item).to_owned()).collect()
     };
-    GgufVocab {
+    let kind = |kind: &Value| match kind.as_i64() {
+        Some(1) => TokenType::Normal,
+        Some(3) => TokenType::Control,
+        other => panic!("{other:?}"),
+    };
+    GgufTokenizer {
         model: text(get("model")).to_owned(),
-        pre: get("pre").as_str().unwrap_or_default().to_owned(),
+        pre: get("pre").as_str().map(Into::into),
         tokens: strings("tokens"),
-        token_types: get("token_type")
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|kind| kind.as_i64().unwrap().try_into().unwrap())
-            .collect(),
+        token_types: get("token_type").as_array().unwrap().iter().map(kind).collect(),
+        scores: vec![],
         merges: strings("merges"),
         bos: id("bos_token_id"),
         eos: id("eos_token_id"),
+        eot: None,
+        eom: None,
+        unknown: None,
+        padding: None,
         add_bos: get("add_bos_token").as_bool(),
         add_eos: get("add_eos_token").as_bool(),
+        add_space_prefix: None,
     }
 }
 
@@ -97,8 +47,8 @@ fn hex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digits).collect()
 }
 
-fn check(name: &str, metadata: &Value, reference: &Value) {
-    let tokenizer = vocab(metadata).build().unwrap();
+fn check(name: &str, found: &GgufTokenizer, reference: &Value) {
+    let tokenizer = build(found).unwrap();
     for (id, piece) in reference["pieces_hex"].as_array().unwrap().iter().enumerate() {
         let bytes = tokenizer.token_bytes(id as u32);
         assert_eq!(bytes, Some(&hex(text(piece))[..]), "{name}: id {id}");
@@ -110,14 +60,17 @@ fn check(name: &str, metadata: &Value, reference: &Value) {
             let encoded = tokenizer.encode(source, add, parse).unwrap();
             assert_eq!(encoded, ids(&case[&key]), "{name}: {key}: {source:?}");
         }
-        // Not compared with `detok_hex`: llama.cpp's whole-text detokenizer also removes spaces
-        // before apostrophes and punctuation there ("clean spaces"); its pieces do not.
         let parsed = ids(&case["add_special=0,parse_special=1"]);
-        let pieces = &reference["pieces_hex"];
-        let joined: Vec<u8> =
-            parsed.iter().flat_map(|&id| hex(text(&pieces[id as usize]))).collect();
+        let expected = if found.model == "llama" {
+            hex(text(&case["detok_hex"]))
+        } else {
+            // Not `detok_hex`: llama.cpp's whole-text detokenizer also removes spaces before
+            // apostrophes and punctuation there ("clean spaces"); its pieces do not.
+            let pieces = &reference["pieces_hex"];
+            parsed.iter().flat_map(|&id| hex(text(&pieces[id as usize]))).collect()
+        };
         let decoded = tokenizer.decode(&parsed, false).unwrap();
-        assert_eq!(decoded, String::from_utf8_lossy(&joined), "{name}: {source:?}");
+        assert_eq!(decoded, String::from_utf8_lossy(&expected), "{name}: {source:?}");
     }
 }
 
@@ -129,13 +82,13 @@ fn stored(name: &str) -> Value {
 fn small_vocabularies_give_llama_cpps_ids() {
     for name in ["gguf_llama.json", "gguf_qwen2.json"] {
         let stored = stored(name);
-        check(name, &stored["metadata"], &stored["reference"]);
+        check(name, &vocab(&stored["metadata"]), &stored["reference"]);
     }
 }
 
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
-fn all_byte_level_fixtures_give_llama_cpps_ids() {
+fn all_fixtures_give_llama_cpps_ids() {
     let mut checked = 0;
     for entry in std::fs::read_dir(data_folder().join("fixtures/gguf_models")).unwrap() {
         let folder = entry.unwrap().path();
@@ -143,51 +96,58 @@ fn all_byte_level_fixtures_give_llama_cpps_ids() {
             continue;
         }
         let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-        let metadata = Metadata::read(&bytes(&folder.join("model.gguf")));
-        if name.starts_with("llama-spm") || name.starts_with("gemma3") {
-            let error = vocab(&metadata).build().unwrap_err().to_string();
-            assert!(error.contains("\"llama\" is not supported"), "{error}");
-            continue;
-        }
-        check(&name, &metadata, &json(&folder.join("tokenizer_ref.json")));
+        let checkpoint = Checkpoint::open(&folder.join("model.gguf")).unwrap();
+        let found = checkpoint.gguf_tokenizer().unwrap().unwrap();
+        check(&name, &found, &json(&folder.join("tokenizer_ref.json")));
         checked += 1;
     }
-    assert_eq!(checked, 9, "llama, qwen2, qwen3 and demo folders");
+    assert_eq!(checked, 16);
 }
 
 #[test]
 fn bos_follows_the_key_and_then_the_default_of_pre() {
     let base = vocab(&stored("gguf_llama.json")["metadata"]);
     let first = |add_bos, pre: &str| {
-        let vocab = GgufVocab { add_bos, pre: pre.to_owned(), ..base.clone() };
-        vocab.build().unwrap().encode("a", true, true).unwrap()[0] == 507
+        let found = GgufTokenizer { add_bos, pre: Some(pre.to_owned()), ..base.clone() };
+        build(&found).unwrap().encode("a", true, true).unwrap()[0] == 507
     };
     assert!(
         first(Some(true), "llama-bpe") && first(None, "llama-bpe") && first(Some(true), "qwen2")
     );
     assert!(!first(Some(false), "llama-bpe") && !first(None, "qwen2"));
-    let tokenizer = GgufVocab { add_eos: Some(true), ..base }.build().unwrap();
+    let tokenizer = build(&GgufTokenizer { add_eos: Some(true), ..base }).unwrap();
     assert_eq!(tokenizer.encode("a", true, false).unwrap().last(), Some(&511));
 }
 
 #[test]
 fn control_tokens_are_special_and_user_defined_ones_are_not() {
     let mut base = vocab(&stored("gguf_llama.json")["metadata"]);
-    base.token_types[511] = 4;
+    base.token_types[511] = TokenType::UserDefined;
     let eot = base.tokens[511].clone();
-    let tokenizer = base.build().unwrap();
+    let tokenizer = build(&base).unwrap();
     assert!(tokenizer.is_special(507) && !tokenizer.is_special(511));
     assert_eq!(tokenizer.encode(&eot, false, false).unwrap(), [511]);
+}
+
+type Change = fn(&mut GgufTokenizer);
+
+fn refused(base: &GgufTokenizer, cases: &[(Change, &str)]) {
+    for (change, expected) in cases {
+        let mut changed = base.clone();
+        change(&mut changed);
+        let error = build(&changed).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(!error.contains('\n'));
+    }
 }
 
 #[test]
 fn contradictions_are_errors_that_name_the_field() {
     let base = vocab(&stored("gguf_llama.json")["metadata"]);
-    type Change = fn(&mut GgufVocab);
     let cases: [(Change, &str); 13] = [
-        (|v| v.model = "llama".to_owned(), "\"llama\" is not supported"),
-        (|v| v.pre = "dbrx".to_owned(), "\"dbrx\" is not supported"),
-        (|v| v.pre.clear(), "\"\" is not supported"),
+        (|v| v.model = "bert".to_owned(), "\"bert\" is not supported"),
+        (|v| v.pre = Some("superbpe".to_owned()), "\"superbpe\" is not supported"),
+        (|v| v.pre = None, "\"\" is not supported"),
         (|v| v.token_types.truncate(3), "3 entries for 512 tokens"),
         (|v| v.tokens[400] = v.tokens[300].clone(), "tokens 300 and 400 are both"),
         (|v| v.tokens[400].clear(), "token 400 is empty"),
@@ -199,16 +159,121 @@ fn contradictions_are_errors_that_name_the_field() {
         (|v| v.bos = Some(512), "bos_token_id: id 512 is past the 512 tokens"),
         (|v| v.bos = None, "bos_token_id: absent"),
     ];
-    for (change, expected) in cases {
-        let mut vocab = base.clone();
-        change(&mut vocab);
-        let error = vocab.build().unwrap_err().to_string();
-        assert!(error.contains(expected), "{error}");
-        assert!(!error.contains('\n'));
+    refused(&base, &cases);
+    let empty = GgufTokenizer { tokens: vec![], token_types: vec![], merges: vec![], ..base };
+    assert!(build(&empty).is_err());
+}
+
+/// All bytes, then `pieces` with their scores and kinds.
+fn spm(pieces: &[(&str, f32, TokenType)]) -> GgufTokenizer {
+    let mut found = vocab(&stored("gguf_llama.json")["metadata"]);
+    found.model = "llama".to_owned();
+    (found.pre, found.bos, found.eos, found.add_bos) = (None, None, None, Some(false));
+    found.merges = vec![];
+    found.tokens = (0..=255).map(|byte| format!("<0x{byte:02X}>")).collect();
+    found.token_types = vec![TokenType::Byte; 256];
+    found.scores = vec![0.0; 256];
+    for &(text, score, kind) in pieces {
+        found.tokens.push(text.to_owned());
+        found.scores.push(score);
+        found.token_types.push(kind);
     }
-    assert!(
-        GgufVocab { model: "gpt2".to_owned(), pre: "qwen2".to_owned(), ..GgufVocab::default() }
-            .build()
-            .is_err()
-    );
+    found
+}
+
+#[test]
+fn merging_goes_by_score_and_then_from_the_left() {
+    use TokenType::Normal;
+    let found = spm(&[("aa", -1.0, Normal), ("ab", 0.0, Normal), ("aba", -0.0, Normal)]);
+    let tokenizer =
+        build(&GgufTokenizer { add_space_prefix: Some(false), ..found.clone() }).unwrap();
+    // "a" and "b" are no tokens, yet their pairs merge; what stays single becomes bytes.
+    for (text, expected) in [
+        ("aaa", vec![256, 97]),
+        ("aab", vec![97, 257]),
+        // "ab" first, then the "aba" at the same place before the "ab" to its right.
+        ("abab", vec![258, 98]),
+        ("aabaa", vec![97, 258, 97]),
+        ("\u{e9}", vec![0xc3, 0xa9]),
+        ("", vec![]),
+    ] {
+        assert_eq!(tokenizer.encode(text, true, true).unwrap(), expected, "{text:?}");
+    }
+    // The space before text is there by default, and so is a BOS, whose id is 1.
+    let tokenizer = build(&GgufTokenizer { add_bos: None, ..found }).unwrap();
+    assert_eq!(tokenizer.encode("ab", true, true).unwrap(), [1, 0xe2, 0x96, 0x81, 257]);
+    assert_eq!(tokenizer.encode("", true, true).unwrap(), [1]);
+}
+
+#[test]
+fn whole_tokens_are_cut_out_the_longest_first_and_special_ones_only_if_asked() {
+    use TokenType::{Control, Normal, UserDefined};
+    let found = spm(&[
+        ("<s", 0.0, Normal),
+        ("<s>", 1.0, Control),
+        ("xy", 0.0, UserDefined),
+        ("yz!", 0.0, UserDefined),
+        ("\u{2581}", 0.0, Normal),
+    ]);
+    let tokenizer = build(&found).unwrap();
+    let encode = |text, parse| tokenizer.encode(text, false, parse).unwrap();
+    // The end of "xyz!" is the longer token, so "xy" is not there any more.
+    assert_eq!(encode("xyz!xy", false), [260, 120, 259, 258]);
+    assert_eq!(encode("<s>q", true), [257, 260, 113]);
+    assert_eq!(encode("<s>q", false), [260, 256, 62, 113]);
+    // A space before text is dropped again, but only that of the first token, skipped or not.
+    assert_eq!(tokenizer.decode(&[260, 113, 260, 113], true).unwrap(), "q q");
+    assert_eq!(tokenizer.decode(&[257, 260, 113], true).unwrap(), " q");
+    assert_eq!(tokenizer.decode(&[257, 260, 113], false).unwrap(), "<s> q");
+}
+
+#[test]
+fn damaged_scores_and_bytes_are_refused() {
+    let cases: [(Change, &str); 5] = [
+        (|v| v.scores.truncate(9), "scores: 9 entries for 257 tokens"),
+        (|v| v.scores[3] = f32::NAN, "token 3 has a score that is not a number"),
+        (|v| v.tokens[10] = "<0xZZ>".into(), "byte 0x0a has no token"),
+        (|v| v.token_types[256] = TokenType::Byte, "token 256 is \"q\", expected a byte"),
+        (|v| v.eos = Some(257), "eos_token_id: id 257 is past the 257 tokens"),
+    ];
+    refused(&spm(&[("q", 0.0, TokenType::Normal)]), &cases);
+}
+
+#[test]
+fn every_pre_tokenizer_is_a_valid_pattern_and_loses_no_text() {
+    let base = vocab(&stored("gguf_llama.json")["metadata"]);
+    let names = [
+        "default",
+        "llama3",
+        "llama-v3",
+        "llama-bpe",
+        "falcon3",
+        "pixtral",
+        "dbrx",
+        "smaug-bpe",
+        "glm4",
+        "qwen2",
+        "qwen35",
+        "stablelm2",
+        "gpt-2",
+        "phi-2",
+        "mpt",
+        "olmo",
+        "starcoder",
+        "refact",
+        "command-r",
+        "smollm",
+        "falcon",
+        "deepseek-coder",
+        "tekken",
+        "gpt-4o",
+        "llama4",
+    ];
+    for name in names {
+        let found = GgufTokenizer { pre: Some(name.to_owned()), ..base.clone() };
+        let tokenizer = build(&found).unwrap();
+        let text = "It's 12345 \u{c9}T\u{c9}s,\n\n  caf\u{e9}s \u{4e00}!";
+        let ids = tokenizer.encode(text, false, false).unwrap();
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{name}");
+    }
 }

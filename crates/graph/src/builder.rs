@@ -28,7 +28,7 @@ impl Graph {
     /// # Errors
     /// If the table has no rows or no columns or too many, or another shape elsewhere in the graph.
     pub fn embed(&mut self, name: &str, vocabulary: usize, width: usize) -> Result<ValueId, Error> {
-        let table = self.weight_id("embed", name, vocabulary, width)?;
+        let table = self.weight_id("embed", name, (vocabulary, width), false)?;
         self.push(Op::Embed { table }, Rows::Tokens, width, Class::Act)
     }
 
@@ -45,9 +45,9 @@ impl Graph {
         bias: bool,
     ) -> Result<ValueId, Error> {
         let Shape { rows, width } = self.node(x).shape;
-        let weight = self.weight_id("linear", &format!("{module}.weight"), n, width)?;
+        let weight = self.weight_id("linear", &format!("{module}.weight"), (n, width), false)?;
         let bias = match bias {
-            true => Some(self.weight_id("linear", &format!("{module}.bias"), 1, n)?),
+            true => Some(self.weight_id("linear", &format!("{module}.bias"), (1, n), false)?),
             false => None,
         };
         let value = self.push(Op::Linear { x, weight, bias }, rows, n, Class::Act)?;
@@ -65,6 +65,31 @@ impl Graph {
         length: usize,
         eps: f32,
     ) -> Result<ValueId, Error> {
+        self.norm(x, module, length, eps, false)
+    }
+
+    /// [`Self::rms_norm`] with gains of 1 plus the stored weight.
+    ///
+    /// # Errors
+    /// If `length` does not divide the width.
+    pub fn rms_norm_one_plus(
+        &mut self,
+        x: ValueId,
+        module: &str,
+        length: usize,
+        eps: f32,
+    ) -> Result<ValueId, Error> {
+        self.norm(x, module, length, eps, true)
+    }
+
+    fn norm(
+        &mut self,
+        x: ValueId,
+        module: &str,
+        length: usize,
+        eps: f32,
+        one_plus: bool,
+    ) -> Result<ValueId, Error> {
         let Shape { rows, width } = self.node(x).shape;
         if length == 0 || !width.is_multiple_of(length) {
             return Err(shape(
@@ -72,7 +97,8 @@ impl Graph {
                 format!("{module} of {length} does not divide a row of {width}"),
             ));
         }
-        let weight = self.weight_id("rms_norm", &format!("{module}.weight"), 1, length)?;
+        let name = format!("{module}.weight");
+        let weight = self.weight_id("rms_norm", &name, (1, length), one_plus)?;
         let value = self.push(Op::RmsNorm { x, weight, eps }, rows, width, Class::Act)?;
         Ok(self.name(value, module))
     }
@@ -237,18 +263,20 @@ impl Graph {
         &mut self,
         op: &'static str,
         name: &str,
-        rows: usize,
-        cols: usize,
+        (rows, cols): (usize, usize),
+        one_plus: bool,
     ) -> Result<WeightId, Error> {
         if rows == 0 || cols == 0 || rows > MAX_WIDTH || cols > MAX_WIDTH {
             return Err(shape(op, format!("{name} cannot be {rows}x{cols}")));
         }
-        let weight = Weight { name: name.into(), rows, cols };
+        let weight = Weight { name: name.into(), rows, cols, one_plus };
         match self.weight_ids.get(name) {
             Some(&id) if *self.weight(id) == weight => Ok(id),
             Some(&id) => {
                 let Weight { rows: r, cols: c, .. } = *self.weight(id);
-                Err(shape(op, format!("{name} is used as {r}x{c} and as {rows}x{cols}")))
+                let problem = format!("{name} is used as {r}x{c} and as {rows}x{cols}");
+                let sum = if (r, c) == (rows, cols) { ", with and without 1 added" } else { "" };
+                Err(shape(op, problem + sum))
             }
             None => {
                 let id = WeightId(self.weights.len() as u32);

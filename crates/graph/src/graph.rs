@@ -75,6 +75,9 @@ pub struct Weight {
     pub rows: usize,
     /// Inputs (the length of a vector).
     pub cols: usize,
+    /// Whether 1 is added to every value when it is loaded: gains of models whose norms are trained
+    /// around 0. Vectors only.
+    pub one_plus: bool,
 }
 
 /// A rotary embedding: frequency `i` turns the pair `(i, i + n)` of a head's first `2 n` values,

@@ -64,7 +64,7 @@ pub enum Op {
     RmsNorm {
         /// `[rows, a multiple of the weight's length]`.
         x: ValueId,
-        /// Gains.
+        /// Gains; 1 is added to them if the weight says so.
         weight: WeightId,
         /// Added to the mean.
         eps: f32,

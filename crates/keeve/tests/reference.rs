@@ -119,6 +119,10 @@ fn checkpoints_of_transformers_and_mlx() {
         ("llama", "mlx-q4g64", "q4g64."),
         ("llama", "mlx-q8g64", "q8g64."),
         ("llama", "mlx-nvfp4", "nvfp4."),
+        ("qwen2", "hf", "hf."),
+        ("qwen2", "mlx-q4g64", "q4g64."),
+        ("gemma3", "hf", "hf."),
+        ("gemma3", "mlx-q4g64", "q4g64."),
     ];
     for (architecture, folder, prefix) in models {
         let folder = format!("fixtures/ckpt/{architecture}/{folder}");
@@ -161,6 +165,12 @@ fn gguf_files_of_llama_cpp() {
         "llama-spm-bf16",
         "llama-spm-q4_k_m",
         "llama-spm-q3_k_m",
+        "qwen2-f32",
+        "qwen2-q4_0",
+        "gemma3-2l-f32",
+        "gemma3-7l-f32",
+        "gemma3-7l-q8_0",
+        "gemma3-7l-q4_0",
         "qwen3-f32",
         "qwen3-f16",
         "qwen3-q8_0",

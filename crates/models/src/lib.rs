@@ -8,8 +8,9 @@
 mod config;
 mod decoder;
 mod error;
+mod gemma3;
 mod llama;
-mod qwen3;
+mod qwen;
 mod rope;
 
 use keeve_graph::Graph;
@@ -40,8 +41,13 @@ pub struct Model {
 type Build = fn(&Value) -> Result<Model, Error>;
 
 /// Every architecture by `model_type`.
-const ARCHITECTURES: [(&str, Build); 3] =
-    [("llama", llama::build), ("mistral", llama::build_mistral), ("qwen3", qwen3::build)];
+const ARCHITECTURES: [(&str, Build); 5] = [
+    ("gemma3_text", gemma3::build),
+    ("llama", llama::build),
+    ("mistral", llama::build_mistral),
+    ("qwen2", qwen::build2),
+    ("qwen3", qwen::build3),
+];
 
 /// The values of `model_type` that [`build`] knows.
 pub fn architectures() -> impl Iterator<Item = &'static str> {

@@ -41,7 +41,9 @@ pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
         return Err(reader.wrong("expert_count", problem));
     }
     let mut config = Map::new();
-    config.insert("model_type".into(), architecture.into());
+    // Hugging Face's "gemma3" is the model that also sees.
+    let model_type = if architecture == "gemma3" { "gemma3_text" } else { architecture };
+    config.insert("model_type".into(), model_type.into());
     for (field, key) in [
         ("hidden_size", "embedding_length"),
         ("num_hidden_layers", "block_count"),
@@ -75,9 +77,13 @@ pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
     }
     config.insert("tie_word_embeddings".into(), tensor("output.weight").is_none().into());
     config.insert("attention_bias".into(), tensor("blk.0.attn_q.bias").is_some().into());
+    if architecture == "gemma3" {
+        reader.gemma3(&mut config)?;
+    }
     if is_mapped(architecture) {
         config.insert("mlp_bias".into(), tensor("blk.0.ffn_up.bias").is_some().into());
-        config.insert("hidden_act".into(), "silu".into());
+        let activation = if architecture == "gemma3" { "gelu_pytorch_tanh" } else { "silu" };
+        config.insert("hidden_act".into(), activation.into());
     }
     for name in ["bos_token_id", "eos_token_id"] {
         if let Some(id) = gguf.metadata.count(&format!("tokenizer.ggml.{name}"))? {
@@ -149,6 +155,46 @@ impl Reader<'_> {
             }
         }
         Ok(head_dim)
+    }
+
+    /// Fields that only gemma3 has. The pattern of its layers is usually not stored.
+    fn gemma3(&self, config: &mut Map<String, Value>) -> Result<(), Error> {
+        if let Some(window) = self.count("attention.sliding_window")? {
+            config.insert("sliding_window".into(), window.into());
+        }
+        let key = "attention.sliding_window_pattern";
+        match self.metadata.get(&self.key(key)) {
+            Some(Stored::Array(array)) => {
+                let layers = self.count("block_count")?.unwrap_or(0);
+                let expected =
+                    || self.wrong(key, format!("does not hold {layers} truth values, one a layer"));
+                // The bound is far above any model; texts take many times the room of truth values.
+                let fits = array.len() as u64 == layers && layers <= 1 << 16;
+                let local = array.bools().filter(|_| fits).ok_or_else(expected)?;
+                let name = |local: bool| if local { "sliding_attention" } else { "full_attention" };
+                let types: Vec<_> = local.into_iter().map(name).collect();
+                config.insert("layer_types".into(), types.into());
+            }
+            _ => {
+                let pattern = self.count(key)?.unwrap_or(6);
+                config.insert("sliding_window_pattern".into(), pattern.into());
+            }
+        }
+        let local_base = self.real("rope.freq_base_swa")?.unwrap_or(10_000.0);
+        config.insert("rope_local_base_freq".into(), local_base.into());
+        if let Some(cap) = self.real("final_logit_softcapping")?.filter(|cap| *cap != 0.0) {
+            config.insert("final_logit_softcapping".into(), cap.into());
+        }
+        // Not stored either: the width of a head, except in the model of 62 layers.
+        let heads = self.count("attention.head_count")?.filter(|heads| *heads > 0);
+        let scalar = match (self.count("block_count")?, self.count("embedding_length")?, heads) {
+            (Some(62), Some(hidden), Some(heads)) => Some(hidden / heads),
+            _ => self.head_dim()?,
+        };
+        if let Some(scalar) = scalar {
+            config.insert("query_pre_attn_scalar".into(), scalar.into());
+        }
+        Ok(())
     }
 
     /// `rope_scaling` in Hugging Face's terms. Scaling as in Llama 3 has no metadata but a tensor

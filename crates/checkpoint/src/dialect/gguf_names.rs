@@ -1,4 +1,5 @@
-//! GGUF models: ggml's tensor names, and the row order of llama's q and k.
+//! GGUF models: ggml's tensor names, the row order of llama's q and k, and gemma's norms, to which
+//! the converter added the 1 that Hugging Face adds when it runs the model.
 //!
 //! Names: ggml-org/llama.cpp `gguf-py/gguf/tensor_mapping.py`. Row order: `permute` in its
 //! `convert_hf_to_gguf.py`: ggml rotates neighbouring pairs for the architecture `llama`, where
@@ -16,7 +17,7 @@ use crate::{Error, StoredTensor, StoredType};
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// Architectures whose tensors are those of their Hugging Face namesakes.
-const ARCHITECTURES: [&str; 3] = ["llama", "qwen2", "qwen3"];
+const ARCHITECTURES: [&str; 4] = ["gemma3", "llama", "qwen2", "qwen3"];
 
 /// Modules outside layers.
 const GLOBAL: [(&str, &str); 3] =
@@ -37,6 +38,13 @@ const LAYER: [(&str, &str); 11] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
+/// Modules of a gemma3 layer that are called otherwise, or that other architectures lack.
+const GEMMA3_LAYER: [(&str, &str); 3] = [
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+
 /// Whether the tensors of an architecture have canonical names.
 pub(super) fn is_mapped(architecture: &str) -> bool {
     ARCHITECTURES.contains(&architecture)
@@ -44,7 +52,7 @@ pub(super) fn is_mapped(architecture: &str) -> bool {
 
 /// The canonical name of a ggml tensor, if there is one: `blk.3.attn_q.weight` is
 /// `model.layers.3.self_attn.q_proj.weight`.
-fn canonical(name: &str) -> Option<String> {
+fn canonical(name: &str, architecture: &str) -> Option<String> {
     let (module, kind) =
         name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
     let find = |map: &[(&str, &'static str)], module: &str| {
@@ -55,7 +63,8 @@ fn canonical(name: &str) -> Option<String> {
     }
     let (layer, module) = module.strip_prefix("blk.")?.split_once('.')?;
     let plain = !layer.is_empty() && layer.bytes().all(|digit| digit.is_ascii_digit());
-    let module = find(&LAYER, module).filter(|_| plain)?;
+    let own = if architecture == "gemma3" { find(&GEMMA3_LAYER, module) } else { None };
+    let module = own.or_else(|| find(&LAYER, module)).filter(|_| plain)?;
     Some(format!("model.layers.{layer}.{module}.{kind}"))
 }
 
@@ -70,7 +79,8 @@ pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, E
         |name: &str| name.strip_suffix(".weight").is_some_and(|module| scaled.contains(module));
     let mut entries = Vec::new();
     for tensor in &gguf.tensors {
-        let name = if is_mapped(architecture) { canonical(&tensor.name) } else { None };
+        let name =
+            if is_mapped(architecture) { canonical(&tensor.name, architecture) } else { None };
         let name = name.unwrap_or_else(|| tensor.name.clone());
         let heads_key = match name.rsplit_once('.').map_or("", |(module, _)| module) {
             module if architecture != "llama" || module.is_empty() => None,
@@ -78,6 +88,7 @@ pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, E
             module if module.ends_with(".self_attn.k_proj") => Some("head_count_kv"),
             _ => None,
         };
+        let is_gemma_norm = architecture == "gemma3" && name.ends_with("norm.weight");
         entries.push(match heads_key {
             _ if tensor.kind == StoredType::Codec(Codec::Nvfp4) && is_scaled(&tensor.name) => {
                 let format = tensor.kind.to_string();
@@ -86,6 +97,7 @@ pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, E
                 );
                 Entry::refused(name, &[tensor], format, reason)
             }
+            None if is_gemma_norm => minus_one(name, tensor),
             Some(key) => {
                 let heads = heads(gguf, key)?;
                 permuted(name, tensor, heads)
@@ -114,6 +126,22 @@ fn heads(gguf: &Gguf, key: &str) -> Result<usize, Error> {
     let heads = found.ok_or_else(wrong)?;
     usize::try_from(heads)
         .map_err(|_| Error::field(gguf.metadata.path(), &key, format!("is {heads}, too many")))
+}
+
+/// A norm of gemma, as Hugging Face has it: 1 less than what is stored. Exact for gains of a half
+/// and more; below, the rounding is at most 2^-25.
+fn minus_one(name: String, tensor: &StoredTensor) -> Entry {
+    if tensor.kind != StoredType::F32 {
+        let reason = format!("is a norm stored as {}, expected F32", tensor.kind);
+        return Entry::refused(name, &[tensor], tensor.kind.to_string(), reason);
+    }
+    let (shape, source) = (tensor.shape.clone(), tensor.clone());
+    Entry::new(name, &[tensor], shape, Codec::F32, move || {
+        let stored = source.to_f32().map_err(|error| error.to_string())?;
+        let values: Vec<f32> = stored.iter().map(|value| value - 1.0).collect();
+        PackedTensor::from_f32(1, values.len(), &values)
+            .map_err(|error| format!("is wrong: {error}"))
+    })
 }
 
 /// A weight or bias of llama's q or k, its rows brought to Hugging Face's order when it is read.
@@ -174,8 +202,12 @@ mod tests {
             ("blk.0.attn_q.scale", None),
             ("rope_freqs.weight", None),
         ] {
-            assert_eq!(canonical(ggml).as_deref(), name, "{ggml}");
+            assert_eq!(canonical(ggml, "llama").as_deref(), name, "{ggml}");
         }
+        // The same name for different places.
+        let place = |architecture| canonical("blk.1.ffn_norm.weight", architecture).unwrap();
+        assert_eq!(place("llama"), "model.layers.1.post_attention_layernorm.weight");
+        assert_eq!(place("gemma3"), "model.layers.1.pre_feedforward_layernorm.weight");
     }
 
     #[test]

@@ -179,6 +179,12 @@ impl Array {
         Self::new(ValueType::I32, values.len(), bytes.into())
     }
 
+    /// An array of truth values.
+    pub fn of_bools(values: &[bool]) -> Self {
+        let bytes: Vec<u8> = values.iter().map(|value| u8::from(*value)).collect();
+        Self::new(ValueType::Bool, values.len(), bytes.into())
+    }
+
     /// An array of `f32`.
     pub fn of_f32(values: &[f32]) -> Self {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -232,6 +238,11 @@ impl Array {
             }
             _ => return None,
         })
+    }
+
+    /// Truth values, if that is what it holds.
+    pub fn bools(&self) -> Option<Vec<bool>> {
+        (self.kind == ValueType::Bool).then(|| self.bytes.iter().map(|byte| *byte != 0).collect())
     }
 
     /// The values, if they are `f32`.

@@ -1,0 +1,51 @@
+//! How GGUF's named pre-tokenizers (`tokenizer.ggml.pre`) split text before byte-level merging.
+//!
+//! Names, defaults and patterns: ggml-org/llama.cpp `src/llama-vocab.cpp`, which gives most patterns
+//! beside the `tokenizer.json` they come from. Where it writes a pattern for its own engine, the
+//! original is used: they mean the same, except that for `tekken` and `gpt-4o` llama.cpp knows upper
+//! and lower case of ASCII only, and the model was trained with the original.
+
+/// How a named pre-tokenizer behaves.
+pub(crate) struct PreTokenizer {
+    /// Applied in turn to the pieces that the one before left; what does not match is a piece too.
+    pub patterns: &'static [&'static str],
+    /// A piece that is in the vocabulary whole is not merged step by step.
+    pub ignore_merges: bool,
+    /// Whether a BOS is put before text when the file does not say.
+    pub add_bos: bool,
+}
+
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The pre-tokenizer called `name`.
+pub(crate) fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
+    let plain = |patterns| PreTokenizer { patterns, ignore_merges: false, add_bos: false };
+    let whole = |patterns| PreTokenizer { patterns, ignore_merges: true, add_bos: true };
+    Some(match name {
+        "default" => plain(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
+        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
+        | "lfm2" => whole(&[LLAMA3]),
+        "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => plain(&[LLAMA3]),
+        "qwen2" | "deepseek-r1-qwen" | "stablelm2" | "megrez" | "hunyuan" | "solar-open"
+        | "grok-2" => plain(&[QWEN2]),
+        "qwen35" => plain(&[QWEN35]),
+        "gpt-2" | "phi-2" | "mpt" | "olmo" | "exaone4" | "trillion" | "granite-docling" => {
+            plain(&[GPT2])
+        }
+        "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b" => {
+            plain(&[r"\p{N}", GPT2])
+        }
+        "falcon" => plain(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
+        "deepseek-coder" => {
+            plain(&[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\u{d7ff}]+", r"\p{N}"])
+        }
+        "tekken" => whole(&[TEKKEN]),
+        "gpt-4o" | "llama4" => plain(&[GPT4O]),
+        _ => return None,
+    })
+}
