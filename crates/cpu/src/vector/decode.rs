@@ -196,6 +196,22 @@ unsafe fn dot<V: IntLanes, const BITS: usize>(
     }
 }
 
+/// A register of floats as they are stored.
+///
+/// # Safety
+/// The machine must have the instructions of `F`; there must be as many values at `at`.
+#[inline(always)]
+pub(super) unsafe fn load_floats<F: Lanes>(float: Float, at: *const u8) -> F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match float {
+            Float::F32 => F::load(at.cast()),
+            Float::F16 => F::load_f16(at),
+            Float::Bf16 => F::load_bf16(at),
+        }
+    }
+}
+
 /// How a codec scales by groups.
 #[derive(Clone, Copy)]
 struct Scales {
@@ -206,34 +222,18 @@ struct Scales {
 }
 
 impl Scales {
-    /// A register of values at `at`.
-    ///
-    /// # Safety
-    /// The machine must have the instructions of `F`; there must be as many values at `at`.
-    #[inline(always)]
-    unsafe fn load<F: Lanes>(self, at: *const u8) -> F {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.float {
-                Float::F32 => F::load(at.cast()),
-                Float::F16 => F::load_f16(at),
-                Float::Bf16 => F::load_bf16(at),
-            }
-        }
-    }
-
     /// The scales and offsets (zeros if there are none) of a group, from row `row` on.
     ///
     /// # Safety
-    /// As [`Scales::load`], for the group at `at`.
+    /// The machine must have the instructions of `F`; there must be a group at `at`.
     #[inline(always)]
     unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
         // SAFETY: the caller's promise: the group has 16 scales, and then as many offsets.
         unsafe {
             let bytes = self.float.bytes();
-            let scale = self.load(at.add(row * bytes));
+            let scale = load_floats::<F>(self.float, at.add(row * bytes));
             let offset = if self.offset {
-                self.load(at.add((TILE_ROWS + row) * bytes))
+                load_floats::<F>(self.float, at.add((TILE_ROWS + row) * bytes))
             } else {
                 F::splat(0.0)
             };
