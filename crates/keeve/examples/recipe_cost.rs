@@ -1,8 +1,9 @@
 //! What quantized activations cost: the mean Kullback-Leibler divergence, per token, of the next token's
 //! distribution from that of the same weights with float activations, for prompts and generated tokens:
-//! `cargo run --release -p keeve --example recipe_cost -- TEXT [WINDOWS] [MODEL] [CODEC ...]`.
+//! `cargo run --release -p keeve --example recipe_cost -- TEXT [WINDOWS] [MODE] [MODEL] [CODEC ...]`.
 //!
-//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODEL is a folder
+//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODE is `auto` or
+//! `int8`. MODEL is a folder
 //! or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each,
 //! which should be done to a model of floats.
 
@@ -84,8 +85,13 @@ fn compare(expected: &[f32], found: &[f32], width: usize, all: &mut Vec<f64>, sa
 
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let text = args.next().ok_or("usage: recipe_cost TEXT [WINDOWS] [MODEL] [CODEC ...]")?;
+    let text = args.next().ok_or("usage: recipe_cost TEXT [WINDOWS] [MODE] [MODEL] [CODEC ...]")?;
     let windows: usize = args.next().map_or(Ok(16), |count| count.parse())?;
+    let mode = match args.next().as_deref() {
+        None | Some("auto") => Activations::Auto,
+        Some("int8") => Activations::Int8,
+        Some(other) => return Err(format!("{other}: expected 'auto' or 'int8'").into()),
+    };
     let checkpoint = match args.next().filter(|model| model != "-") {
         None => keeve::demo_model()?,
         Some(path) => Checkpoint::open(Path::new(&path))?,
@@ -114,8 +120,8 @@ fn main() -> Result<(), Failure> {
         };
         let float = load(Activations::Float)?;
         let mut float_plan = float.compile(&Default::default())?;
-        let auto = load(Activations::Auto)?;
-        let mut auto_plan = auto.compile(&Default::default())?;
+        let quantized = load(mode)?;
+        let mut plan = quantized.compile(&Default::default())?;
         let name = codec.map_or_else(|| "as stored".into(), Codec::name);
         let mut found = [(vec![], 0), (vec![], 0)];
         for window in &windows {
@@ -123,7 +129,7 @@ fn main() -> Result<(), Failure> {
             for (phase, (all, same)) in
                 [Phase::Prompt, Phase::Generated].into_iter().zip(&mut found)
             {
-                let (_, logits) = logits(&*auto, &mut *auto_plan, window, phase)?;
+                let (_, logits) = logits(&*quantized, &mut *plan, window, phase)?;
                 compare(&expected, &logits, width, all, same);
             }
         }

@@ -111,6 +111,16 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     }
 }
 
+/// Asks for the weights that come [`AHEAD`] bytes after `lines` lines.
+#[inline(always)]
+fn ask_ahead(at: *const u8, lines: usize) {
+    for line in 0..lines {
+        // SAFETY: every x86-64 processor has the instruction, and it does nothing for addresses that
+        // cannot be read, as there are past the end of a tensor.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast()) };
+    }
+}
+
 /// The codes of a block, a register for each four columns, counted from zero if `flip` is zero.
 ///
 /// # Safety
@@ -120,10 +130,7 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
 pub(super) unsafe fn expand<V: IntLanes, const BITS: usize>(at: *const u8, flip: V) -> [V; WORDS] {
     // SAFETY: the caller's promise; a block has `WORDS * BITS / 8` lines.
     unsafe {
-        for line in 0..BITS {
-            // What lies past the end of the tensor is never read.
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast());
-        }
+        ask_ahead(at, BITS);
         let mut words = [V::splat(0); WORDS];
         if BITS == 8 {
             for (index, word) in words.iter_mut().enumerate() {
@@ -196,6 +203,22 @@ unsafe fn dot<V: IntLanes, const BITS: usize>(
     }
 }
 
+/// A register of floats as they are stored.
+///
+/// # Safety
+/// The machine must have the instructions of `F`; there must be as many values at `at`.
+#[inline(always)]
+pub(super) unsafe fn load_floats<F: Lanes>(float: Float, at: *const u8) -> F {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match float {
+            Float::F32 => F::load(at.cast()),
+            Float::F16 => F::load_f16(at),
+            Float::Bf16 => F::load_bf16(at),
+        }
+    }
+}
+
 /// How a codec scales by groups.
 #[derive(Clone, Copy)]
 struct Scales {
@@ -206,34 +229,18 @@ struct Scales {
 }
 
 impl Scales {
-    /// A register of values at `at`.
-    ///
-    /// # Safety
-    /// The machine must have the instructions of `F`; there must be as many values at `at`.
-    #[inline(always)]
-    unsafe fn load<F: Lanes>(self, at: *const u8) -> F {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.float {
-                Float::F32 => F::load(at.cast()),
-                Float::F16 => F::load_f16(at),
-                Float::Bf16 => F::load_bf16(at),
-            }
-        }
-    }
-
     /// The scales and offsets (zeros if there are none) of a group, from row `row` on.
     ///
     /// # Safety
-    /// As [`Scales::load`], for the group at `at`.
+    /// The machine must have the instructions of `F`; there must be a group at `at`.
     #[inline(always)]
     unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
         // SAFETY: the caller's promise: the group has 16 scales, and then as many offsets.
         unsafe {
             let bytes = self.float.bytes();
-            let scale = self.load(at.add(row * bytes));
+            let scale = load_floats::<F>(self.float, at.add(row * bytes));
             let offset = if self.offset {
-                self.load(at.add((TILE_ROWS + row) * bytes))
+                load_floats::<F>(self.float, at.add((TILE_ROWS + row) * bytes))
             } else {
                 F::splat(0.0)
             };
@@ -278,6 +285,7 @@ unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
         let mut block = 0;
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);
+            ask_ahead(header, layout.header / LINE);
             let mut codes = header.add(layout.header + 4 * tile.row);
             for index in 0..layout.span / scales.width {
                 let (scale, offset) =
@@ -360,6 +368,7 @@ unsafe fn long_runs<V: IntLanes, const BITS: usize, const ROWS: usize>(
         let mut sums = [nothing; ROWS];
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);
+            ask_ahead(header, layout.header / LINE);
             let codes = header.add(layout.header + 4 * tile.row);
             let integers = header.add(INTEGERS_AT + tile.row);
             let blocks = layout.span / BLOCK;
@@ -401,6 +410,7 @@ unsafe fn short_runs<V: IntLanes, const BITS: usize, const MINIMUM: bool, const 
         let zero = i32::from(layout.codes.zero);
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);
+            ask_ahead(header, layout.header / LINE);
             let codes = header.add(layout.header + 4 * tile.row);
             let integers = header.add(INTEGERS_AT + tile.row);
             let blocks = layout.span / BLOCK;

@@ -1,10 +1,11 @@
 //! Unpacking tiles to int8 panels, as [`crate::recipe`] defines them: the same codes as
 //! [`crate::scalar::oracle`] gives.
 
-use keeve_codec::{Group, SUPER_BLOCK, Scaling};
+use keeve_codec::{Float, Group, SUPER_BLOCK, Scaling};
 
-use super::decode::expand;
+use super::decode::{expand, load_floats};
 use super::ints::IntLanes;
+use super::lanes::Lanes;
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
@@ -50,9 +51,9 @@ pub(super) unsafe fn panel<V: IntLanes>(
     scales: &mut Rows<f32>,
 ) {
     assert!(tile.len() == layout.tile_bytes() && block * PANEL_COLS < layout.padded());
-    let runs = runs(layout, tile, block);
     // SAFETY: the caller vouches for the instructions.
     unsafe {
+        let runs = runs::<V>(layout, tile, block);
         if layout.exact_panels() {
             *scales = runs.scales[0];
             return match layout.codes.bits {
@@ -86,9 +87,31 @@ fn block_at(layout: &Layout, column: usize) -> Option<usize> {
     (record < layout.records).then_some(at)
 }
 
-/// The scales and offsets of a panel.
+/// 16 floats.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+///
+/// # Panics
+/// If there are not as many in `bytes`.
 #[inline(always)]
-fn runs(layout: &Layout, tile: &[u8], block: usize) -> Runs {
+unsafe fn floats<V: IntLanes>(float: Float, bytes: &[u8]) -> Rows<f32> {
+    let mut rows = [0.0; TILE_ROWS];
+    for row in (0..TILE_ROWS).step_by(V::COUNT) {
+        let from = &bytes[row * float.bytes()..][..V::COUNT * float.bytes()];
+        // SAFETY: the caller vouches for the instructions; a register of floats is at `from`, and there
+        // is room for them from `row` on.
+        unsafe { load_floats::<V::Floats>(float, from.as_ptr()).store(rows[row..].as_mut_ptr()) };
+    }
+    rows
+}
+
+/// The scales and offsets of a panel.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs {
     let zeros = [[0.0; TILE_ROWS]; MOST_RUNS];
     let mut runs = Runs { count: 0, width: PANEL_COLS, scales: zeros, offsets: zeros };
     let first = block * PANEL_COLS;
@@ -106,10 +129,11 @@ fn runs(layout: &Layout, tile: &[u8], block: usize) -> Runs {
                 let header = &tile[column / layout.span * layout.record..][..layout.header];
                 let bytes = group_bytes(float, offset);
                 let place = &header[column % layout.span / len * bytes..][..bytes];
-                for row in 0..TILE_ROWS {
-                    runs.scales[index][row] = float.read(place, row);
+                // SAFETY: the caller vouches for the instructions.
+                unsafe {
+                    runs.scales[index] = floats::<V>(float, place);
                     if offset {
-                        runs.offsets[index][row] = float.read(place, TILE_ROWS + row);
+                        runs.offsets[index] = floats::<V>(float, &place[bytes / 2..]);
                     }
                 }
             }
@@ -118,11 +142,10 @@ fn runs(layout: &Layout, tile: &[u8], block: usize) -> Runs {
             runs.width = run.into();
             runs.count = SUPER_BLOCK / runs.width;
             let header = &tile[block * layout.record..][..layout.header];
-            let mut float = [[0.0; TILE_ROWS]; 2];
-            for row in 0..TILE_ROWS {
-                float[0][row] = keeve_codec::Float::F16.read(header, row);
-                float[1][row] = keeve_codec::Float::F16.read(header, TILE_ROWS + row);
-            }
+            // SAFETY: the caller vouches for the instructions.
+            let float = unsafe {
+                [0, TILE_ROWS].map(|at| floats::<V>(Float::F16, &header[at * Float::F16.bytes()..]))
+            };
             let integers = header[INTEGERS_AT..].as_chunks::<TILE_ROWS>().0;
             for index in 0..runs.count {
                 for row in 0..TILE_ROWS {
@@ -150,31 +173,31 @@ fn factors(layout: &Layout, runs: &Runs, scales: &mut Rows<f32>) -> Factors {
     // Without their sign, floats are ordered as their bits are, and NaN comes last.
     let mut largest = [0u32; TILE_ROWS];
     for index in 0..runs.count {
-        for row in 0..TILE_ROWS {
-            let (scale, offset) = (runs.scales[index][row], runs.offsets[index][row]);
+        let both = runs.scales[index].iter().zip(&runs.offsets[index]);
+        for (largest, (scale, &offset)) in largest.iter_mut().zip(both) {
             let high = scale.mul_add(top, offset).abs().to_bits();
             let low = scale.mul_add(bottom, offset).abs().to_bits();
-            largest[row] = largest[row].max(high).max(low);
+            *largest = (*largest).max(high).max(low);
         }
     }
-    let mut inverse = [0.0; TILE_ROWS];
-    for row in 0..TILE_ROWS {
-        scales[row] = f32::from_bits(largest[row]) / PANEL_TOP;
-        let usable = scales[row] >= LEAST_PANEL_SCALE && scales[row] < f32::INFINITY;
-        inverse[row] = if usable { 1.0 / scales[row] } else { 0.0 };
-    }
+    *scales = largest.map(|largest| f32::from_bits(largest) / PANEL_TOP);
+    let inverse = scales.map(|scale| {
+        let usable = (LEAST_PANEL_SCALE..f32::INFINITY).contains(&scale);
+        if usable { 1.0 / scale } else { 0.0 }
+    });
     let one = (1u32 << FRACTION_BITS) as f32;
     let factor = (1u32 << (15 + FRACTION_BITS - layout.code_shift())) as f32;
     let zeros = [[0; TILE_ROWS]; MOST_RUNS];
     let mut made = Factors { width: runs.width, factors: zeros, summands: zeros };
     for index in 0..runs.count {
-        for row in 0..TILE_ROWS {
-            let (scale, offset) = (runs.scales[index][row], runs.offsets[index][row]);
-            let by = (scale * inverse[row] * factor).round_ties_even() as i32;
-            let at_zero = (-zero).mul_add(scale, offset) * inverse[row];
-            let plus = (at_zero * one).round_ties_even() as i32 + (1 << (FRACTION_BITS - 1));
-            made.factors[index][row] = by & 0xffff | by << 16;
-            made.summands[index][row] = plus & 0xffff | plus << 16;
+        let both = runs.scales[index].iter().zip(&runs.offsets[index]).zip(&inverse);
+        let places = made.factors[index].iter_mut().zip(&mut made.summands[index]);
+        for (((scale, &offset), inverse), (by, plus)) in both.zip(places) {
+            let round = |value: f32| value.round_ties_even() as i32;
+            *by = round(scale * inverse * factor);
+            *plus = round((-zero).mul_add(*scale, offset) * inverse * one);
+            *plus += 1 << (FRACTION_BITS - 1);
+            (*by, *plus) = (*by & 0xffff | *by << 16, *plus & 0xffff | *plus << 16);
         }
     }
     made
@@ -245,8 +268,8 @@ unsafe fn requantize<V: IntLanes, const BITS: usize, const EVEN: i32, const ODD:
                     let run = (index * BLOCK + half * BLOCK / 2) / factors.width;
                     let by = V::load(factors.factors[run][row..].as_ptr().cast());
                     let plus = V::load(factors.summands[run][row..].as_ptr().cast());
-                    for word in half * WORDS / 2..(half + 1) * WORDS / 2 {
-                        let code = words[word];
+                    let first = half * WORDS / 2;
+                    for (word, code) in (first..).zip(&words[first..first + WORDS / 2]) {
                         let even = code.and(low).shift16::<EVEN>();
                         let odd = code.and(high).shift16::<ODD>();
                         let even = even.mul_high16(by).add16(plus);
