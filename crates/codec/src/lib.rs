@@ -32,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod apart;
 mod bytes;
 mod codec;
 mod decode;
@@ -46,6 +47,7 @@ mod planes;
 mod search;
 mod tensor;
 
+pub use apart::{Codes, SUPER_BLOCK, Scaling, SuperBlock, codes, group_scale, super_block};
 pub use bytes::Bytes;
 pub use codec::{Codec, Float, Geometry, Group};
 pub use decode::{decode, decode_row, row_values, stored_values, values};

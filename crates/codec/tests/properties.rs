@@ -3,8 +3,8 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use keeve_codec::{
-    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, RowMut, decode, decode_row, encode,
-    encode_row, row_values,
+    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, Row, RowMut, SUPER_BLOCK, Scaling,
+    codes, decode, decode_row, encode, encode_row, group_scale, row_values, super_block,
 };
 use proptest::prelude::*;
 
@@ -41,6 +41,34 @@ fn arbitrary(codec: Codec, experts: usize, rows: usize, seed: &[u8]) -> PackedTe
         biases: present(part.biases, 2),
     };
     PackedTensor::new(codec, experts, rows, COLS, parts).expect("the lengths are right")
+}
+
+/// The weights of a row, put together from what taking it apart gives.
+fn from_codes(codec: Codec, row: Row<'_>) -> Option<Vec<f32>> {
+    let what = codec.codes()?;
+    let mut stored = vec![0; COLS];
+    codes(codec, row, &mut stored);
+    let signed = |code: u8| if what.signed { i32::from(code as i8) } else { i32::from(code) };
+    let weight = |(column, &code): (usize, &u8)| {
+        let code = (signed(code) - i32::from(what.zero)) as f32;
+        match what.scaling {
+            Scaling::Groups { group, .. } => {
+                let index = match group {
+                    Group::Row => 0,
+                    Group::Of(len) => column / usize::from(len),
+                };
+                let (scale, offset) = group_scale(codec, row, index).expect("scales by groups");
+                code * scale + offset
+            }
+            Scaling::SuperBlocks { run, .. } => {
+                let block = super_block(codec, row, column / SUPER_BLOCK).expect("super-blocks");
+                let run = column % SUPER_BLOCK / usize::from(run);
+                let scale = block.scale.to_f32() * f32::from(block.scales[run]);
+                scale * code - block.minimum.to_f32() * f32::from(block.minimums[run])
+            }
+        }
+    };
+    Some(stored.iter().enumerate().map(weight).collect())
 }
 
 fn same(left: &[f32], right: &[f32]) -> bool {
@@ -144,6 +172,25 @@ fn check_errors(codec: Codec, source: &[f32], decoded: &[f32]) -> Result<(), Tes
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn taken_apart_and_put_together_rows_are_the_same(
+        seed in proptest::collection::vec(any::<u8>(), 1..4000),
+    ) {
+        for codec in all_codecs() {
+            let tensor = arbitrary(codec, 1, 1, &seed);
+            let mut expected = vec![0.0; COLS];
+            row_values(&tensor, 0, &mut expected);
+            match from_codes(codec, tensor.row(0)) {
+                // Zeros may differ in their sign, since an absent offset or minimum is one too.
+                Some(found) => {
+                    let equal = |(l, r): (&f32, &f32)| l == r || l.is_nan() && r.is_nan();
+                    prop_assert!(found.iter().zip(&expected).all(equal), "{}", codec);
+                }
+                None => prop_assert!(codec.is_float(), "{}", codec),
+            }
+        }
+    }
 
     #[test]
     fn any_bytes_decode(seed in proptest::collection::vec(any::<u8>(), 1..4000)) {

@@ -1,6 +1,8 @@
 //! Tokens per second of a model of the demo model's size, with weights of no meaning:
 //! `cargo run --release -p keeve-cpu --example speed -- [CODEC] [THREADS] [PROMPT] [GENERATED]`.
 
+#![allow(clippy::print_stdout)] // That is what it is for.
+
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Instant;

@@ -11,6 +11,8 @@ mod attention;
 mod backend;
 mod embed;
 mod gemm;
+mod inputs;
+mod int_linear;
 mod isa;
 mod kernels;
 mod linear;
@@ -19,11 +21,16 @@ mod panel;
 mod plan;
 mod pool;
 mod profile;
+mod quantize;
+mod recipe;
 mod rope;
 mod scalar;
 mod scratch;
 mod shared_out;
 mod state;
+#[cfg(test)]
+mod tests;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 

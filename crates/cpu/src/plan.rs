@@ -12,6 +12,7 @@ use keeve_graph::{
 use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::embed;
+use crate::inputs::Inputs;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
@@ -25,6 +26,7 @@ pub(crate) struct CpuPlan {
     loaded: Arc<Loaded>,
     memory: MemoryPlan,
     buffers: Vec<Vec<f32>>,
+    inputs: Inputs,
     tapped: Vec<ValueId>,
     profile: Option<Profile>,
 }
@@ -69,7 +71,8 @@ impl CpuPlan {
         let memory = MemoryPlan::new(&loaded.graph, &[]);
         let buffers = memory.buffers.iter().map(|_| vec![]).collect();
         let profile = options.profile.then(Profile::default);
-        Self { loaded, memory, buffers, tapped: options.taps.clone(), profile }
+        let inputs = Inputs::default();
+        Self { loaded, memory, buffers, inputs, tapped: options.taps.clone(), profile }
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -91,6 +94,7 @@ impl CpuPlan {
         out: &mut [f32],
         context: &Context<'_, '_>,
         pages: &mut Pages,
+        inputs: &mut Inputs,
     ) -> usize {
         let Loaded { graph, kernels, pool, .. } = &*self.loaded;
         let node = graph.node(value);
@@ -104,7 +108,8 @@ impl CpuPlan {
             Op::Linear { x, weight, bias } => {
                 let Some(linear) = &self.weight(*weight).linear else { return 0 };
                 let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
-                linear.forward(self.value(*x), &context.phases(node.shape.rows), bias, out, pool);
+                let mut x = inputs.input(*x, self.value(*x), *kernels);
+                linear.forward(&mut x, &context.phases(node.shape.rows), bias, out, pool);
                 linear.bytes()
             }
             Op::RmsNorm { x, weight, eps } => {
@@ -233,6 +238,8 @@ impl Plan for CpuPlan {
             logits: step.wanted(Want::Logits).collect(),
             hidden: step.wanted(Want::Hidden).collect(),
         };
+        let mut inputs = take(&mut self.inputs);
+        inputs.forget();
         for value in graph.values() {
             let node = graph.node(value);
             let rows = context.rows(node.shape.rows);
@@ -243,7 +250,7 @@ impl Plan for CpuPlan {
             let buffer = self.memory.buffer_of[value.index()];
             let mut out = take(&mut self.buffers[buffer]);
             out.resize(rows * node.shape.width, 0.0);
-            let bytes = self.compute(value, &mut out, &context, pages);
+            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs);
             self.buffers[buffer] = out;
             let label = self.profile.is_some().then(|| self.label(&node.op));
             if let (Some(profile), Some(label)) = (&mut self.profile, label) {
@@ -255,6 +262,7 @@ impl Plan for CpuPlan {
                 tap.value(value, node.shape.width, self.value(value));
             }
         }
+        self.inputs = inputs;
         let mut outputs = Outputs::default();
         for output in graph.outputs() {
             let rows = context.wanted(output.want).len();

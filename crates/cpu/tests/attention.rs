@@ -3,6 +3,8 @@
 //! Bound: scores are below 10, so their roundings change weights by up to some 1e-6, in both
 //! directions; 3e-6 of the Frobenius norm holds what is left of that after sums.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // These are tests.
+
 mod common;
 
 use common::{Named, Random, error, load, tiers};

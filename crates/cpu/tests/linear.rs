@@ -3,6 +3,8 @@
 //! Bound: a sum of K products in `f32` is off by at most some K * 6e-8 of the sum of magnitudes; with
 //! random signs, sums of up to 512 terms come out below 1e-6 of the result's Frobenius norm.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // These are tests.
+
 mod common;
 
 use common::{Named, Random, bits, error, given, load, run_once, tiers};

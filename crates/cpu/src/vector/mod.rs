@@ -3,7 +3,10 @@
 //! Every function here is inlined into a function that has the tier's instructions switched on
 //! (see [`tier`]), which is what makes the lanes' methods single instructions.
 
+mod decode;
+mod ints;
 mod lanes;
+mod panels;
 mod tier;
 mod unpack;
 

@@ -1,0 +1,225 @@
+//! Speed of products with packed weights, activations quantized:
+//! `cargo run --release -p keeve-cpu --example linear_speed -- [THREADS] [ROWS] [PHASE] [CODEC ...]`.
+//!
+//! PHASE is `generated` (then ROWS should be few) or `prompt`. Enough matrices, each with memory of its own,
+//! that caches hold none of them are multiplied in turn, of 4096x4096 and (generated only) of 151936x1024,
+//! the head of a small model. A line gives their bytes over the time in GB/s, least, median and greatest of
+//! the rounds, and the median as a part of the bandwidth of memory, which is measured anew for each line by
+//! reading 1 GiB on as many threads; for prompts also TOP/s. Quantizing the activations is included.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::hint::black_box;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use keeve_codec::{Codec, PackedTensor, Parts};
+use keeve_cpu::{Cpu, CpuOptions, Isa};
+use keeve_graph::{
+    Activations, Backend, CompileOptions, Graph, LoadOptions, Phase, Plan, RowInput, SequenceRows,
+    Step, Want, Weights,
+};
+
+const CODECS: [&str; 12] = [
+    "q4_k",
+    "q6_k",
+    "q8_0",
+    "q4_0",
+    "affine4",
+    "affine8",
+    "int8",
+    "int8-g64",
+    "int4-g128",
+    "q2_k",
+    "q3_k",
+    "q5_k",
+];
+const ROUNDS: usize = 9;
+/// Bytes of the matrices that are multiplied in turn.
+const WORKING_SET: usize = 400 << 20;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Weights of random bytes: speed does not depend on the values.
+struct Random {
+    made: Mutex<HashMap<String, PackedTensor>>,
+    codec: Codec,
+    n: usize,
+    k: usize,
+}
+
+/// A generator of 64 bits at a time: xorshift*.
+fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut bytes = Vec::with_capacity(count + 8);
+    while bytes.len() < count {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+impl Weights for Random {
+    fn weight(&self, name: &str) -> Result<PackedTensor, Failure> {
+        let mut made = self.made.lock().map_err(|error| error.to_string())?;
+        if let Some(tensor) = made.get(name) {
+            return Ok(tensor.clone());
+        }
+        if name == "table" {
+            return Ok(PackedTensor::from_f32(1, self.k, &vec![0.0; self.k])?);
+        }
+        let row = self.codec.row_parts(self.k)?;
+        let seed = name.bytes().fold(7, |seed, byte| seed * 131 + u64::from(byte));
+        let part = |each: usize, salt: u64| {
+            let bytes = || random_bytes(each * self.n, seed + salt);
+            (each > 0).then(|| bytes().into())
+        };
+        let parts = Parts {
+            data: part(row.data, 0).ok_or("no data")?,
+            scales: part(row.scales, 1),
+            biases: part(row.biases, 2),
+        };
+        let tensor = PackedTensor::new(self.codec, 1, self.n, self.k, parts)?;
+        made.insert(name.into(), tensor.clone());
+        Ok(tensor)
+    }
+}
+
+/// Least, median, greatest.
+fn spread(times: &mut [Duration]) -> [Duration; 3] {
+    times.sort();
+    [times[0], times[times.len() / 2], times[times.len() - 1]]
+}
+
+fn rates(bytes: usize, times: &mut [Duration]) -> [f64; 3] {
+    let [least, median, most] = spread(times);
+    [most, median, least].map(|time| bytes as f64 / time.as_secs_f64() / 1e9)
+}
+
+/// Of reading `words`.
+fn bandwidth(words: &[u64], threads: usize) -> [f64; 3] {
+    let mut times: Vec<_> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            std::thread::scope(|scope| {
+                for part in words.chunks(words.len().div_ceil(threads)) {
+                    scope.spawn(|| {
+                        let sums =
+                            part.as_chunks::<32>().0.iter().fold([0u64; 32], |mut all, x| {
+                                all.iter_mut().zip(x).for_each(|(all, x)| *all ^= x);
+                                all
+                            });
+                        black_box(sums);
+                    });
+                }
+            });
+            start.elapsed()
+        })
+        .collect();
+    rates(words.len() * 8, &mut times)
+}
+
+fn main() -> Result<(), Failure> {
+    let mut args = std::env::args().skip(1);
+    let mut number = |default: &str| args.next().unwrap_or_else(|| default.into()).parse::<usize>();
+    let (threads, rows) = (number("2")?, number("1")?);
+    let phase = match args.next().as_deref() {
+        None | Some("generated") => Phase::Generated,
+        Some("prompt") => Phase::Prompt,
+        Some(other) => return Err(format!("{other}: expected 'generated' or 'prompt'").into()),
+    };
+    let mut codecs: Vec<String> = args.collect();
+    if codecs.is_empty() {
+        codecs = CODECS.map(String::from).to_vec();
+    }
+    let isa = Isa::choose()?;
+    let memory = vec![1u64; 128 << 20];
+    println!(
+        "{isa}, {threads} threads, {rows} rows, {phase:?}: least, median, greatest of {ROUNDS}"
+    );
+    for codec in codecs {
+        let codec: Codec = codec.parse()?;
+        for (n, k) in [(4096, 4096), (151_936, 1024)] {
+            if n > 10_000 && phase == Phase::Prompt {
+                continue;
+            }
+            let [.., read] = bandwidth(&memory, threads);
+            let (bytes, mut times, loaded) = measure(codec, n, k, rows, threads, phase)?;
+            let [least, median, most] = rates(bytes, &mut times);
+            let part = median / read * 100.0;
+            print!("{:11} {n:6}x{k}: GB/s {least:5.1} {median:5.1} {most:5.1}", codec.name());
+            print!(", {part:3.0} % of {read:4.1}; loaded at {loaded:.2} GB/s");
+            if phase == Phase::Prompt {
+                let operations = |rate: f64| {
+                    let matrix = codec.row_bytes(k).unwrap_or(1) * n;
+                    rate / matrix as f64 * (2 * n * k * rows) as f64 / 1e3
+                };
+                print!("; TOP/s {:.2} {:.2}", operations(median), operations(most));
+            }
+            println!();
+        }
+    }
+    Ok(())
+}
+
+/// Bytes as they are stored and times of the rounds, and GB/s of loading.
+fn measure(
+    codec: Codec,
+    n: usize,
+    k: usize,
+    rows: usize,
+    threads: usize,
+    phase: Phase,
+) -> Result<(usize, Vec<Duration>, f64), Failure> {
+    let stored = codec.row_bytes(k)? * n;
+    let working_set = if phase == Phase::Prompt { WORKING_SET / 8 } else { WORKING_SET };
+    let count = (working_set / stored).max(1);
+    let mut graph = Graph::new();
+    let x = graph.embed("table", 1, k)?;
+    let picked = graph.select_rows(x, Want::Logits)?;
+    for index in 0..count {
+        let y = graph.linear(picked, &format!("w{index}"), n, false)?;
+        graph.output(Want::Logits, y)?;
+    }
+    let cpu = Cpu::new(CpuOptions { threads, isa: Isa::choose()? })?;
+    let random = Random { codec, n, k, made: Mutex::default() };
+    let graph = Arc::new(graph);
+    // Once to make them, once to measure packing them.
+    let options = LoadOptions { activations: Activations::Auto, ..Default::default() };
+    drop(cpu.load(graph.clone(), &random, &options)?);
+    let start = Instant::now();
+    let program = cpu.load(graph, &random, &options)?;
+    let loaded = (stored * count) as f64 / start.elapsed().as_secs_f64() / 1e9;
+    drop(random);
+    let mut plan = program.compile(&CompileOptions { profile: true, ..Default::default() })?;
+    let pages: Vec<u32> = (0..rows.div_ceil(program.page_tokens()) as u32).collect();
+    let mut state = program.state(pages.len())?;
+    let mut seed = 1u32;
+    let mut value = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let given: Vec<f32> = (0..rows * k).map(|_| value()).collect();
+    let row = |at| RowInput { logits: true, ..RowInput::text(0, at, phase) };
+    let step = Step {
+        rows: (0..rows as u32).map(row).collect(),
+        sequences: vec![SequenceRows { rows: 0..rows, past: 0, pages: &pages }],
+        embeddings: given.chunks_exact(k).enumerate().collect(),
+    };
+    let linears = |plan: &dyn Plan| -> u64 {
+        let linears = plan.profile().into_iter().filter(|row| row.op.starts_with("linear"));
+        linears.map(|row| row.nanoseconds).sum()
+    };
+    let mut times = vec![];
+    for round in 0..=ROUNDS {
+        let before = linears(&*plan);
+        plan.run(&step, &mut *state, None)?;
+        if round > 0 {
+            times.push(Duration::from_nanos(linears(&*plan) - before));
+        }
+    }
+    Ok((stored * count, times, loaded))
+}
