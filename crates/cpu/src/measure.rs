@@ -98,6 +98,8 @@ pub struct TimedProduct {
     int8: Int8Rows,
     bf16: Bf16Rows,
     out: Vec<f32>,
+    /// Values before the first that has the alignment of a cache line.
+    skip: usize,
 }
 
 impl TimedProduct {
@@ -121,7 +123,10 @@ impl TimedProduct {
         }
         let span = if kind == ProductKind::Int8Rows { k } else { PANEL_COLS };
         let weights = Weights { n, k, span, panels };
+        let out = vec![0.0; most * n + 16];
         Self {
+            skip: out.as_ptr().align_offset(64),
+            out,
             kind,
             gemm: Gemm::new(isa),
             weights,
@@ -129,7 +134,6 @@ impl TimedProduct {
             x: (0..most * k).map(|_| small(random())).collect(),
             int8: Int8Rows::default(),
             bf16: Bf16Rows::default(),
-            out: vec![0.0; most * n],
         }
     }
 
@@ -144,7 +148,7 @@ impl TimedProduct {
         let rows = rows.min(self.rows);
         let (n, k, pool) = (self.weights.n, self.weights.k, &machine.pool);
         let x = &self.x[..rows * k];
-        let out = Output { values: &mut self.out[..rows * n], rows: None, bias: None };
+        let out = Output { values: &mut self.out[self.skip..][..rows * n], rows: None, bias: None };
         let start = Instant::now();
         let packed;
         if self.kind == ProductKind::Bf16 {
@@ -211,6 +215,10 @@ impl PanelSource for Weights {
         if let Some(stored) = PanelSource::stored_panel(self, tile, block) {
             codes.copy_from_slice(stored);
         }
+        scales.fill(1.0 / 127.0);
+    }
+
+    fn stored_scales(&self, _: usize, _: usize, scales: &mut [f32; TILE_ROWS]) {
         scales.fill(1.0 / 127.0);
     }
 

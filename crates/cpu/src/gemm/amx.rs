@@ -7,6 +7,8 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
+use super::amx_products::Step;
+
 /// Proof that the tile unit, with its int8 and bf16 products, is there and may be used.
 #[derive(Clone, Copy)]
 pub(crate) struct Amx(());
@@ -56,13 +58,15 @@ impl Amx {
                 options(nostack, preserves_flags, readonly),
             );
         }
-        Tiles { thread_bound: std::marker::PhantomData }
+        Tiles { steps: vec![], thread_bound: std::marker::PhantomData }
     }
 }
 
 /// Tiles that are configured on this thread. Dropping it releases them, so that the system need not
 /// save them when it switches threads.
 pub(crate) struct Tiles {
+    /// Room for what is to be done with them.
+    pub(super) steps: Vec<Step>,
     /// Not `Send`: tiles belong to a thread.
     thread_bound: std::marker::PhantomData<*const ()>,
 }

@@ -31,7 +31,7 @@ pub(super) unsafe fn multiply(
             for tile in 0..group.tiles {
                 let weights = operands.weights(group.tile + tile, block);
                 let scales = operands.weight_scales(group.tile + tile, 1, block);
-                let sums = &mut sums[row_tile][tile].0;
+                let sums = &mut sums.0[row_tile][tile].0;
                 for row in (0..rows).step_by(ROWS) {
                     let mut store = |row_in_part: usize, half: usize, dots: __m256i| {
                         let row = row + row_in_part;

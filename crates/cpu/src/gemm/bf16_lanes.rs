@@ -35,7 +35,7 @@ pub(super) unsafe fn multiply<V: Lanes, const ROWS: usize>(
                 let (row_tile, row) = (start / TILE, start % TILE);
                 let left = (group.rows - start).min(ROWS);
                 let x = &x[row_tile][row..][..left];
-                let sums = &mut sums[row_tile][tile].0[row * TILE..][..left * TILE];
+                let sums = &mut sums.0[row_tile][tile].0[row * TILE..][..left * TILE];
                 // SAFETY: the caller vouches for the instructions.
                 unsafe {
                     if left == ROWS {

@@ -14,8 +14,12 @@ pub(crate) const BF16_COLS: usize = ROW_BYTES / 2;
 /// Weights are laid out `[64][16][4 bytes]`: four bytes of each row in turn, a "panel". Activations
 /// are laid out `[4][16][64 bytes]`: 64 bytes of each row in turn. So each quarter of a block is one
 /// tile register as `tdpbssd` and `tdpbf16ps` want it.
+///
+/// Blocks are pages, as are [`Sums`](super::operands::Sums), so that what is read and what was just
+/// written are at different places of their pages: a processor takes a load to depend on an earlier
+/// store if the last twelve bits of their addresses are the same.
 #[derive(Clone)]
-#[repr(C, align(64))]
+#[repr(C, align(4096))]
 pub(crate) struct Block(pub [i8; TILE * ROW_BYTES]);
 
 impl Block {

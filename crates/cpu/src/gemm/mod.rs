@@ -29,6 +29,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod bf16_lanes;
 mod block;
+mod finish;
 mod operands;
 mod oracle;
 #[cfg(target_arch = "x86_64")]
@@ -41,7 +42,8 @@ mod vnni;
 
 use std::ops::Range;
 
-use self::block::{SumTile, TILE};
+use self::block::TILE;
+use self::finish::{Finish, Finished};
 use self::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
@@ -68,6 +70,9 @@ const TASK_ROW_TILES: usize = 32;
 const TASKS_PER_THREAD: usize = 4;
 /// Weight tiles of a panel.
 const PANEL_TILES: usize = 4;
+/// Results of so many values are written past the caches: 4 MiB, which would not stay in a second
+/// level anyway, and would be read into it before they are written.
+const PAST_CACHE: usize = 1 << 20;
 /// So many columns of int8 cannot overflow an `i32`.
 const LONGEST_ROW: usize = 1 << 17;
 
@@ -133,7 +138,7 @@ impl Gemm {
         }
         // Scales that are applied at the end are ones until then.
         let ones = match product {
-            Product::ScaledInt8 if !x.scale_per_block => vec![1.0; x.tiles.tiles() * TILE],
+            Product::ScaledInt8 if !x.scale_per_block => vec![1.0; x.tiles.scale_rows()],
             _ => vec![],
         };
         let places = Places {
@@ -141,16 +146,17 @@ impl Gemm {
             panels: n.div_ceil(TILE * PANEL_TILES),
             threads: pool.threads(),
         };
-        let job = Job {
-            unit: self.unit,
-            source,
-            x,
-            ones: &ones,
+        let missing = product == Product::Int8 || !ones.is_empty();
+        let finish = Finish {
             product,
+            x_scales: missing.then_some(x.scales),
             bias: out.bias,
             places: out.rows,
+            past_cache: rows * n >= PAST_CACHE,
             out: SharedOut::new(out.values, n),
+            n,
         };
+        let job = Job { unit: self.unit, source, x, ones: &ones, product, finish };
         pool.run(places.tasks(), |task, scratch| {
             let (rows, panels) = places.task(task);
             let rows = rows.start..rows.end.min(job.x.tiles.tiles());
@@ -200,16 +206,14 @@ struct Job<'a> {
     x: Rows<'a>,
     ones: &'a [f32],
     product: Product,
-    bias: Option<&'a [f32]>,
-    places: Option<&'a [usize]>,
-    out: SharedOut<'a>,
+    finish: Finish<'a>,
 }
 
 impl Job<'_> {
     /// The row tiles `rows` by the weights of `panels`.
     fn rows_by_panels(&self, rows: Range<usize>, panels: Range<usize>, scratch: &mut Scratch) {
         let blocks = self.source.blocks();
-        let unit = self.unit.start();
+        let mut unit = self.unit.start();
         let mut first_block = 0;
         while first_block < blocks {
             let run = first_block..(first_block + RUN_BLOCKS).min(blocks);
@@ -218,10 +222,11 @@ impl Job<'_> {
                     panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles())
                 };
                 let next = if panel + 1 < panels.end { tiles(panel + 1) } else { 0..0 };
-                self.panel(&unit, rows.clone(), tiles(panel), run.clone(), next, scratch);
+                self.panel(&mut unit, rows.clone(), tiles(panel), run.clone(), next, scratch);
             }
             first_block = run.end;
         }
+        self.finish.end();
     }
 
     /// Weight tiles.
@@ -233,7 +238,7 @@ impl Job<'_> {
     /// `next`, if they need not be unpacked.
     fn panel(
         &self,
-        unit: &Started,
+        unit: &mut Started,
         rows: Range<usize>,
         tiles: Range<usize>,
         run: Range<usize>,
@@ -249,25 +254,24 @@ impl Job<'_> {
         scales.fill(0.0);
         let memory = Block::within(memory, count);
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
-        let next: Vec<_> = next
+        let next = next
             .flat_map(|tile| run.clone().map(move |block| (tile, block)))
-            .map_while(|(tile, block)| self.source.stored(tile, block))
-            .collect();
-        let pairs = tiles.len().div_ceil(GROUP_TILES) * rows.len().div_ceil(2);
-        let mut ahead = Ahead::new(&next, pairs * run.len());
+            .map_while(|(tile, block)| self.source.stored(tile, block));
+        let groups = tiles.len().div_ceil(GROUP_TILES) * rows.len().div_ceil(GROUP_ROWS);
+        let mut ahead = Ahead::new(next, groups);
         let by_block = self.product == Product::ScaledInt8;
-        let row_width = self.x.tiles.tiles() * TILE;
         let operands = Operands {
             x: &self.x.tiles.memory,
             x_blocks: self.source.blocks(),
             first_block: run.start,
             blocks: run.len(),
             x_scales: if by_block && !self.x.scale_per_block { self.ones } else { self.x.scales },
-            x_scale_step: if self.x.scale_per_block { row_width } else { 0 },
+            x_scale_step: if self.x.scale_per_block { self.x.tiles.scale_rows() } else { 0 },
             weights: &weights,
             weight_scales: scales,
             weight_scale_step: if scale_blocks > 1 { scale_step } else { 0 },
         };
+        let mut sums = Box::new(Sums::ZERO);
         for row_tile in rows.clone().step_by(GROUP_ROWS) {
             let row_tiles = (rows.end - row_tile).min(GROUP_ROWS);
             let rows = (self.x.tiles.rows - row_tile * TILE).min(row_tiles * TILE);
@@ -279,90 +283,23 @@ impl Job<'_> {
                     tile,
                     tiles: GROUP_TILES.min(tiles.len() - tile),
                 };
-                let mut sums = [[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS];
-                if run.start > 0 {
-                    self.resume(&mut sums, group, tiles.start);
-                }
-                unit.multiply(&operands, group, self.product, &mut ahead, &mut sums);
-                if run.end < self.source.blocks() {
-                    self.suspend(&sums, group, tiles.start);
-                } else {
-                    unit.finish(|| self.finish(&sums, group, tiles.start, scales));
-                }
-            }
-        }
-    }
-
-    /// The part of the output that is row `row` of a group.
-    ///
-    /// # Safety
-    /// As [`SharedOut::part`]: a task may ask for its own groups, one row at a time.
-    #[inline(always)]
-    unsafe fn place(&self, group: Group, row: usize, first_tile: usize) -> &mut [f32] {
-        let start = (first_tile + group.tile) * TILE;
-        let columns = start..(start + group.tiles * TILE).min(self.source.rows());
-        let from = group.row_tile * TILE + row;
-        let to = self.places.map_or(from, |places| places[from]);
-        // SAFETY: no two tasks have the same weight rows and rows, no two rows the same place.
-        unsafe { self.out.part(to, columns) }
-    }
-
-    /// Puts sums that are not complete where the results will be.
-    fn suspend(&self, sums: &Sums, group: Group, first_tile: usize) {
-        for row in 0..group.rows {
-            // SAFETY: the group is this task's.
-            let out = unsafe { self.place(group, row, first_tile) };
-            for (out, sums) in out.chunks_mut(TILE).zip(&sums[row / TILE]) {
-                out.copy_from_slice(&sums.0[row % TILE * TILE..][..out.len()]);
-            }
-        }
-    }
-
-    /// Takes back what [`Self::suspend`] has put away.
-    fn resume(&self, sums: &mut Sums, group: Group, first_tile: usize) {
-        for row in 0..group.rows {
-            // SAFETY: the group is this task's.
-            let out = unsafe { self.place(group, row, first_tile) };
-            for (out, sums) in out.chunks(TILE).zip(&mut sums[row / TILE]) {
-                sums.0[row % TILE * TILE..][..out.len()].copy_from_slice(out);
-            }
-        }
-    }
-
-    /// Hands the sums of a group out. Inlined, to be compiled for each tier.
-    #[inline(always)]
-    fn finish(&self, sums: &Sums, group: Group, first_tile: usize, scales: &[f32]) {
-        let start = (first_tile + group.tile) * TILE;
-        for row in 0..group.rows {
-            let from = group.row_tile * TILE + row;
-            // SAFETY: the group is this task's.
-            let out = unsafe { self.place(group, row, first_tile) };
-            let line = row % TILE * TILE;
-            for (tile, out) in out.chunks_mut(TILE).enumerate() {
-                let sums = &sums[row / TILE][tile];
-                match self.product {
-                    Product::Int8 => {
-                        let x_scale = self.x.scales[from];
-                        let scales = &scales[(group.tile + tile) * TILE..][..TILE];
-                        let sums = &sums.i32()[line..line + TILE];
-                        for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scales) {
-                            *out = sum as f32 * x_scale * scale;
-                        }
+                let mut part = Finished {
+                    sums: &mut sums,
+                    group,
+                    start: (tiles.start + tile) * TILE,
+                    scales: scales.get(tile * TILE..).unwrap_or(&[]),
+                };
+                let fresh = run.start == 0;
+                // SAFETY: tasks have different rows or weight rows, and so do groups.
+                unsafe {
+                    if !fresh {
+                        self.finish.resume(&mut part);
                     }
-                    Product::ScaledInt8 if !self.x.scale_per_block => {
-                        let x_scale = self.x.scales[from];
-                        for (out, sum) in out.iter_mut().zip(&sums.0[line..line + TILE]) {
-                            *out = sum * x_scale;
-                        }
-                    }
-                    Product::ScaledInt8 | Product::Bf16 => {
-                        out.copy_from_slice(&sums.0[line..][..out.len()]);
-                    }
-                }
-                if let Some(bias) = self.bias {
-                    let bias = &bias[start + tile * TILE..];
-                    for (out, bias) in out.iter_mut().zip(bias) {
-                        *out += bias;
+                    unit.multiply(&operands, group, self.product, fresh, &mut ahead, part.sums);
+                    if run.end < self.source.blocks() {
+                        self.finish.suspend(&part);
+                    } else {
+                        unit.finish(&self.finish, &part);
                     }
                 }
             }
@@ -386,12 +323,16 @@ fn unpack<'a>(
         let (tile, block) = (index / run.len(), index % run.len());
         let stored = source.stored(tiles.start + tile, run.start + block);
         let scales = scales.get_mut(block * step + tile * TILE..).unwrap_or(&mut []);
-        if stored.is_none() || !scales.is_empty() {
-            let mut block_scales = [0.0; TILE];
-            source.fill(tiles.start + tile, run.start + block, memory, &mut block_scales);
-            if let Some(scales) = scales.first_chunk_mut() {
-                *scales = block_scales;
+        let mut block_scales = [0.0; TILE];
+        match stored {
+            None => source.fill(tiles.start + tile, run.start + block, memory, &mut block_scales),
+            Some(_) if scales.is_empty() => {}
+            Some(_) => {
+                source.stored_scales(tiles.start + tile, run.start + block, &mut block_scales);
             }
+        }
+        if let Some(scales) = scales.first_chunk_mut() {
+            *scales = block_scales;
         }
         weights.push(stored.unwrap_or(&memory.0));
     }

@@ -7,7 +7,7 @@ pub(super) const GROUP_ROWS: usize = 4;
 /// Weight tiles of a group at most.
 pub(super) const GROUP_TILES: usize = 2;
 /// Bytes that one address in [`Ahead`] stands for.
-pub(super) const AHEAD_BYTES: usize = 512;
+pub(super) const AHEAD_BYTES: usize = 256;
 
 /// Some columns of activations and of a panel of weight tiles.
 pub(super) struct Operands<'a> {
@@ -19,7 +19,7 @@ pub(super) struct Operands<'a> {
     pub first_block: usize,
     /// Blocks of these columns.
     pub blocks: usize,
-    /// `[all blocks][row]`, or `[row]`.
+    /// `[all blocks][row]`, or `[row]`; an even number of tiles.
     pub x_scales: &'a [f32],
     /// `f32` values from the scales of one block of activations to the next: 0 if all share one.
     pub x_scale_step: usize,
@@ -56,7 +56,7 @@ impl Operands<'_> {
         &self.weights[tile * self.blocks..][..self.blocks]
     }
 
-    /// The scales of a block of `tiles` tiles of activations.
+    /// The scales of a block of `tiles` tiles of activations; there are an even number of tiles.
     pub fn x_scales(&self, tile: usize, tiles: usize, block: usize) -> &[f32] {
         let start = (self.first_block + block) * self.x_scale_step + tile * TILE;
         &self.x_scales[start..][..tiles * TILE]
@@ -82,7 +82,13 @@ pub(super) struct Group {
 }
 
 /// The sums of a group, `[row tile][weight tile]`.
-pub(super) type Sums = [[SumTile; GROUP_TILES]; GROUP_ROWS];
+#[derive(Clone)]
+#[repr(C, align(4096))]
+pub(super) struct Sums(pub [[SumTile; GROUP_TILES]; GROUP_ROWS]);
+
+impl Sums {
+    pub const ZERO: Self = Self([[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS]);
+}
 
 /// What a kernel leaves in the sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,34 +102,31 @@ pub(super) enum Product {
     Bf16,
 }
 
-/// Memory that is wanted in cache by the time the next panel begins: addresses of
-/// [`AHEAD_BYTES`] each, fetched little by little between the products of this one.
+/// Memory that is wanted in the second level of cache by the time the next panel begins: addresses
+/// of [`AHEAD_BYTES`] each, fetched little by little between the products of this one.
 pub(super) struct Ahead {
-    addresses: Vec<*const i8>,
+    addresses: Vec<*const u8>,
     taken: usize,
-    /// How many addresses go with each block that is multiplied.
-    per_block: usize,
+    /// How many addresses go with each group.
+    per_group: usize,
 }
 
 impl Ahead {
-    /// Spreads the fetching of `panels` over `blocks` multiplications of blocks.
-    pub fn new(panels: &[&Panel], blocks: usize) -> Self {
-        let chunks = panels.iter().flat_map(|panel| panel.chunks(AHEAD_BYTES));
-        let addresses: Vec<_> = chunks.map(<[i8]>::as_ptr).collect();
-        let per_block = addresses.len().div_ceil(blocks.max(1));
-        Self { addresses, taken: 0, per_block }
+    /// Spreads the fetching of `panels` over so many groups.
+    pub fn new<'a>(panels: impl Iterator<Item = &'a Panel>, groups: usize) -> Self {
+        let addresses: Vec<_> = panels
+            .flat_map(|panel| panel.chunks(AHEAD_BYTES))
+            .map(|chunk| chunk.as_ptr().cast())
+            .collect();
+        let per_group = addresses.len().div_ceil(groups.max(1));
+        Self { addresses, taken: 0, per_group }
     }
 
-    /// The next addresses, for `blocks` multiplications, and how many go with each. There may be
-    /// fewer of them in the end: then there are none.
-    pub fn take(&mut self, blocks: usize) -> (&[*const i8], usize) {
-        let count = self.per_block * blocks;
-        match self.addresses.get(self.taken..self.taken + count) {
-            Some(addresses) => {
-                self.taken += count;
-                (addresses, self.per_block)
-            }
-            None => (&[], 0),
-        }
+    /// The next group's addresses, the same number for each of its steps, and that number.
+    pub fn take(&mut self, steps: usize) -> (&[*const u8], usize) {
+        let rest = &self.addresses[self.taken..];
+        let per_step = self.per_group.div_ceil(steps.max(1)).min(rest.len() / steps.max(1));
+        self.taken += per_step * steps;
+        (&rest[..per_step * steps], per_step)
     }
 }

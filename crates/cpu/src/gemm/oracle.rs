@@ -10,7 +10,7 @@ pub(super) fn multiply(operands: &Operands<'_>, group: Group, product: Product, 
             for tile in 0..group.tiles {
                 let x = operands.x(group.row_tile + row_tile, block);
                 let weights = operands.weights(group.tile + tile, block);
-                let sums = &mut sums[row_tile][tile];
+                let sums = &mut sums.0[row_tile][tile];
                 match product {
                     Product::Int8 => {
                         let dots = dots(x, weights);

@@ -23,6 +23,11 @@ impl RowTiles {
         (self.rows, self.blocks) = (rows, blocks);
     }
 
+    /// Rows that have scales: kernels read those of two tiles at a time.
+    pub fn scale_rows(&self) -> usize {
+        self.tiles().next_multiple_of(2) * TILE
+    }
+
     /// Tiles of 16 rows, the last one perhaps not full.
     pub fn tiles(&self) -> usize {
         self.rows.div_ceil(TILE)
@@ -33,7 +38,7 @@ impl RowTiles {
 #[derive(Default)]
 pub(crate) struct Int8Rows {
     pub(super) tiles: RowTiles,
-    /// `[block][row]`, or `[row]`; as many rows as the tiles have, zeros past the last.
+    /// `[block][row]`, or `[row]`; as many rows as an even number of tiles has, zeros past the last.
     pub(super) scales: Vec<f32>,
     /// Whether there is a scale for each block of 256 columns, and not one for each row.
     pub(super) scale_per_block: bool,
@@ -68,14 +73,15 @@ impl Int8Rows {
         self.tiles.resize(rows, blocks);
         self.scale_per_block = span < cols;
         let spans = if self.scale_per_block { blocks } else { 1 };
-        let width = self.tiles.tiles() * TILE;
+        let width = self.tiles.scale_rows();
+        self.scales.clear();
         self.scales.resize(spans * width, 0.0);
         if rows == 0 || blocks == 0 {
             return;
         }
         let tiles = SharedOut::new(&mut self.tiles.memory, blocks);
         let scales = SharedOut::new(&mut self.scales, width);
-        pool.run(width / TILE, |tile, scratch| {
+        pool.run(rows.div_ceil(TILE), |tile, scratch| {
             let [codes, row_scales] = scratch.take([blocks * PANEL_COLS / size_of::<f32>(), spans]);
             // SAFETY: as many bytes, which are numbers whatever they are, borrowed from `codes`.
             let codes: &mut [i8] = unsafe {

@@ -36,6 +36,9 @@ pub(super) trait Source: Sync {
     /// Fills a block and its scales.
     fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]);
 
+    /// The scales of a block that is stored.
+    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE]);
+
     /// The bytes of a block, if they are stored so.
     fn stored(&self, tile: usize, block: usize) -> Option<&Panel>;
 }
@@ -58,6 +61,10 @@ impl Source for Int8<'_> {
 
     fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]) {
         self.0.panel(tile, block, &mut bytes.0, scales);
+    }
+
+    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE]) {
+        self.0.stored_scales(tile, block, scales);
     }
 
     fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
@@ -84,6 +91,8 @@ impl Source for Bf16<'_> {
     fn fill(&self, tile: usize, block: usize, bytes: &mut Block, _: &mut [f32; TILE]) {
         self.0.panel(tile, block, bytes.bf16_mut());
     }
+
+    fn stored_scales(&self, _: usize, _: usize, _: &mut [f32; TILE]) {}
 
     fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
         let values: &[u16; TILE * BF16_COLS] = self.0.stored_panel(tile, block)?.first_chunk()?;

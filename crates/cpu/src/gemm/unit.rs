@@ -1,5 +1,6 @@
 //! The units that multiply, chosen by tier.
 
+use super::finish::{Finish, Finished};
 use super::operands::{Ahead, Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
@@ -66,12 +67,13 @@ pub(super) enum Started {
 }
 
 impl Started {
-    /// Adds the products of a group to its sums.
+    /// Adds the products of a group to its sums, or to zero if `fresh`.
     pub fn multiply(
-        &self,
+        &mut self,
         operands: &Operands<'_>,
         group: Group,
         product: Product,
+        fresh: bool,
         ahead: &mut Ahead,
         sums: &mut Sums,
     ) {
@@ -87,12 +89,15 @@ impl Started {
             // SAFETY: this function has the instructions.
             unsafe { bf16_lanes::multiply::<__m512, 8>(operands, group, sums) }
         }
+        if fresh && !matches!(self, Self::Amx(_)) {
+            *sums = Sums::ZERO;
+        }
         match self {
             Self::Oracle => oracle::multiply(operands, group, product, sums),
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, ahead, sums);
+                amx_products::multiply(tiles, operands, group, product, fresh, ahead, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
@@ -115,27 +120,36 @@ impl Started {
         }
     }
 
-    /// Runs `work` compiled for the unit's tier, as far as it is inlined.
-    #[inline(always)]
-    pub fn finish(&self, work: impl FnOnce()) {
+    /// Hands results out.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    pub unsafe fn finish(&self, finish: &Finish<'_>, part: &Finished<'_>) {
+        /// # Safety
+        /// The group must be the task's own, and the machine must have the instructions.
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2,fma")]
-        fn on_avx2(work: impl FnOnce()) {
-            work();
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn on_avx2(finish: &Finish<'_>, part: &Finished<'_>) {
+            // SAFETY: the caller's promise.
+            unsafe { finish.finish_lanes::<__m256>(part) }
         }
+        /// # Safety
+        /// The group must be the task's own, and the machine must have the instructions.
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn on_avx512(work: impl FnOnce()) {
-            work();
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+        unsafe fn on_avx512(finish: &Finish<'_>, part: &Finished<'_>) {
+            // SAFETY: the caller's promise.
+            unsafe { finish.finish_lanes::<__m512>(part) }
         }
-        match self {
-            Self::Oracle => work(),
-            // SAFETY: a value of `Unit` says that the machine has the instructions.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { on_avx2(work) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Amx(_) => unsafe { on_avx512(work) },
+        // SAFETY: the caller's promise; a value of `Unit` says that the machine has the instructions.
+        unsafe {
+            match self {
+                Self::Oracle => finish.finish(part),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx2 => on_avx2(finish, part),
+                #[cfg(target_arch = "x86_64")]
+                Self::Avx512 | Self::Amx(_) => on_avx512(finish, part),
+            }
         }
     }
 }

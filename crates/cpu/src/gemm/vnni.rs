@@ -40,7 +40,7 @@ pub(super) unsafe fn multiply(
                     unsafe {
                         let mut store = |row_in_part: usize, which: usize, dots: __m512i| {
                             let row = row + row_in_part;
-                            let sums = &mut sums[row_tile][which].0[row * TILE..][..TILE];
+                            let sums = &mut sums.0[row_tile][which].0[row * TILE..][..TILE];
                             let scales = &scales[which * TILE..][..TILE];
                             add(product, dots, x_scales[row], scales, sums);
                         };

@@ -32,8 +32,15 @@ pub(crate) trait Lanes: Copy {
     /// `COUNT` signed bytes as numbers.
     unsafe fn load_i8(from: *const i8) -> Self;
 
+    /// `COUNT` integers as numbers.
+    unsafe fn load_i32(from: *const i32) -> Self;
+
     /// Stores `COUNT` values.
     unsafe fn store(self, to: *mut f32);
+
+    /// Stores `COUNT` values without bringing the memory into caches. The address must be a multiple
+    /// of the register's size. Other threads may see it late, unless a fence is put after it.
+    unsafe fn store_past_cache(self, to: *mut f32);
 
     /// Stores the first `count` values (fewer than `COUNT`).
     unsafe fn store_part(self, to: *mut f32, count: usize);
@@ -152,9 +159,23 @@ impl Lanes for __m256 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_i32(from: *const i32) -> Self {
+        // SAFETY: the caller has eight values there.
+        unsafe { _mm256_cvtepi32_ps(_mm256_loadu_si256(from.cast())) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller has room for eight values there.
         unsafe { _mm256_storeu_ps(to, self) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store_past_cache(self, to: *mut f32) {
+        // SAFETY: the caller has room there, aligned.
+        unsafe { _mm256_stream_ps(to, self) }
     }
 
     #[inline]
@@ -309,9 +330,23 @@ impl Lanes for __m512 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn load_i32(from: *const i32) -> Self {
+        // SAFETY: the caller has sixteen values there.
+        unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(from.cast())) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller has room for sixteen values there.
         unsafe { _mm512_storeu_ps(to, self) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn store_past_cache(self, to: *mut f32) {
+        // SAFETY: the caller has room there, aligned.
+        unsafe { _mm512_stream_ps(to, self) }
     }
 
     #[inline]

@@ -1,0 +1,183 @@
+//! From sums to results: the scales that are still missing, and the bias.
+
+use super::block::{SumTile, TILE};
+use super::operands::{Group, Product, Sums};
+use crate::shared_out::SharedOut;
+#[cfg(target_arch = "x86_64")]
+use crate::vector::Lanes;
+
+/// How sums become results.
+pub(super) struct Finish<'a> {
+    pub product: Product,
+    /// A scale for each row of activations, if it is still missing.
+    pub x_scales: Option<&'a [f32]>,
+    /// `[N]`.
+    pub bias: Option<&'a [f32]>,
+    /// The output's row of each row of activations; none: the same.
+    pub places: Option<&'a [usize]>,
+    /// Whether results are written past the caches, where the alignment of the output allows.
+    pub past_cache: bool,
+    /// `[rows][n]`.
+    pub out: SharedOut<'a>,
+    pub n: usize,
+}
+
+/// A group of sums, and where it belongs.
+pub(super) struct Finished<'a> {
+    pub sums: &'a mut Sums,
+    pub group: Group,
+    /// The first weight row.
+    pub start: usize,
+    /// Scales of the weight rows, if they are still missing, two tiles.
+    pub scales: &'a [f32],
+}
+
+impl Finish<'_> {
+    /// The results of row `row` of a group.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // As in `SharedOut::part`.
+    unsafe fn place(&self, group: Group, start: usize, row: usize) -> &mut [f32] {
+        let from = group.row_tile * TILE + row;
+        let to = self.places.map_or(from, |places| places[from]);
+        // SAFETY: the caller's promise; no two rows have the same place.
+        unsafe { self.out.part(to, start..(start + group.tiles * TILE).min(self.n)) }
+    }
+
+    /// Puts sums that are not complete where the results will be.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    #[inline(always)]
+    pub unsafe fn suspend(&self, part: &Finished<'_>) {
+        for row in 0..part.group.rows {
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.place(part.group, part.start, row) };
+            for (out, sums) in out.chunks_mut(TILE).zip(&part.sums.0[row / TILE]) {
+                copy(line(sums, row), out);
+            }
+        }
+    }
+
+    /// Takes back what [`Self::suspend`] has put away.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    #[inline(always)]
+    pub unsafe fn resume(&self, part: &mut Finished<'_>) {
+        for row in 0..part.group.rows {
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.place(part.group, part.start, row) };
+            for (out, sums) in out.chunks(TILE).zip(&mut part.sums.0[row / TILE]) {
+                copy(out, &mut sums.0[row % TILE * TILE..][..out.len()]);
+            }
+        }
+    }
+
+    /// Hands results out.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    pub unsafe fn finish(&self, part: &Finished<'_>) {
+        for row in 0..part.group.rows {
+            // SAFETY: the caller's promise.
+            let out = unsafe { self.place(part.group, part.start, row) };
+            let x_scale = self.x_scale(part.group, row);
+            for (column, out) in out.iter_mut().enumerate() {
+                let sum = line(&part.sums.0[row / TILE][column / TILE], row)[column % TILE];
+                *out = match (self.product, x_scale) {
+                    (Product::Int8, Some(x)) => {
+                        sum.to_bits() as i32 as f32 * x * part.scales[column]
+                    }
+                    (_, Some(x_scale)) => sum * x_scale,
+                    (_, None) => sum,
+                };
+                if let Some(bias) = self.bias {
+                    *out += bias[part.start + column];
+                }
+            }
+        }
+    }
+
+    /// As [`Self::finish`], with registers.
+    ///
+    /// # Safety
+    /// The group must be the task's own, and the machine must have the instructions of `V`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub unsafe fn finish_lanes<V: Lanes>(&self, part: &Finished<'_>) {
+        let width = (part.group.tiles * TILE).min(self.n - part.start);
+        let bias = self.bias.map(|bias| &bias[part.start..][..width]);
+        for column in (0..width).step_by(V::COUNT) {
+            let count = (width - column).min(V::COUNT);
+            let whole = count == V::COUNT;
+            // SAFETY: the caller vouches for the instructions; as many values are there as are read
+            // and written, in the sums and scales whole registers.
+            unsafe {
+                let scales = match self.product {
+                    Product::Int8 => V::load(part.scales[column..][..V::COUNT].as_ptr()),
+                    _ => V::splat(1.0),
+                };
+                let bias = bias.map(|bias| match whole {
+                    true => V::load(bias[column..].as_ptr()),
+                    false => V::load_part(bias[column..].as_ptr(), count),
+                });
+                for row in 0..part.group.rows {
+                    let out = &mut self.place(part.group, part.start, row)[column..][..count];
+                    let out = out.as_mut_ptr();
+                    let sums = line(&part.sums.0[row / TILE][column / TILE], row);
+                    let sums = sums[column % TILE..][..V::COUNT].as_ptr();
+                    let mut value = match (self.product, self.x_scale(part.group, row)) {
+                        (Product::Int8, Some(x_scale)) => {
+                            V::load_i32(sums.cast()).mul(V::splat(x_scale)).mul(scales)
+                        }
+                        (_, Some(x_scale)) => V::load(sums).mul(V::splat(x_scale)),
+                        (_, None) => V::load(sums),
+                    };
+                    if let Some(bias) = bias {
+                        value = value.add(bias);
+                    }
+                    if !whole {
+                        value.store_part(out, count);
+                    } else if self.past_cache && out.addr().is_multiple_of(size_of::<V>()) {
+                        value.store_past_cache(out);
+                    } else {
+                        value.store(out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes what was written past the caches visible to other threads, before they are told.
+    pub fn end(&self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.past_cache {
+            // SAFETY: every x86-64 has the instruction.
+            unsafe { std::arch::x86_64::_mm_sfence() };
+        }
+    }
+
+    /// The scale of a row of a group, if it is still missing.
+    #[inline(always)]
+    fn x_scale(&self, group: Group, row: usize) -> Option<f32> {
+        self.x_scales.map(|scales| scales[group.row_tile * TILE + row])
+    }
+}
+
+/// Row `row` of a group in the sums of its tile.
+#[inline(always)]
+fn line(sums: &SumTile, row: usize) -> &[f32; TILE] {
+    &sums.0.as_chunks().0[row % TILE]
+}
+
+/// Copies as many values as `to` has; of a known number if it has a whole tile's.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    match (from.first_chunk::<TILE>(), to.first_chunk_mut::<TILE>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to.copy_from_slice(&from[..to.len()]),
+    }
+}
