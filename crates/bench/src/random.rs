@@ -24,7 +24,7 @@ const ROWS_PER_TASK: usize = 64;
 /// A tensor of random weights. The same seed gives the same tensor on any number of threads.
 ///
 /// # Errors
-/// If the shape is empty, overflows, or does not fit the codec.
+/// If the shape is empty, overflows, or does not fit the codec, or random bytes make no weights in it.
 pub fn tensor(
     codec: Codec,
     rows: usize,
@@ -33,6 +33,9 @@ pub fn tensor(
     threads: usize,
 ) -> Result<PackedTensor, keeve_codec::Error> {
     let row = codec.row_parts(cols)?;
+    if block_scales(codec).is_none() {
+        return Err(keeve_codec::Error::NoEncoder(codec));
+    }
     let buffer = |each: usize| {
         let too_large = keeve_codec::Error::TooLarge { experts: 1, rows, cols };
         rows.checked_mul(each).map(|bytes| vec![0u8; bytes]).ok_or(too_large)
@@ -66,7 +69,8 @@ pub fn tensor(
         work();
     });
     let present = |bytes: Vec<u8>| (!bytes.is_empty()).then(|| bytes.into());
-    let parts = Parts { data: data.into(), scales: present(scales), biases: present(biases) };
+    let (scales, biases) = (present(scales), present(biases));
+    let parts = Parts { data: data.into(), scales, biases, global_scale: None };
     PackedTensor::new(codec, 1, rows, cols, parts)
 }
 
@@ -99,7 +103,7 @@ fn fill_rows(
         }
         _ => {
             for block in data.chunks_exact_mut(codec.geometry().block_bytes) {
-                for &(at, size) in block_scales(codec) {
+                for &(at, size) in block_scales(codec).unwrap_or_default() {
                     let value = f16::from_f32(size * random.around_one());
                     block[at..at + 2].copy_from_slice(&value.to_le_bytes());
                 }
@@ -108,8 +112,9 @@ fn fill_rows(
     }
 }
 
-/// Where the f16 scales and minimums of a ggml block are, and about how large they should be.
-fn block_scales(codec: Codec) -> &'static [(usize, f32)] {
+/// Where the f16 scales and minimums of a ggml block are, and about how large they should be. `None` for
+/// the codecs that random weights are not made in.
+fn block_scales(codec: Codec) -> Option<&'static [(usize, f32)]> {
     // A scale is the spread over the deviation of codes (and of the runs' own scales); a minimum
     // moves the middle code to zero.
     const Q4: f32 = SPREAD / 4.6;
@@ -117,7 +122,7 @@ fn block_scales(codec: Codec) -> &'static [(usize, f32)] {
     const Q2K: f32 = SPREAD / (1.1 * 7.5);
     const Q4K: f32 = SPREAD / (4.6 * 31.5);
     const Q5K: f32 = SPREAD / (9.2 * 31.5);
-    match codec {
+    Some(match codec {
         Codec::Q4_0 => &[(0, Q4)],
         Codec::Q4_1 => &[(0, Q4), (2, -7.5 * Q4)],
         Codec::Q5_0 => &[(0, Q5)],
@@ -129,7 +134,8 @@ fn block_scales(codec: Codec) -> &'static [(usize, f32)] {
         Codec::Q5K => &[(0, Q5K), (2, 15.5 * Q5K)],
         Codec::Q6K => &[(208, SPREAD / (18.5 * 74.0))],
         Codec::Float(_) | Codec::Affine { .. } | Codec::Int8 { .. } | Codec::Int4 { .. } => &[],
-    }
+        _ => return None,
+    })
 }
 
 /// Fills with numbers between half and one and a half of `size`, of either sign if `signed`.

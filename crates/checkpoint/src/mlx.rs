@@ -88,7 +88,7 @@ impl Writer {
     /// If a tensor is missing or writing fails; then what stood there before is untouched.
     pub fn finish(mut self) -> Result<Option<Value>, Error> {
         if self.done == self.tensors.len() {
-            for tensor in self.tensors.iter().filter(|tensor| is_ggml(tensor.codec)) {
+            for tensor in self.tensors.iter().filter(|tensor| tensor.codec.is_blocks()) {
                 let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
                 self.file.tensor(&format!("{module}.scales"), &[0])?;
             }
@@ -117,10 +117,6 @@ pub fn write(
         writer.tensor(name, tensor)?;
     }
     writer.finish()
-}
-
-fn is_ggml(codec: Codec) -> bool {
-    Codec::PLAIN.contains(&codec) && !codec.is_float()
 }
 
 /// The stored tensors of a weight, and its placeholder.
@@ -158,7 +154,7 @@ fn layout(tensor: &Announced) -> Result<Layout, String> {
             ];
             Ok((parts, None))
         }
-        codec if is_ggml(*codec) => {
+        codec if codec.is_blocks() => {
             let weight = stored(name.clone(), StoredType::U8, with_last(row_bytes));
             let scales = stored(format!("{module}.scales"), StoredType::U8, vec![1]);
             Ok((vec![weight], Some(scales)))
@@ -174,7 +170,7 @@ fn quantization(path: &Path, tensors: &[Announced]) -> Result<Option<Value>, Err
     let module = |tensor: &Announced| {
         tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name).to_string()
     };
-    let ggml = packed.iter().filter(|tensor| is_ggml(tensor.codec)).count();
+    let ggml = packed.iter().filter(|tensor| tensor.codec.is_blocks()).count();
     if packed.is_empty() {
         return Ok(None);
     }

@@ -116,10 +116,11 @@ fn damaged_affine_modules_are_refused() {
         (with(0, "U32", &[2, 0], 0), "does not go with scales"),
         (with(1, "I32", &[2, 2], 16), "scales of type I32, expected floats"),
         (with(1, "BF16", &[2, 0], 0), "does not go with scales [2, 0]"),
-        (with(1, "U8", &[2, 2], 4), "quantized in MLX mode mxfp8, which is not supported yet"),
-        (with(1, "U8", &[2, 4], 8), "quantized in MLX mode mxfp4, which is not supported yet"),
-        (with(1, "U8", &[2, 8], 16), "quantized in MLX mode nvfp4, which is not supported yet"),
-        (with(1, "U8", &[2, 1], 2), "an unknown mode with byte scales"),
+        (with(1, "U8", &[2, 2], 4), "has biases, which mode mxfp8 has not"),
+        (with(1, "U8", &[2, 4], 8), "has biases, which mode mxfp4 has not"),
+        (with(1, "U8", &[2, 8], 16), "has biases, which mode nvfp4 has not"),
+        (with(1, "U8", &[2, 1], 2), "byte scales of a group size that no mode of MLX has"),
+        (model(own(json!({"mode": "mxfp4"})), &MODULE), "mode mxfp4 by its config, but its scales"),
         (
             with(2, "F16", &[2, 2], 8),
             "biases F16 [2, 2], expected them like its scales BF16 [2, 2]",
@@ -176,9 +177,54 @@ fn damaged_affine_modules_are_refused() {
     }
 }
 
+/// The module above in mode nvfp4, and a global scale.
+const NVFP4: [(&str, &str, &[usize], usize); 3] = [
+    ("model.layers.0.mlp.up_proj.weight", "U32", &[2, 16], 128),
+    ("model.layers.0.mlp.up_proj.scales", "U8", &[2, 8], 16),
+    ("model.layers.0.mlp.up_proj.global_scale", "F32", &[], 4),
+];
+
+#[test]
+fn modes_with_byte_scales() {
+    let q = |mode: &str| json!({"quantization": {"mode": mode}});
+    let scales = |columns: &'static [usize], bytes| [NVFP4[0], (NVFP4[1].0, "U8", columns, bytes)];
+    for (config, module, codec, cols) in [
+        (q("mxfp4"), &scales(&[2, 4], 8)[..], Codec::MlxMxfp4, 128),
+        (q("mxfp8"), &scales(&[2, 2], 4), Codec::MlxMxfp8, 64),
+        (q("nvfp4"), &NVFP4[..2], Codec::MlxNvfp4 { global: false }, 128),
+        (q("nvfp4"), &NVFP4, Codec::MlxNvfp4 { global: true }, 128),
+        // The shapes tell, whatever the default is.
+        (q("mxfp8"), &NVFP4, Codec::MlxNvfp4 { global: true }, 128),
+        (json!({}), &NVFP4[..2], Codec::MlxNvfp4 { global: false }, 128),
+    ] {
+        let checkpoint = open(&model(config, module)).unwrap();
+        assert_eq!(checkpoint.tensors().len(), 1, "the others are parts");
+        let tensor = checkpoint.tensor(NAME).unwrap();
+        assert_eq!((tensor.codec(), tensor.rows(), tensor.cols()), (codec, 2, cols));
+        assert_eq!(checkpoint.info(NAME).unwrap().shape, [2, cols]);
+    }
+    let with = |config: serde_json::Value, index: usize, dtype, shape, bytes| {
+        let mut module = NVFP4.to_vec();
+        module[index] = (module[index].0, dtype, shape, bytes);
+        model(config, &module)
+    };
+    let mut own = q("nvfp4");
+    own["quantization"]["model.layers.0.mlp.up_proj"] = json!({"bits": 4, "group_size": 32});
+    for (model, expected) in [
+        (with(q("nvfp4"), 2, "F16", &[], 2), "a global scale of type F16, expected F32"),
+        (with(q("nvfp4"), 2, "F32", &[2], 8), "'global_scale' has 8 bytes, expected 4"),
+        (with(q("nvfp4"), 1, "U8", &[2, 4], 8), "has a global scale, which only mode nvfp4 has"),
+        (with(q("nvfp4"), 1, "F16", &[2, 2], 8), "has a global scale, which only mode nvfp4 has"),
+        (model(own, &NVFP4), "is in mode nvfp4 by its shapes, but in another by its config"),
+    ] {
+        let error = read(&model).unwrap_err();
+        assert!(error.contains(NAME) && error.contains(expected), "{error}");
+    }
+}
+
 #[test]
 fn kquant_modules() {
-    let per_tensor = json!({"a": "q4_k", "b": "iq4_xs", "c": "q6_k", "d": "q4_k", "gone": "q8_0",
+    let per_tensor = json!({"a": "q4_k", "b": "stq1_0", "c": "q6_k", "d": "q4_k", "gone": "q8_0",
         "e": "Q4_K", "f": "affine4-g64", "g": "bf16", "x.switch_mlp.up": "q8_0"});
     let config = json!({"quantization": {"mode": "kquant", "per_tensor": per_tensor}});
     let model = model(
@@ -209,11 +255,11 @@ fn kquant_modules() {
         (stack.codec(), stack.experts(), stack.rows(), stack.cols()),
         (Codec::Q8_0, 3, 2, 32)
     );
-    assert_eq!(checkpoint.info("b.weight").unwrap().format, "iq4_xs");
+    assert_eq!(checkpoint.info("b.weight").unwrap().format, "stq1_0");
     let names: Vec<&str> = checkpoint.tensors().map(|info| info.name.as_str()).collect();
     assert!(!names.contains(&"a.scales") && names.contains(&"lonely.scales"), "{names:?}");
     for (name, expected) in [
-        ("b.weight", "is stored as \"iq4_xs\", a codec that keeve does not read"),
+        ("b.weight", "is stored as \"stq1_0\", a codec that keeve does not read"),
         ("c.weight", "rows of 211 bytes, which q6_k blocks of 210 do not divide"),
         ("d.weight", "is listed as q4_k but stored as BF16"),
         ("e.weight", "is stored as \"Q4_K\""),
@@ -321,6 +367,30 @@ fn gguf_becomes_config_tokenizer_and_rows_in_order() {
         assert_eq!(k.row(row).data, v.row(from).data);
         assert_eq!(v.row(row).data[0], 18 * row as u8);
     }
+}
+
+#[test]
+fn gguf_nvfp4_with_scales_apart_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let announce = |name: &str, codec, shape: &[usize]| gguf::Announced {
+        name: name.into(),
+        codec,
+        shape: shape.into(),
+    };
+    let weight = [0; 36];
+    let tensors = [
+        (announce("blk.0.ffn_up.weight", Codec::Nvfp4, &[1, 64]), &weight[..]),
+        (announce("blk.0.ffn_up.scale", Codec::F32, &[1]), &[0; 4]),
+        (announce("blk.0.ffn_down.weight", Codec::Nvfp4, &[1, 64]), &weight),
+    ];
+    gguf::write(&path, &llama_metadata(), tensors).unwrap();
+    let checkpoint = keeve_checkpoint::Checkpoint::open(&path).unwrap();
+    let error = checkpoint.tensor("model.layers.0.mlp.up_proj.weight").unwrap_err().to_string();
+    assert!(
+        error.ends_with("is nvfp4 with a scale in a tensor of its own, which keeve does not read")
+    );
+    assert!(checkpoint.tensor("model.layers.0.mlp.down_proj.weight").is_ok());
 }
 
 #[test]

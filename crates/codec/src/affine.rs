@@ -45,7 +45,7 @@ fn unpack<const BITS: usize>(stream: &[u8], out: &mut [u8]) {
 }
 
 /// Reads `out.len()` codes of `bits` bits, which must be one of [`crate::Codec::AFFINE_BITS`].
-fn read_codes(bits: u8, stream: &[u8], out: &mut [u8]) {
+pub(crate) fn read_codes(bits: u8, stream: &[u8], out: &mut [u8]) {
     match bits {
         1 => unpack::<1>(stream, out),
         2 => unpack::<2>(stream, out),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::Error;
+use crate::mlx_fp::{MX_GROUP, NV_GROUP};
 
 /// A storage type of plain floats, also used for scales.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,6 +72,51 @@ pub enum Codec {
     Q5K,
     /// ggml K-quant, 6 bits.
     Q6K,
+    /// ggml: 32 weights, 4 bits that choose from uneven levels, one scale.
+    Iq4Nl,
+    /// ggml: as [`Codec::Iq4Nl`], 8 runs with small scales in a super-block.
+    Iq4Xs,
+    /// ggml: runs of 8 weights from a grid, 1.56 bits. Decode only, like the six below.
+    Iq1S,
+    /// ggml: runs of 8 weights from a grid, 1.75 bits.
+    Iq1M,
+    /// ggml: runs of 8 weights from a grid, 2.06 bits.
+    Iq2Xxs,
+    /// ggml: runs of 8 weights from a grid, 2.31 bits.
+    Iq2Xs,
+    /// ggml: runs of 8 weights from a grid, 2.56 bits.
+    Iq2S,
+    /// ggml: runs of 4 weights from a grid, 3.06 bits.
+    Iq3Xxs,
+    /// ggml: runs of 4 weights from a grid, 3.44 bits.
+    Iq3S,
+    /// ggml: 256 weights of -1, 0 or 1 as base-3 digits, one scale.
+    Tq1_0,
+    /// ggml: 256 weights, 2 bits, one scale.
+    Tq2_0,
+    /// ggml: the signs of 128 weights, one scale.
+    Q1_0,
+    /// ggml: 64 weights, 2 bits, one scale.
+    Q2_0,
+    /// mlx-kquant: 128 weights, 2 bits, one scale.
+    Pq2_0,
+    /// mlx-kquant: 128 weights of -1, 0 or 1 as base-3 digits, one scale.
+    Ptq1_0,
+    /// ggml's mxfp4: 32 E2M1 floats, the halves in the low and high nibbles, behind a power of two.
+    /// MLX's is [`Codec::MlxMxfp4`].
+    Mxfp4,
+    /// ggml's nvfp4: 64 E2M1 floats, an E4M3 scale for each 16. MLX's is [`Codec::MlxNvfp4`].
+    Nvfp4,
+    /// MLX's mode mxfp4: E2M1 floats in order, powers of two for each 32. Parts: `data`, `scales` u8.
+    MlxMxfp4,
+    /// MLX's mode mxfp8: E4M3 floats, powers of two for each 32. Parts: `data`, `scales` u8.
+    MlxMxfp8,
+    /// MLX's mode nvfp4: E2M1 floats in order, E4M3 scales for each 16. Parts: `data`, `scales` u8 and,
+    /// if `global`, `global_scale`.
+    MlxNvfp4 {
+        /// Whether every matrix has one more scale, an f32 that is divided by 6 * 448.
+        global: bool,
+    },
     /// MLX affine: `q * scale + bias` with unsigned codes in a little-endian bit stream.
     /// Parts: `data`, `scales`, `biases`.
     Affine {
@@ -105,11 +151,13 @@ pub struct Geometry {
     pub block: usize,
     /// Bytes of one block of `data`.
     pub block_bytes: usize,
-    /// Which weights share an entry of `scales`, and how it is stored; `None` where scales live in
-    /// the blocks or do not exist.
-    pub scales: Option<(Group, Float)>,
+    /// Which weights share an entry of `scales`, and its bytes; `None` where scales live in the blocks
+    /// or do not exist.
+    pub scales: Option<(Group, usize)>,
     /// Whether a `biases` part shaped like `scales` exists.
     pub biases: bool,
+    /// Whether a `global_scale` part exists: an f32 for each matrix of the stack.
+    pub global_scale: bool,
 }
 
 impl Codec {
@@ -120,8 +168,8 @@ impl Codec {
     /// Plain `bf16`.
     pub const BF16: Self = Self::Float(Float::Bf16);
 
-    /// The codecs without parameters: the floats and ggml's.
-    pub const PLAIN: [Self; 13] = [
+    /// The codecs without parameters: the floats, the block codecs, and MLX's floating-point modes.
+    pub const PLAIN: [Self; 34] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -135,6 +183,27 @@ impl Codec {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
+        Self::Iq1S,
+        Self::Iq1M,
+        Self::Iq2Xxs,
+        Self::Iq2Xs,
+        Self::Iq2S,
+        Self::Iq3Xxs,
+        Self::Iq3S,
+        Self::Tq1_0,
+        Self::Tq2_0,
+        Self::Q1_0,
+        Self::Q2_0,
+        Self::Pq2_0,
+        Self::Ptq1_0,
+        Self::Mxfp4,
+        Self::Nvfp4,
+        Self::MlxMxfp4,
+        Self::MlxMxfp8,
+        Self::MlxNvfp4 { global: false },
+        Self::MlxNvfp4 { global: true },
     ];
 
     /// Bit widths that MLX affine knows.
@@ -164,6 +233,26 @@ impl Codec {
         matches!(self, Self::Float(_))
     }
 
+    /// Whether it is one of the block codecs of ggml and mlx-kquant, which keep everything in `data`.
+    pub const fn is_blocks(self) -> bool {
+        !self.is_float() && self.geometry().scales.is_none()
+    }
+
+    /// Whether [`crate::encode`] can make it. The others are only read.
+    pub const fn has_encoder(self) -> bool {
+        !matches!(
+            self,
+            Self::Iq1S
+                | Self::Iq1M
+                | Self::Iq2Xxs
+                | Self::Iq2Xs
+                | Self::Iq2S
+                | Self::Iq3Xxs
+                | Self::Iq3S
+                | Self::MlxNvfp4 { global: true }
+        )
+    }
+
     /// The codec's sizes.
     pub const fn geometry(self) -> Geometry {
         let (block, block_bytes) = match self {
@@ -178,6 +267,26 @@ impl Codec {
             Self::Q4K => (256, 144),
             Self::Q5K => (256, 176),
             Self::Q6K => (256, 210),
+            Self::Iq4Nl => (32, 18),
+            Self::Iq4Xs => (256, 136),
+            Self::Iq1S => (256, 50),
+            Self::Iq1M => (256, 56),
+            Self::Iq2Xxs => (256, 66),
+            Self::Iq2Xs => (256, 74),
+            Self::Iq2S => (256, 82),
+            Self::Iq3Xxs => (256, 98),
+            Self::Iq3S => (256, 110),
+            Self::Tq1_0 => (256, 54),
+            Self::Tq2_0 => (256, 66),
+            Self::Q1_0 => (128, 18),
+            Self::Q2_0 => (64, 18),
+            Self::Pq2_0 => (128, 34),
+            Self::Ptq1_0 => (128, 28),
+            Self::Mxfp4 => (32, 17),
+            Self::Nvfp4 => (64, 36),
+            Self::MlxMxfp4 => (MX_GROUP as usize, MX_GROUP as usize / 2),
+            Self::MlxMxfp8 => (MX_GROUP as usize, MX_GROUP as usize),
+            Self::MlxNvfp4 { .. } => (NV_GROUP as usize, NV_GROUP as usize / 2),
             Self::Affine { bits, group, .. } => {
                 (group as usize, group as usize * bits as usize / 8)
             }
@@ -185,14 +294,21 @@ impl Codec {
             Self::Int4 { .. } => (2, 1),
         };
         let scales = match self {
-            Self::Affine { group, scale, .. } => Some((Group::Of(group), scale)),
-            Self::Int8 { group, scale } | Self::Int4 { group, scale } => Some((group, scale)),
+            Self::Affine { group, scale, .. } => Some((Group::Of(group), scale.bytes())),
+            Self::Int8 { group, scale } | Self::Int4 { group, scale } => {
+                Some((group, scale.bytes()))
+            }
+            Self::MlxMxfp4 | Self::MlxMxfp8 => Some((Group::Of(MX_GROUP), 1)),
+            Self::MlxNvfp4 { .. } => Some((Group::Of(NV_GROUP), 1)),
             _ => None,
         };
-        Geometry { block, block_bytes, scales, biases: matches!(self, Self::Affine { .. }) }
+        let biases = matches!(self, Self::Affine { .. });
+        let global_scale = matches!(self, Self::MlxNvfp4 { global: true });
+        Geometry { block, block_bytes, scales, biases, global_scale }
     }
 
-    /// The name without the storage type of scales: `q4_k`, `affine4-g64`, `int8`, `int4-g128`.
+    /// The name without the storage type of scales: `q4_k`, `affine4-g64`, `int8`, `int4-g128`. The block
+    /// codecs have their usual names; of the two layouts of mxfp4 and nvfp4, MLX's begin with `mlx-`.
     pub fn name(self) -> String {
         let grouped = |base: String, group: Group| match group {
             Group::Row => base,
@@ -210,6 +326,27 @@ impl Codec {
             Self::Q4K => "q4_k".into(),
             Self::Q5K => "q5_k".into(),
             Self::Q6K => "q6_k".into(),
+            Self::Iq4Nl => "iq4_nl".into(),
+            Self::Iq4Xs => "iq4_xs".into(),
+            Self::Iq1S => "iq1_s".into(),
+            Self::Iq1M => "iq1_m".into(),
+            Self::Iq2Xxs => "iq2_xxs".into(),
+            Self::Iq2Xs => "iq2_xs".into(),
+            Self::Iq2S => "iq2_s".into(),
+            Self::Iq3Xxs => "iq3_xxs".into(),
+            Self::Iq3S => "iq3_s".into(),
+            Self::Tq1_0 => "tq1_0".into(),
+            Self::Tq2_0 => "tq2_0".into(),
+            Self::Q1_0 => "q1_0".into(),
+            Self::Q2_0 => "q2_0".into(),
+            Self::Pq2_0 => "pq2_0".into(),
+            Self::Ptq1_0 => "ptq1_0".into(),
+            Self::Mxfp4 => "mxfp4".into(),
+            Self::Nvfp4 => "nvfp4".into(),
+            Self::MlxMxfp4 => "mlx-mxfp4".into(),
+            Self::MlxMxfp8 => "mlx-mxfp8".into(),
+            Self::MlxNvfp4 { global: false } => "mlx-nvfp4".into(),
+            Self::MlxNvfp4 { global: true } => "mlx-nvfp4-global".into(),
             Self::Affine { bits, group, .. } => grouped(format!("affine{bits}"), Group::Of(group)),
             Self::Int8 { group, .. } => grouped("int8".into(), group),
             Self::Int4 { group, .. } => grouped("int4".into(), group),

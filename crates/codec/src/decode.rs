@@ -1,12 +1,16 @@
 //! From packed bytes to floats: the one place that picks a decoder by codec.
 
 use crate::affine::Affine;
-use crate::{Codec, PackedTensor, Row, affine, float, int, kquant, legacy};
+use crate::{
+    Codec, PackedTensor, Row, affine, float, fp4, int, iq_grid, iq4, kquant, legacy, mlx_fp,
+    ternary,
+};
 
 /// Decodes one row's bytes to what arithmetic uses: unrounded `f32`.
 ///
 /// For ggml's codecs this is ggml's own order of `f32` operations, bit for bit (products first, then one
-/// subtraction or addition). For the codecs with scales apart it is `code * scale`, plus `bias`.
+/// subtraction or addition). For the codecs with scales apart it is `code * scale`, plus `bias`, where a
+/// global scale is part of `scale`.
 /// Any bytes decode to something; scales that are infinite or NaN give infinite or NaN values.
 ///
 /// # Panics
@@ -26,6 +30,26 @@ pub fn values(codec: Codec, row: Row<'_>, out: &mut [f32]) {
         Codec::Q4K => kquant::values(&kquant::Q4_K, row.data, out),
         Codec::Q5K => kquant::values(&kquant::Q5_K, row.data, out),
         Codec::Q6K => kquant::values(&kquant::Q6_K, row.data, out),
+        Codec::Iq4Nl => iq4::nl_values(row.data, out),
+        Codec::Iq4Xs => iq4::xs_values(row.data, out),
+        Codec::Iq1S => iq_grid::iq1_s_values(row.data, out),
+        Codec::Iq1M => iq_grid::iq1_m_values(row.data, out),
+        Codec::Iq2Xxs => iq_grid::iq2_xxs_values(row.data, out),
+        Codec::Iq2Xs => iq_grid::iq2_xs_values(row.data, out),
+        Codec::Iq2S => iq_grid::iq2_s_values(row.data, out),
+        Codec::Iq3Xxs => iq_grid::iq3_xxs_values(row.data, out),
+        Codec::Iq3S => iq_grid::iq3_s_values(row.data, out),
+        Codec::Tq1_0 => ternary::trits_values(&ternary::TQ1_0, row.data, out),
+        Codec::Ptq1_0 => ternary::trits_values(&ternary::PTQ1_0, row.data, out),
+        Codec::Tq2_0 => ternary::bits_values(&ternary::TQ2_0, row.data, out),
+        Codec::Q1_0 => ternary::bits_values(&ternary::Q1_0, row.data, out),
+        Codec::Q2_0 => ternary::bits_values(&ternary::Q2_0, row.data, out),
+        Codec::Pq2_0 => ternary::bits_values(&ternary::PQ2_0, row.data, out),
+        Codec::Mxfp4 => fp4::mx_values(row.data, out),
+        Codec::Nvfp4 => fp4::nv_values(row.data, out),
+        Codec::MlxMxfp4 => mlx_fp::mxfp4_values(row, out),
+        Codec::MlxMxfp8 => mlx_fp::mxfp8_values(row, out),
+        Codec::MlxNvfp4 { .. } => mlx_fp::nvfp4_values(row, out),
         Codec::Affine { bits, group, scale } => {
             affine::values(Affine { bits, group, float: scale }, row, out)
         }

@@ -2,8 +2,8 @@
 
 use crate::affine::Affine;
 use crate::{
-    Bytes, Codec, Error, PackedTensor, Parts, Row, RowMut, affine, float, int, kquant_encode,
-    legacy, stored_values,
+    Bytes, Codec, Error, PackedTensor, Parts, Row, RowMut, affine, float, fp4, int, iq4,
+    kquant_encode, legacy, minifloat, mlx_fp, search, stored_values, ternary,
 };
 
 /// What an encoder may know besides the values.
@@ -12,8 +12,8 @@ pub struct EncodeOptions<'a> {
     /// How much an error in each column counts: one finite weight, not negative, a column, as llama.cpp's
     /// importance matrix gives (the mean square of the column's input).
     ///
-    /// Used by `q4_0`, `q4_1`, `q5_0`, `q5_1` and the K-quants, as ggml does; floats, `q8_0`, affine,
-    /// `int8` and `int4` are rounded to nearest and ignore it. As in ggml, weights whose importance is zero
+    /// Used by `q4_0`, `q4_1`, `q5_0`, `q5_1`, the K-quants, `iq4_nl` and `iq4_xs`, as ggml does; the
+    /// others are rounded to nearest and ignore it. As in ggml, weights whose importance is zero
     /// over a whole block may be stored as zeros.
     pub importance: Option<&'a [f32]>,
 }
@@ -30,10 +30,11 @@ pub struct Encoded {
 /// Encodes a `rows` by `cols` matrix, row after row in `values`.
 ///
 /// The bytes are those of the format's reference encoder: ggml's C code for its codecs (with and without
-/// importance), `mx.quantize` for affine, Cider's rule for `int8` and `int4`.
+/// importance), mlx-kquant for its own, `mx.quantize` for affine and MLX's floating-point modes, Cider's
+/// rule for `int8` and `int4`.
 ///
 /// # Errors
-/// If the shape does not fit the codec or the number of values, if a value is infinite or NaN and the
+/// If the codec has no encoder ([`Codec::has_encoder`]), the shape does not fit the codec or the number of values, if a value is infinite or NaN and the
 /// codec is not a plain float, if values are so large that the codec's scales overflow, or if importance
 /// is not one finite weight, not negative, a column.
 pub fn encode(
@@ -67,7 +68,12 @@ pub fn encode(
             encode_row(codec, values, options, row).map_err(|error| error.in_row(index * cols))?;
     }
     let present = |bytes: Vec<u8>| if bytes.is_empty() { None } else { Some(Bytes::from(bytes)) };
-    let parts = Parts { data: data.into(), scales: present(scales), biases: present(biases) };
+    let parts = Parts {
+        data: data.into(),
+        scales: present(scales),
+        biases: present(biases),
+        global_scale: None,
+    };
     let tensor = PackedTensor::new(codec, 1, rows, cols, parts)?;
     Ok(Encoded { tensor, squared_error })
 }
@@ -111,6 +117,32 @@ pub fn encode_row(
             kquant_encode::with_minimum(&kquant_encode::Q5_K_ENCODER, values, importance, row.data);
         }
         Codec::Q6K => kquant_encode::q6_k(values, importance, row.data),
+        Codec::Iq4Nl => iq4::nl_encode(values, importance, row.data),
+        Codec::Iq4Xs => iq4::xs_encode(values, importance, row.data),
+        Codec::Tq1_0 => ternary::trits_encode(&ternary::TQ1_0, values, row.data),
+        Codec::Ptq1_0 => ternary::trits_encode(&ternary::PTQ1_0, values, row.data),
+        Codec::Tq2_0 => ternary::bits_encode(&ternary::TQ2_0, values, row.data),
+        Codec::Q1_0 => ternary::bits_encode(&ternary::Q1_0, values, row.data),
+        Codec::Q2_0 => ternary::bits_encode(&ternary::Q2_0, values, row.data),
+        Codec::Pq2_0 => ternary::bits_encode(&ternary::PQ2_0, values, row.data),
+        Codec::Mxfp4 => fp4::mx_encode(values, row.data),
+        Codec::Nvfp4 | Codec::MlxNvfp4 { global: false }
+            if search::extreme(values).abs() > minifloat::NVFP4_MAX =>
+        {
+            return Err(overflow(codec, values));
+        }
+        Codec::Nvfp4 => fp4::nv_encode(values, row.data),
+        Codec::MlxMxfp4 => mlx_fp::mxfp4_encode(values, &mut row),
+        Codec::MlxMxfp8 => mlx_fp::mxfp8_encode(values, &mut row),
+        Codec::MlxNvfp4 { global: false } => mlx_fp::nvfp4_encode(values, &mut row),
+        Codec::Iq1S
+        | Codec::Iq1M
+        | Codec::Iq2Xxs
+        | Codec::Iq2Xs
+        | Codec::Iq2S
+        | Codec::Iq3Xxs
+        | Codec::Iq3S
+        | Codec::MlxNvfp4 { global: true } => return Err(Error::NoEncoder(codec)),
         Codec::Affine { bits, group, scale } => {
             affine::encode(Affine { bits, group, float: scale }, values, &mut row);
         }
@@ -130,13 +162,16 @@ fn check_importance(weights: &[f32], cols: usize) -> Result<(), Error> {
     }
 }
 
+fn overflow(codec: Codec, values: &[f32]) -> Error {
+    Error::Overflow { codec, largest: search::extreme(values).abs().to_string() }
+}
+
 /// The sum of squared differences between `values` and their code.
 fn squared_error(codec: Codec, values: &[f32], row: Row<'_>) -> Result<f64, Error> {
     let mut decoded = vec![0.0; values.len()];
     stored_values(codec, row, &mut decoded);
     if !codec.is_float() && !decoded.iter().all(|value| value.is_finite()) {
-        let largest = values.iter().fold(0.0f32, |best, value| best.max(value.abs()));
-        return Err(Error::Overflow { codec, largest: largest.to_string() });
+        return Err(overflow(codec, values));
     }
     // A value and its code may both be infinite, or both NaN, if they are plain floats: no error.
     let differing = values

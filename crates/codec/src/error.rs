@@ -99,6 +99,12 @@ pub enum Error {
         /// How it prints.
         value: String,
     },
+    /// The codec can only be read.
+    #[error("{0} can be read but not made: keeve has no encoder for it")]
+    NoEncoder(Codec),
+    /// A row of a stack would get the global scale of another expert.
+    #[error("{0} has a scale for each expert, so rows cannot move from one expert to another")]
+    Experts(Codec),
     /// Values are so large that the codec's scales cannot hold them.
     #[error("values up to {largest} overflow the scales of {codec}")]
     Overflow {

@@ -7,7 +7,10 @@ use crate::Float;
 
 impl Float {
     /// Value `index` of the little-endian values in `bytes`.
-    pub(crate) fn read(self, bytes: &[u8], index: usize) -> f32 {
+    ///
+    /// # Panics
+    /// If there is no such value.
+    pub fn read(self, bytes: &[u8], index: usize) -> f32 {
         match self {
             Self::F32 => f32::from_le_bytes(bytes.as_chunks().0[index]),
             Self::F16 => f16::from_le_bytes(bytes.as_chunks().0[index]).to_f32(),
@@ -16,7 +19,10 @@ impl Float {
     }
 
     /// Stores `value` as value `index` of `bytes`, rounded to nearest, ties to even.
-    pub(crate) fn write(self, bytes: &mut [u8], index: usize, value: f32) {
+    ///
+    /// # Panics
+    /// If there is no such place.
+    pub fn write(self, bytes: &mut [u8], index: usize, value: f32) {
         match self {
             Self::F32 => bytes.as_chunks_mut().0[index] = value.to_le_bytes(),
             Self::F16 => bytes.as_chunks_mut().0[index] = f16::from_f32(value).to_le_bytes(),

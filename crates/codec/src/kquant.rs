@@ -13,17 +13,17 @@ pub(crate) const BLOCK: usize = 256;
 
 /// A super-block taken apart into the numbers it stores.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Block {
+pub struct Block {
     /// What the runs' scales are multiples of.
-    pub(crate) scale: f16,
+    pub scale: f16,
     /// What the runs' minimums are multiples of; zero where the format has none.
-    pub(crate) minimum: f16,
+    pub minimum: f16,
     /// Scales of the runs. Formats with runs of 32 use the first eight.
-    pub(crate) scales: [i8; 16],
+    pub scales: [i8; 16],
     /// Minimums of the runs, zero where the format has none.
-    pub(crate) minimums: [u8; 16],
+    pub minimums: [u8; 16],
     /// Codes, counted from zero.
-    pub(crate) codes: [u8; BLOCK],
+    pub codes: [u8; BLOCK],
 }
 
 impl Block {
@@ -46,7 +46,7 @@ pub(crate) struct Layout {
     /// The code that stands for zero.
     pub(crate) zero: i32,
     /// Takes a super-block apart.
-    read: fn(&[u8]) -> Block,
+    pub(crate) read: fn(&[u8]) -> Block,
     /// Puts a super-block together.
     pub(crate) write: fn(&Block, &mut [u8]),
 }

@@ -95,6 +95,13 @@ pub(crate) fn values(format: Small, data: &[u8], out: &mut [f32]) {
     }
 }
 
+/// The codes of a row of 4- or 5-bit blocks.
+pub(crate) fn codes(format: Small, data: &[u8], out: &mut [u8]) {
+    for (block, out) in data.chunks_exact(format.block_bytes()).zip(out.as_chunks_mut().0) {
+        *out = format.read_codes(block);
+    }
+}
+
 /// Encodes a row of 4- or 5-bit blocks. `importance` has one weight a column.
 pub(crate) fn encode(format: Small, values: &[f32], importance: Option<&[f32]>, data: &mut [u8]) {
     let mut sum = 0.0f32;
@@ -165,6 +172,13 @@ pub(crate) fn q8_0_values(data: &[u8], out: &mut [f32]) {
         for (value, &code) in out.iter_mut().zip(&block[2..]) {
             *value = f32::from(code as i8) * scale;
         }
+    }
+}
+
+/// The codes of a row of Q8_0, two's complement.
+pub(crate) fn q8_0_codes(data: &[u8], out: &mut [u8]) {
+    for (block, out) in data.chunks_exact(Q8_0_BYTES).zip(out.chunks_exact_mut(BLOCK)) {
+        out.copy_from_slice(&block[2..]);
     }
 }
 

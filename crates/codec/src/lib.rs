@@ -13,7 +13,8 @@
 //! They differ only for MLX affine with 16-bit scales, where MLX rounds after the product and after
 //! the sum.
 //!
-//! [`encode`] gives the bytes of each format's reference encoder:
+//! [`encode`] gives the bytes of each format's reference encoder, for all codecs but a few that are only
+//! read ([`Codec::has_encoder`]):
 //!
 //! ```
 //! use keeve_codec::{Codec, EncodeOptions, decode, encode};
@@ -32,20 +33,29 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod apart;
 mod bytes;
 mod codec;
 mod decode;
 mod encode;
 mod error;
 mod float;
+mod fp4;
+mod grids;
 mod int;
+mod iq4;
+mod iq_grid;
 mod kquant;
 mod kquant_encode;
 mod legacy;
+mod minifloat;
+mod mlx_fp;
 mod planes;
 mod search;
 mod tensor;
+mod ternary;
 
+pub use apart::{Codes, SUPER_BLOCK, Scaling, SuperBlock, codes, group_scale, super_block};
 pub use bytes::Bytes;
 pub use codec::{Codec, Float, Geometry, Group};
 pub use decode::{decode, decode_row, row_values, stored_values, values};

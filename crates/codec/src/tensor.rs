@@ -13,12 +13,14 @@ pub struct Parts {
     pub scales: Option<Bytes>,
     /// Biases, shaped like the scales.
     pub biases: Option<Bytes>,
+    /// One more factor for all weights of a matrix: f32 `[experts]`.
+    pub global_scale: Option<Bytes>,
 }
 
 impl Parts {
     /// Parts of a codec that keeps everything in `data`.
     pub fn data(data: impl Into<Bytes>) -> Self {
-        Self { data: data.into(), scales: None, biases: None }
+        Self { data: data.into(), scales: None, biases: None, global_scale: None }
     }
 }
 
@@ -42,12 +44,18 @@ pub struct Row<'a> {
     pub scales: &'a [u8],
     /// Biases.
     pub biases: &'a [u8],
+    /// The factor of the row's matrix.
+    pub global_scale: &'a [u8],
 }
 
 impl Row<'_> {
     fn parts(&self) -> RowParts {
-        let (data, scales, biases) = (self.data.len(), self.scales.len(), self.biases.len());
-        RowParts { data, scales, biases }
+        RowParts {
+            data: self.data.len(),
+            scales: self.scales.len(),
+            biases: self.biases.len(),
+            global_scale: self.global_scale.len(),
+        }
     }
 
     /// Panics unless these are the bytes of `cols` weights in `codec`.
@@ -57,7 +65,8 @@ impl Row<'_> {
     }
 }
 
-/// A place for one row of a [`PackedTensor`]: its bytes in each part (empty where the codec has none).
+/// A place for one row of a [`PackedTensor`]: its bytes in each part (empty where the codec has none). No codec
+/// with an encoder has a global scale.
 #[derive(Debug)]
 pub struct RowMut<'a> {
     /// Codes.
@@ -71,7 +80,7 @@ pub struct RowMut<'a> {
 impl RowMut<'_> {
     /// The same bytes, to read.
     pub fn as_row(&self) -> Row<'_> {
-        Row { data: self.data, scales: self.scales, biases: self.biases }
+        Row { data: self.data, scales: self.scales, biases: self.biases, global_scale: &[] }
     }
 
     /// Refuses places that are not for `cols` weights in `codec`.
@@ -108,6 +117,8 @@ pub struct RowParts {
     pub scales: usize,
     /// Biases.
     pub biases: usize,
+    /// The factor that all rows of a matrix share; it is stored once for each matrix.
+    pub global_scale: usize,
 }
 
 impl Codec {
@@ -139,19 +150,20 @@ impl Codec {
         let data = bytes(cols / geometry.block, geometry.block_bytes)?;
         let scales = match geometry.scales {
             None => 0,
-            Some((Group::Row, float)) => float.bytes(),
-            Some((Group::Of(group), float)) => bytes(cols / usize::from(group), float.bytes())?,
+            Some((Group::Row, each)) => each,
+            Some((Group::Of(group), each)) => bytes(cols / usize::from(group), each)?,
         };
         let biases = if geometry.biases { scales } else { 0 };
-        Ok(RowParts { data, scales, biases })
+        let global_scale = if geometry.global_scale { size_of::<f32>() } else { 0 };
+        Ok(RowParts { data, scales, biases, global_scale })
     }
 
-    /// Bytes of a row of `cols` weights over all parts.
+    /// Bytes of a row of `cols` weights over all parts, less what all rows share.
     ///
     /// # Errors
     /// As [`Codec::row_parts`].
     pub fn row_bytes(self, cols: usize) -> Result<usize, Error> {
-        let RowParts { data, scales, biases } = self.row_parts(cols)?;
+        let RowParts { data, scales, biases, .. } = self.row_parts(cols)?;
         let sum = data.checked_add(scales).and_then(|sum| sum.checked_add(biases));
         sum.ok_or(Error::TooLarge { experts: 1, rows: 1, cols })
     }
@@ -177,9 +189,9 @@ impl PackedTensor {
         let too_large = Error::TooLarge { experts, rows, cols };
         let stacked = experts.checked_mul(rows).ok_or(too_large.clone())?;
         stacked.checked_mul(cols).ok_or(too_large.clone())?;
-        let check = |part, bytes: Option<&Bytes>, row_bytes: usize| {
-            let expected = stacked.checked_mul(row_bytes).ok_or(too_large.clone())?;
-            match (bytes, row_bytes) {
+        let check = |part, bytes: Option<&Bytes>, count: usize, each: usize| {
+            let expected = count.checked_mul(each).ok_or(too_large.clone())?;
+            match (bytes, each) {
                 (None, 0) => Ok(()),
                 (None, _) => Err(Error::Part { codec, part, present: false }),
                 (Some(_), 0) => Err(Error::Part { codec, part, present: true }),
@@ -190,9 +202,10 @@ impl PackedTensor {
                 _ => Ok(()),
             }
         };
-        check("data", Some(&parts.data), row.data)?;
-        check("scales", parts.scales.as_ref(), row.scales)?;
-        check("biases", parts.biases.as_ref(), row.biases)?;
+        check("data", Some(&parts.data), stacked, row.data)?;
+        check("scales", parts.scales.as_ref(), stacked, row.scales)?;
+        check("biases", parts.biases.as_ref(), stacked, row.biases)?;
+        check("global_scale", parts.global_scale.as_ref(), experts, row.global_scale)?;
         Ok(Self { codec, experts, rows, cols, parts })
     }
 
@@ -243,7 +256,8 @@ impl PackedTensor {
     /// Bytes over all parts.
     pub fn bytes(&self) -> usize {
         let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-        self.parts.data.len() + part(&self.parts.scales) + part(&self.parts.biases)
+        let Parts { data, scales, biases, global_scale } = &self.parts;
+        data.len() + part(scales) + part(biases) + part(global_scale)
     }
 
     /// The bytes of row `index`, counted through the stack (`expert * rows + row`).
@@ -261,6 +275,8 @@ impl PackedTensor {
             data: window(&self.parts.data, index, count),
             scales: self.parts.scales.as_deref().map_or(&[], |part| window(part, index, count)),
             biases: self.parts.biases.as_deref().map_or(&[], |part| window(part, index, count)),
+            global_scale: (self.parts.global_scale.as_deref())
+                .map_or(&[], |part| window(part, index / self.rows, self.experts)),
         }
     }
 
@@ -288,6 +304,7 @@ impl PackedTensor {
             data: cut(&self.parts.data)?,
             scales: self.parts.scales.as_ref().map(cut).transpose()?,
             biases: self.parts.biases.as_ref().map(cut).transpose()?,
+            global_scale: self.parts.global_scale.clone(),
         };
         Self::new(self.codec, 1, range.len(), self.cols, parts)
     }
@@ -319,6 +336,7 @@ impl PackedTensor {
             data: cut(&self.parts.data, false),
             scales: self.parts.scales.as_ref().map(|part| cut(part, per_row)),
             biases: self.parts.biases.as_ref().map(|part| cut(part, per_row)),
+            global_scale: self.parts.global_scale.clone(),
         };
         Self::new(self.codec, self.experts, self.rows, end - start, parts)
     }
@@ -327,7 +345,8 @@ impl PackedTensor {
     /// through it. Codes are copied, never re-encoded. A row may be named more than once.
     ///
     /// # Errors
-    /// If `order` is not as long as there are rows, or names one that does not exist.
+    /// If `order` is not as long as there are rows, names one that does not exist, or moves one to an expert
+    /// with another global scale.
     pub fn reorder_rows(&self, order: &[usize]) -> Result<Self, Error> {
         let count = self.experts * self.rows;
         if order.len() != count {
@@ -342,6 +361,10 @@ impl PackedTensor {
                 step: 1,
             });
         }
+        let stays = |(to, from): (usize, &usize)| to / self.rows == from / self.rows;
+        if self.parts.global_scale.is_some() && !order.iter().enumerate().all(stays) {
+            return Err(Error::Experts(self.codec));
+        }
         let moved = |bytes: &Bytes| {
             let each = bytes.len() / count;
             let rows = order.iter().flat_map(|&row| &bytes[row * each..(row + 1) * each]);
@@ -351,6 +374,7 @@ impl PackedTensor {
             data: moved(&self.parts.data),
             scales: self.parts.scales.as_ref().map(moved),
             biases: self.parts.biases.as_ref().map(moved),
+            global_scale: self.parts.global_scale.clone(),
         };
         Self::new(self.codec, self.experts, self.rows, self.cols, parts)
     }

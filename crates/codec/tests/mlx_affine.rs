@@ -37,6 +37,7 @@ fn check_one(file: &SafeTensors<'_>, prefix: &str, codec: Codec, scale: Float) {
         data: bytes("wq").into(),
         scales: Some(bytes("scales").into()),
         biases: Some(bytes("biases").into()),
+        global_scale: None,
     };
     let tensor = PackedTensor::new(codec, 1, rows, cols, parts).expect("the shapes fit");
     assert_same_bits(&decode(&tensor), &floats(&part("deq")), prefix);

@@ -3,8 +3,8 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use keeve_codec::{
-    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, RowMut, decode, decode_row, encode,
-    encode_row, row_values,
+    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, Row, RowMut, SUPER_BLOCK, Scaling,
+    codes, decode, decode_row, encode, encode_row, group_scale, row_values, super_block,
 };
 use proptest::prelude::*;
 
@@ -39,8 +39,43 @@ fn arbitrary(codec: Codec, experts: usize, rows: usize, seed: &[u8]) -> PackedTe
         data: bytes(part.data, 0).into(),
         scales: present(part.scales, 1),
         biases: present(part.biases, 2),
+        global_scale: (part.global_scale > 0)
+            .then(|| seed.iter().copied().cycle().take(part.global_scale * experts).collect())
+            .map(Vec::into),
     };
     PackedTensor::new(codec, experts, rows, COLS, parts).expect("the lengths are right")
+}
+
+/// The weights of a row, put together from what taking it apart gives.
+fn from_codes(codec: Codec, row: Row<'_>) -> Option<Vec<f32>> {
+    let what = codec.codes()?;
+    let mut stored = vec![0; COLS];
+    codes(codec, row, &mut stored);
+    let signed = |code: u8| if what.signed { i32::from(code as i8) } else { i32::from(code) };
+    let weight = |(column, &code): (usize, &u8)| {
+        let code = (signed(code) - i32::from(what.zero)) as f32;
+        match what.scaling {
+            Scaling::Groups { group, .. } => {
+                let index = match group {
+                    Group::Row => 0,
+                    Group::Of(len) => column / usize::from(len),
+                };
+                let (scale, offset) = group_scale(codec, row, index).expect("scales by groups");
+                code * scale + offset
+            }
+            Scaling::SuperBlocks { run, .. } => {
+                let block = super_block(codec, row, column / SUPER_BLOCK).expect("super-blocks");
+                let run = column % SUPER_BLOCK / usize::from(run);
+                let scale = block.scale.to_f32() * f32::from(block.scales[run]);
+                scale * code - block.minimum.to_f32() * f32::from(block.minimums[run])
+            }
+        }
+    };
+    Some(stored.iter().enumerate().map(weight).collect())
+}
+
+fn encodable() -> impl Iterator<Item = Codec> {
+    all_codecs().into_iter().filter(|codec| codec.has_encoder())
 }
 
 fn same(left: &[f32], right: &[f32]) -> bool {
@@ -79,6 +114,27 @@ fn bound(codec: Codec, largest: f32, range: f32) -> Option<f32> {
             Codec::Q4_1 => range * (0.5 / 15.0 + f16) + largest * 2.0 * f16 + 16.0 * tiny,
             Codec::Q5_1 => range * (0.5 / 31.0 + f16) + largest * 2.0 * f16 + 32.0 * tiny,
             Codec::Q2K | Codec::Q3K | Codec::Q4K | Codec::Q5K | Codec::Q6K => return None,
+            Codec::Iq4Nl | Codec::Iq4Xs => return None,
+            // Nothing between zero and the largest magnitude.
+            Codec::Tq1_0 | Codec::Ptq1_0 | Codec::Tq2_0 | Codec::Q2_0 | Codec::Pq2_0 => {
+                largest * (0.5 + f16) + tiny
+            }
+            // Only signs.
+            Codec::Q1_0 => largest * (1.0 + f16) + tiny,
+            // Up to 8 in units of a scale that reaches to 6.
+            Codec::Mxfp4 => largest * 0.25,
+            // The far end has steps of 2 from 4 to 6, which may be anywhere in the upper half.
+            Codec::MlxMxfp4 => largest * 0.2,
+            Codec::MlxMxfp8 => largest * (1.0 / 16.0),
+            // The same steps, and a scale of three bits that ends at 2^-9.
+            Codec::Nvfp4 | Codec::MlxNvfp4 { .. } => largest * 0.3 + 6.0 * 2f32.powi(-9),
+            Codec::Iq1S
+            | Codec::Iq1M
+            | Codec::Iq2Xxs
+            | Codec::Iq2Xs
+            | Codec::Iq2S
+            | Codec::Iq3Xxs
+            | Codec::Iq3S => panic!("{codec} has no encoder"),
             Codec::Affine { bits, scale, .. } => {
                 let steps = f32::from(u8::MAX >> (8 - bits));
                 // Zero and the larger end are on the grid, at the cost of up to a step at the other end.
@@ -100,6 +156,7 @@ fn rms_bound(codec: Codec) -> f64 {
         Codec::Q2K => 0.25,
         Codec::Q3K => 0.13,
         Codec::Q4K => 0.06,
+        Codec::Iq4Nl | Codec::Iq4Xs => 0.07,
         Codec::Q5K => 0.03,
         _ => 0.02,
     }
@@ -146,6 +203,25 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn taken_apart_and_put_together_rows_are_the_same(
+        seed in proptest::collection::vec(any::<u8>(), 1..4000),
+    ) {
+        for codec in all_codecs() {
+            let tensor = arbitrary(codec, 1, 1, &seed);
+            let mut expected = vec![0.0; COLS];
+            row_values(&tensor, 0, &mut expected);
+            match from_codes(codec, tensor.row(0)) {
+                // Zeros may differ in their sign, since an absent offset or minimum is one too.
+                Some(found) => {
+                    let equal = |(l, r): (&f32, &f32)| l == r || l.is_nan() && r.is_nan();
+                    prop_assert!(found.iter().zip(&expected).all(equal), "{}", codec);
+                }
+                None => prop_assert!(codec.codes().is_none(), "{}", codec),
+            }
+        }
+    }
+
+    #[test]
     fn any_bytes_decode(seed in proptest::collection::vec(any::<u8>(), 1..4000)) {
         for codec in all_codecs() {
             let tensor = arbitrary(codec, 2, 3, &seed);
@@ -181,6 +257,12 @@ proptest! {
                 all.chunks_exact(COLS).flat_map(|row| row[start..end].to_vec()).collect();
             prop_assert!(same(&decode(&cut), &expected), "{} {}..{}", codec, start, end);
 
+            let across = order.iter().enumerate().any(|(to, from)| to / 4 != from / 4);
+            if codec.geometry().global_scale && across {
+                let refused = tensor.reorder_rows(&order);
+                prop_assert_eq!(refused, Err(keeve_codec::Error::Experts(codec)));
+                continue;
+            }
             let moved = tensor.reorder_rows(&order).expect("a permutation");
             let expected: Vec<f32> = (order.iter())
                 .flat_map(|&row| all[row * COLS..(row + 1) * COLS].to_vec())
@@ -197,7 +279,7 @@ proptest! {
 
     #[test]
     fn encoding_is_close(source in values(2 * COLS)) {
-        for codec in all_codecs() {
+        for codec in encodable() {
             let encoded = encode(codec, 2, COLS, &source, EncodeOptions::default());
             let encoded = encoded.expect("finite values of modest size");
             let decoded = decode(&encoded.tensor);
@@ -217,7 +299,8 @@ proptest! {
         source in values(2 * COLS),
         importance in proptest::collection::vec(0.01f32..1.0, COLS),
     ) {
-        for codec in [Codec::Q2K, Codec::Q3K, Codec::Q4K, Codec::Q5K, Codec::Q6K] {
+        let kquants = [Codec::Q2K, Codec::Q3K, Codec::Q4K, Codec::Q5K, Codec::Q6K];
+        for codec in kquants.into_iter().chain([Codec::Iq4Nl, Codec::Iq4Xs]) {
             let weighted = |options| {
                 let encoded = encode(codec, 2, COLS, &source, options).expect("encodes");
                 let weights = importance.iter().cycle();
@@ -234,8 +317,10 @@ proptest! {
     #[test]
     fn decoded_weights_encode_to_themselves(source in values(COLS)) {
         // Not the codecs with a minimum or a fitted scale: those may find another fit.
-        let exact = all_codecs().into_iter().filter(|codec| match codec {
+        let exact = encodable().filter(|codec| match codec {
             Codec::Float(_) | Codec::Q4_0 | Codec::Q5_0 | Codec::Q8_0 => true,
+            Codec::Tq1_0 | Codec::Ptq1_0 | Codec::Tq2_0 | Codec::Q2_0 | Codec::Pq2_0 => true,
+            Codec::MlxMxfp8 => true,
             Codec::Int8 { scale, .. } | Codec::Int4 { scale, .. } => *scale != Float::F32,
             _ => false,
         });
@@ -279,7 +364,7 @@ fn a_row_at_a_time_gives_the_same_bytes() {
     let source: Vec<f32> = (0..3 * COLS).map(|index| ((index * 37) % 101) as f32 - 50.0).collect();
     let importance: Vec<f32> = (0..COLS).map(|index| 1.0 + (index % 7) as f32).collect();
     let options = EncodeOptions { importance: Some(&importance) };
-    for codec in all_codecs() {
+    for codec in encodable() {
         let whole = encode(codec, 3, COLS, &source, options).expect("encodes");
         let part = codec.row_parts(COLS).expect("fits");
         let mut sum = 0.0;

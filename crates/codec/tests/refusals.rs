@@ -11,7 +11,12 @@ const AFFINE: Codec = Codec::Affine { bits: 4, group: 64, scale: Float::F16 };
 
 fn affine_parts(data: usize, scales: Option<usize>, biases: Option<usize>) -> Parts {
     let part = |len: usize| Bytes::from(vec![0; len]);
-    Parts { data: part(data), scales: scales.map(part), biases: biases.map(part) }
+    Parts {
+        data: part(data),
+        scales: scales.map(part),
+        biases: biases.map(part),
+        global_scale: None,
+    }
 }
 
 fn refusal<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
@@ -111,6 +116,41 @@ fn values_that_cannot_be_encoded() {
     values[3] = f32::INFINITY;
     let kept = try_encode(Codec::F16, 2, 32, &values).expect("floats pass through");
     assert_eq!(kept.squared_error, 0.0);
+}
+
+#[test]
+fn codecs_that_are_only_read() {
+    for codec in Codec::PLAIN {
+        let found = try_encode(codec, 1, 256, &[1.0; 256]);
+        assert_eq!(found.is_ok(), codec.has_encoder(), "{codec}");
+    }
+    let text = "iq2_s can be read but not made: keeve has no encoder for it";
+    assert_eq!(refusal(try_encode(Codec::Iq2S, 1, 256, &[1.0; 256])), text);
+    // Scales of nvfp4 end long before those of the others.
+    for codec in [Codec::Nvfp4, Codec::MlxNvfp4 { global: false }] {
+        assert!(try_encode(codec, 1, 64, &[2688.0; 64]).is_ok());
+        assert!(refusal(try_encode(codec, 1, 64, &[-2689.0; 64])).contains("values up to 2689"));
+    }
+}
+
+#[test]
+fn global_scales_that_do_not_fit() {
+    let new = |codec, experts, global: Option<usize>| {
+        let part = |len: usize| Bytes::from(vec![0; len]);
+        let global_scale = global.map(part);
+        let (data, scales) = (part(experts * 3 * 8), Some(part(experts * 3)));
+        PackedTensor::new(codec, experts, 3, 16, Parts { data, scales, biases: None, global_scale })
+    };
+    let codec = Codec::MlxNvfp4 { global: true };
+    let stack = new(codec, 2, Some(8)).expect("one for each expert");
+    assert_eq!(refusal(new(codec, 2, None)), "mlx-nvfp4-global lacks its part 'global_scale'");
+    let text = "mlx-nvfp4-global part 'global_scale' has 4 bytes, expected 8 for 2x3x16";
+    assert_eq!(refusal(new(codec, 2, Some(4))), text);
+    let without = Codec::MlxNvfp4 { global: false };
+    assert_eq!(refusal(new(without, 2, Some(8))), "mlx-nvfp4 has no part 'global_scale'");
+    assert!(stack.reorder_rows(&[2, 1, 0, 5, 4, 3]).is_ok());
+    let text = "mlx-nvfp4-global has a scale for each expert, so rows cannot move from one expert to another";
+    assert_eq!(refusal(stack.reorder_rows(&[3, 1, 2, 0, 4, 5])), text);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Loading: checks what the graph needs, packs its weights.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keeve_codec::PackedTensor;
 use keeve_graph::{
@@ -8,12 +9,18 @@ use keeve_graph::{
     Slot, State, Weights,
 };
 
+use crate::attention::{AttentionKernels, attention_kernels};
+use crate::gemm::Gemm;
+use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
+use crate::key_values::{KvShape, PAGE_TOKENS};
 use crate::linear::{PackedLinear, StoredLinear};
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
-use crate::state::{PAGE_TOKENS, Pages, page_bytes};
+use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
+use crate::state::{Pages, page_bytes};
+use crate::tiles::Layout;
 
 pub(crate) const NAME: &str = "cpu";
 
@@ -30,6 +37,7 @@ pub struct CpuOptions {
 pub struct Cpu {
     isa: Isa,
     kernels: &'static dyn Kernels,
+    attention: Arc<dyn AttentionKernels>,
     pool: Arc<Pool>,
 }
 
@@ -39,11 +47,18 @@ impl Cpu {
     /// # Errors
     /// If the machine lacks the tier, or the system refuses a thread.
     pub fn new(options: CpuOptions) -> std::io::Result<Self> {
-        let Some(kernels) = kernels(options.isa) else {
+        let (Some(kernels), Some(attention)) =
+            (kernels(options.isa), attention_kernels(options.isa))
+        else {
             let message = format!("this machine has no {}", options.isa);
             return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message));
         };
-        Ok(Self { isa: options.isa, kernels, pool: Arc::new(Pool::new(options.threads)?) })
+        Ok(Self {
+            isa: options.isa,
+            kernels,
+            attention,
+            pool: Arc::new(Pool::new(options.threads)?),
+        })
     }
 
     /// The tier in use.
@@ -73,9 +88,11 @@ pub(crate) struct Loaded {
     pub graph: Arc<Graph>,
     pub weights: Vec<LoadedWeight>,
     pub kernels: &'static dyn Kernels,
+    pub attention: Arc<dyn AttentionKernels>,
+    /// Whether activations are left as they are.
+    pub float: bool,
     pub pool: Arc<Pool>,
-    /// `(kv_heads, head_dim)` of each slot.
-    pub slots: Vec<(usize, usize)>,
+    pub slots: Vec<KvShape>,
     weight_bytes: u64,
 }
 
@@ -91,16 +108,15 @@ impl Backend for Cpu {
         options: &LoadOptions<'_>,
     ) -> Result<Box<dyn Program>, Error> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
-        if options.activations != Activations::Float {
-            return Err(unsupported(
-                format!("{:?} activations", options.activations).to_lowercase(),
-            ));
+        if options.activations == Activations::Bf16 {
+            return Err(unsupported("bf16 activations".into()));
         }
         if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
             return Err(unsupported(format!("placement {}", node.placement)));
         }
+        let codec = options.chosen_kv_codec();
         let slot = |slot: &Slot| match *slot {
-            Slot::Paged { kv_heads, head_dim } => Ok((kv_heads, head_dim)),
+            Slot::Paged { kv_heads, head_dim } => Ok(KvShape { kv_heads, head_dim, codec }),
             Slot::Window { .. } | Slot::Fixed { .. } => Err(unsupported(format!("{slot:?} state"))),
         };
         let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
@@ -111,6 +127,14 @@ impl Backend for Cpu {
             .map(|weight| fetch(weight, weights))
             .collect::<Result<Vec<_>, _>>()?;
         let weight_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
+        let loading = Loading {
+            options,
+            kernels,
+            gemm: Gemm::new(self.isa),
+            pool: &self.pool,
+            done: AtomicU64::new(0),
+            total: weight_bytes,
+        };
         let mut loaded: Vec<_> = tensors.iter().map(|_| LoadedWeight::default()).collect();
         for node in graph.nodes() {
             match node.op {
@@ -118,9 +142,11 @@ impl Backend for Cpu {
                     loaded[table.index()].table = Some(tensors[table.index()].clone())
                 }
                 Op::Linear { weight, bias, .. } => {
-                    let tensor = tensors[weight.index()].clone();
-                    loaded[weight.index()].linear =
-                        Some(Box::new(StoredLinear { tensor, kernels }));
+                    if loaded[weight.index()].linear.is_none() {
+                        let name = &graph.weight(weight).name;
+                        let tensor = tensors[weight.index()].clone();
+                        loaded[weight.index()].linear = Some(loading.linear(name, tensor)?);
+                    }
                     if let Some(bias) = bias {
                         loaded[bias.index()].vector = Some(vector(&tensors[bias.index()]));
                     }
@@ -144,10 +170,54 @@ impl Backend for Cpu {
             graph,
             weights: loaded,
             kernels,
+            attention: self.attention.clone(),
+            float: options.activations == Activations::Float,
             pool,
             slots,
             weight_bytes,
         }))))
+    }
+}
+
+/// What packing weights needs to know, and how far it has come.
+struct Loading<'a> {
+    options: &'a LoadOptions<'a>,
+    kernels: &'static dyn Kernels,
+    gemm: Gemm,
+    pool: &'a Pool,
+    done: AtomicU64,
+    total: u64,
+}
+
+impl Loading<'_> {
+    /// Counts bytes; whether to go on.
+    fn count(&self, bytes: u64) -> bool {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        (self.options.progress)(Progress { done: done.min(self.total), total: self.total })
+    }
+
+    /// The weight of a `linear`, packed for how it will be multiplied.
+    fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
+        let codec = tensor.codec();
+        let Some(recipes) = Recipes::choose(codec, self.options.activations) else {
+            return Ok(Box::new(StoredLinear { tensor, kernels: self.kernels }));
+        };
+        let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;
+        if by_token && tensor.cols() > MOST_TOKEN_COLS {
+            let columns = tensor.cols();
+            let what = format!(
+                "quantized activations for {codec} with {columns} columns, more than \
+                 {MOST_TOKEN_COLS} (tensor {name})"
+            );
+            return Err(Error::Unsupported { backend: NAME, what });
+        }
+        let bytes = tensor.bytes() as u64;
+        let memory = || Error::OutOfMemory { what: "packed weights", bytes };
+        let layout = Layout::new(codec, tensor.rows(), tensor.cols()).ok_or_else(memory)?;
+        let packed =
+            Packed::new(layout, tensor, self.kernels, self.pool, &|bytes| self.count(bytes));
+        let packed = packed.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
+        Ok(Box::new(IntLinear { packed, recipes, gemm: self.gemm }))
     }
 }
 

@@ -11,8 +11,10 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// x86-64 with AVX-512 and the tile unit AMX, for int8 and bf16.
+    Amx,
 }
 
 /// `KEEVE_ISA` names no tier, or one that this machine or this build lacks.
@@ -23,7 +25,7 @@ pub struct UnknownIsa {
 }
 
 impl Isa {
-    const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+    const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
 
     /// The tiers that this machine has, slowest first.
     pub fn found() -> impl Iterator<Item = Self> {
@@ -52,6 +54,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
         }
     }
 }

@@ -2,8 +2,13 @@
 
 use keeve_codec::{Codec, Row};
 
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::Amx;
 use crate::isa::Isa;
+use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::quantize::{self, BlockRows, Rounding};
 use crate::scalar::Scalar;
+use crate::tiles::Layout;
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
 
@@ -29,6 +34,62 @@ pub(crate) trait Kernels: Send + Sync {
     /// Replaces scores by `exp(scale * score - m)`, `m` being the largest `scale * score`, and
     /// returns their sum.
     fn exp_sum(&self, scores: &mut [f32], scale: f32) -> f32;
+
+    /// Quantizes a row of activations: [`quantize::row`].
+    fn quantize(
+        &self,
+        x: &[f32],
+        cols: usize,
+        rounding: Rounding,
+        codes: &mut [i8],
+        scales: &mut [f32],
+    ) {
+        quantize::row(x, cols, rounding, codes, scales);
+    }
+
+    /// Fills the sums of a row: [`quantize::sums`].
+    fn sums(
+        &self,
+        codes: &[i8],
+        scales: &[f32],
+        sums: &mut [i32],
+        weighted16: &mut [f32],
+        weighted32: &mut [f32],
+    ) {
+        quantize::sums(codes, scales, sums, weighted16, weighted32);
+    }
+
+    /// The kernels for tiles; `None` for the scalar tier, which computes with weights as they are stored.
+    fn tiles(&self) -> Option<&dyn TileKernels> {
+        None
+    }
+}
+
+/// The most activation rows of [`TileKernels::decode`].
+pub(crate) const DECODE_ROWS: usize = 4;
+
+/// Kernels of a vector tier that read tiles. They give the bits that [`crate::scalar::oracle`] gives.
+pub(crate) trait TileKernels: Send + Sync {
+    /// `out[r] = x[first + r] . weights`, for the 16 weight rows of `tile`; `out` has 1, 2 or 4 rows. The
+    /// recipe is the one of `x`: [`crate::recipe::Recipe::Block`] or [`crate::recipe::Recipe::Token`].
+    fn decode(
+        &self,
+        layout: &Layout,
+        tile: &[u8],
+        x: &BlockRows,
+        first: usize,
+        out: &mut [[f32; TILE_ROWS]],
+    );
+
+    /// Unpacks 256 columns of a tile: [`crate::panel::PanelSource::panel`].
+    fn panel(
+        &self,
+        layout: &Layout,
+        tile: &[u8],
+        block: usize,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    );
 }
 
 /// The primitives of `isa`, if this machine (and this build) has them.
@@ -39,8 +100,11 @@ pub(crate) fn kernels(isa: Isa) -> Option<&'static dyn Kernels> {
         Isa::Avx2 => Avx2::detect().map(|tier| tier as &dyn Kernels),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => Avx512::detect().map(|tier| tier as &dyn Kernels),
+        // The tile unit has no use for single values: these primitives are those of AVX-512.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => Amx::detect().and_then(|_| Avx512::detect()).map(|tier| tier as &dyn Kernels),
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => None,
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
     }
 }
 

@@ -10,20 +10,32 @@
 mod attention;
 mod backend;
 mod embed;
+mod gemm;
+mod inputs;
+mod int_linear;
 mod isa;
 mod kernels;
+mod key_values;
 mod linear;
+pub mod measure;
+mod panel;
 mod plan;
 mod pool;
 mod profile;
+mod quantize;
 pub mod rates;
+mod recipe;
 mod rope;
 mod scalar;
 mod scratch;
 mod shared_out;
 mod state;
+#[cfg(test)]
+mod tests;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod vector;
+mod zeroed;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};

@@ -3,6 +3,7 @@
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::Phase;
 
+use crate::inputs::Input;
 use crate::kernels::Kernels;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
@@ -24,7 +25,7 @@ pub(crate) trait PackedLinear: Send + Sync {
     /// Kernels that quantize activations choose how by each row's phase.
     fn forward(
         &self,
-        x: &[f32],
+        x: &mut Input<'_>,
         phases: &[Phase],
         bias: Option<&[f32]>,
         out: &mut [f32],
@@ -50,7 +51,7 @@ impl PackedLinear for StoredLinear {
     // In `f32` every phase has the same recipe.
     fn forward(
         &self,
-        x: &[f32],
+        x: &mut Input<'_>,
         phases: &[Phase],
         bias: Option<&[f32]>,
         out: &mut [f32],
@@ -66,7 +67,7 @@ impl PackedLinear for StoredLinear {
             for (index, weights) in columns.clone().zip(weights.chunks_exact_mut(k)) {
                 self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), weights);
             }
-            for (block, x) in x.chunks(ROW_BLOCK * k).enumerate() {
+            for (block, x) in x.x.chunks(ROW_BLOCK * k).enumerate() {
                 let count = x.len() / k;
                 self.kernels.dots(x, weights, k, sums, count);
                 for row in 0..count {

@@ -12,11 +12,13 @@ use keeve_graph::{
 use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::embed;
+use crate::inputs::Inputs;
+use crate::key_values::PAGE_TOKENS;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
 use crate::shared_out::SharedOut;
-use crate::state::{PAGE_TOKENS, Pages};
+use crate::state::Pages;
 
 /// Values that one task of an element-wise operation handles, at least.
 const VALUES_PER_TASK: usize = 16 * 1024;
@@ -25,6 +27,7 @@ pub(crate) struct CpuPlan {
     loaded: Arc<Loaded>,
     memory: MemoryPlan,
     buffers: Vec<Vec<f32>>,
+    inputs: Inputs,
     tapped: Vec<ValueId>,
     profile: Option<Profile>,
 }
@@ -69,7 +72,8 @@ impl CpuPlan {
         let memory = MemoryPlan::new(&loaded.graph, &[]);
         let buffers = memory.buffers.iter().map(|_| vec![]).collect();
         let profile = options.profile.then(Profile::default);
-        Self { loaded, memory, buffers, tapped: options.taps.clone(), profile }
+        let inputs = Inputs::default();
+        Self { loaded, memory, buffers, inputs, tapped: options.taps.clone(), profile }
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -91,8 +95,9 @@ impl CpuPlan {
         out: &mut [f32],
         context: &Context<'_, '_>,
         pages: &mut Pages,
+        inputs: &mut Inputs,
     ) -> usize {
-        let Loaded { graph, kernels, pool, .. } = &*self.loaded;
+        let Loaded { graph, kernels, attention, float, pool, .. } = &*self.loaded;
         let node = graph.node(value);
         let width = node.shape.width;
         match &node.op {
@@ -104,7 +109,8 @@ impl CpuPlan {
             Op::Linear { x, weight, bias } => {
                 let Some(linear) = &self.weight(*weight).linear else { return 0 };
                 let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
-                linear.forward(self.value(*x), &context.phases(node.shape.rows), bias, out, pool);
+                let mut x = inputs.input(*x, self.value(*x), *kernels);
+                linear.forward(&mut x, &context.phases(node.shape.rows), bias, out, pool);
                 linear.bytes()
             }
             Op::RmsNorm { x, weight, eps } => {
@@ -129,11 +135,12 @@ impl CpuPlan {
             }
             Op::Attention { q, k, v, state, spec } => {
                 let kv = &mut pages.slots[state.slot.index()];
-                append(kv, context.step, self.value(*k), self.value(*v));
-                attend(*kernels, spec, kv, context.step, self.value(*q), out, pool);
+                append(kv, context.step, self.value(*k), self.value(*v), pool);
+                let q = self.value(*q);
+                attend(&**attention, *float, spec, kv, context.step, q, out, pool);
                 let tokens: usize =
                     context.step.sequences.iter().map(|s| s.past + s.rows.len()).sum();
-                tokens * spec.kv_heads * spec.head_dim * 2 * size_of::<f32>()
+                tokens * kv.shape.page_bytes() / PAGE_TOKENS
             }
             Op::Unary { x, function } => {
                 self.start_in_place(value, *x, out);
@@ -233,6 +240,8 @@ impl Plan for CpuPlan {
             logits: step.wanted(Want::Logits).collect(),
             hidden: step.wanted(Want::Hidden).collect(),
         };
+        let mut inputs = take(&mut self.inputs);
+        inputs.forget();
         for value in graph.values() {
             let node = graph.node(value);
             let rows = context.rows(node.shape.rows);
@@ -243,7 +252,7 @@ impl Plan for CpuPlan {
             let buffer = self.memory.buffer_of[value.index()];
             let mut out = take(&mut self.buffers[buffer]);
             out.resize(rows * node.shape.width, 0.0);
-            let bytes = self.compute(value, &mut out, &context, pages);
+            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs);
             self.buffers[buffer] = out;
             let label = self.profile.is_some().then(|| self.label(&node.op));
             if let (Some(profile), Some(label)) = (&mut self.profile, label) {
@@ -255,6 +264,7 @@ impl Plan for CpuPlan {
                 tap.value(value, node.shape.width, self.value(value));
             }
         }
+        self.inputs = inputs;
         let mut outputs = Outputs::default();
         for output in graph.outputs() {
             let rows = context.wanted(output.want).len();

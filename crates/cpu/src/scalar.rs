@@ -1,5 +1,7 @@
 //! The oracle: plain loops. Read these to know what an operation means.
 
+pub(crate) mod oracle;
+
 use keeve_codec::{Codec, Row};
 
 use crate::kernels::Kernels;

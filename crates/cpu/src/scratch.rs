@@ -18,4 +18,10 @@ impl Scratch {
             slice
         })
     }
+
+    /// How long it has become.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
 }

@@ -1,28 +1,27 @@
-//! Handing disjoint parts of one output to several tasks.
+//! Handing disjoint parts of one result to several tasks.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// A `[rows, width]` matrix that tasks write parts of at the same time.
-#[derive(Clone, Copy)]
-pub(crate) struct SharedOut<'a> {
-    start: *mut f32,
+pub(crate) struct SharedOut<'a, T = f32> {
+    start: *mut T,
     rows: usize,
     width: usize,
-    borrowed: PhantomData<&'a mut [f32]>,
+    borrowed: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: it gives access only through `part`, whose caller promises that parts are disjoint.
-unsafe impl Send for SharedOut<'_> {}
+unsafe impl<T: Send> Send for SharedOut<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for SharedOut<'_> {}
+unsafe impl<T: Send> Sync for SharedOut<'_, T> {}
 
-impl<'a> SharedOut<'a> {
+impl<'a, T> SharedOut<'a, T> {
     /// Shares `out`, rows of `width` values.
     ///
     /// # Panics
     /// If `width` does not divide its length.
-    pub fn new(out: &'a mut [f32], width: usize) -> Self {
+    pub fn new(out: &'a mut [T], width: usize) -> Self {
         assert!(
             width > 0 && out.len().is_multiple_of(width),
             "{} values in rows of {width}",
@@ -40,7 +39,7 @@ impl<'a> SharedOut<'a> {
     /// # Panics
     /// If the row or the range is out of bounds.
     #[allow(clippy::mut_from_ref)] // That is the point; see the contract.
-    pub unsafe fn part(&self, row: usize, range: Range<usize>) -> &'a mut [f32] {
+    pub unsafe fn part(&self, row: usize, range: Range<usize>) -> &'a mut [T] {
         assert!(row < self.rows && range.start <= range.end && range.end <= self.width);
         let offset = row * self.width + range.start;
         // SAFETY: in bounds of the borrowed slice by the assertion, disjoint from every other part

@@ -26,6 +26,8 @@ fn graph(n: usize, k: usize, bias: bool) -> Graph {
 
 fn codecs() -> Vec<Codec> {
     let mut codecs = Codec::PLAIN.to_vec();
+    // The kernels see only unpacked weights; that unpacking is right for all codecs is tested apart.
+    codecs.retain(|codec| codec.has_encoder());
     for bits in Codec::AFFINE_BITS {
         for (group, scale) in
             Codec::AFFINE_GROUPS.into_iter().zip([Float::Bf16, Float::F16, Float::F32])

@@ -332,8 +332,11 @@ fn prompt_logits_come_once_and_in_order_even_after_being_pushed_out() {
         let mut numbers = Numbers(5);
         let mut cases = vec![];
         for index in 0..20 {
-            let prompt = numbers.prompt();
-            let mut request = request(&prompt, if index % 2 == 0 { 0 } else { 12 });
+            // Those with short prompts and long answers push each other out.
+            let long = index % 2 == 0;
+            let mut prompt = numbers.prompt();
+            prompt.truncate(if long { CONTEXT } else { 9 });
+            let mut request = request(&prompt, if long { 0 } else { 45 });
             request.prompt_logits = true;
             request.ignore_eos = true;
             cases.push((prompt, engine.submit(request).unwrap()));
@@ -378,6 +381,21 @@ fn a_repeated_prompt_is_found_in_the_cache_and_answers_the_same() {
     let (first, cached) = run();
     assert_eq!(cached, 0);
     assert_eq!(run(), (first, 28));
+}
+
+#[test]
+fn an_answer_given_back_as_prompt_is_a_prompt() {
+    // Here the phase of a token makes a difference, so what was computed for an answer is no use
+    // for a prompt that quotes it.
+    let engine = engine(SETUP);
+    let mut prompt: Vec<u32> = (1..10).collect();
+    for _ in 0..3 {
+        let mut request = request(&prompt, 15);
+        request.ignore_eos = true;
+        let (ids, _) = answer(engine.submit(request).unwrap());
+        assert_eq!(ids, expected(&prompt, 15, true));
+        prompt.extend(ids);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use keeve_checkpoint::Checkpoint;
 use keeve_codec::PackedTensor;
 use keeve_cpu::{Cpu, CpuOptions, Isa};
-use keeve_graph::{Activations, Backend, CompileOptions, LoadOptions, Progress, Weights};
+use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, Weights};
 use keeve_models::Model;
 
 use crate::engine::{Engine, Worker};
@@ -35,6 +35,8 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// How activations enter matrix products.
     pub activations: Activations,
+    /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
+    pub kv_codec: Option<KvCodec>,
     /// Whether to count time and bytes by operation.
     pub profile: bool,
 }
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             kv_pages: None,
             prefix_cache: true,
             activations: Activations::Float,
+            kv_codec: None,
             profile: false,
         }
     }
@@ -135,7 +138,8 @@ impl Engine {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(cores).max(1);
         let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(Error::Thread)?;
-        let load = LoadOptions { activations: options.activations, progress };
+        let load =
+            LoadOptions { activations: options.activations, kv_codec: options.kv_codec, progress };
         let program = cpu.load(Arc::new(model.graph), weights, &load)?;
         let sizes = Sizes {
             page_tokens: program.page_tokens(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use keeve_codec::PackedTensor;
 
-use crate::state::State;
+use crate::state::{KvCodec, State};
 use crate::step::{Step, Want};
 use crate::{Error, Graph, ValueId};
 
@@ -48,13 +48,26 @@ pub struct Progress {
 pub struct LoadOptions<'a> {
     /// How activations enter matrix products.
     pub activations: Activations,
+    /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
+    pub kv_codec: Option<KvCodec>,
     /// Called as loading goes on; returning `false` cancels it.
     pub progress: &'a (dyn Fn(Progress) -> bool + Sync),
 }
 
+impl LoadOptions<'_> {
+    /// How keys and values are stored, where that is left open: so that they cost no accuracy under
+    /// [`Activations::Float`], half as much memory otherwise.
+    pub fn chosen_kv_codec(&self) -> KvCodec {
+        self.kv_codec.unwrap_or(match self.activations {
+            Activations::Float => KvCodec::F32,
+            Activations::Bf16 | Activations::Int8 | Activations::Auto => KvCodec::F16,
+        })
+    }
+}
+
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { activations: Activations::Float, progress: &|_| true }
+        Self { activations: Activations::Float, kv_codec: None, progress: &|_| true }
     }
 }
 

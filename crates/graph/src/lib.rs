@@ -30,5 +30,5 @@ pub use error::Error;
 pub use graph::{Class, Graph, Node, Output, Rope, RopeId, Rows, Shape, ValueId, Weight, WeightId};
 pub use memory::{BufferId, MemoryPlan};
 pub use op::{Attention, BinaryOp, Op, UnaryOp};
-pub use state::{PageId, Slot, SlotId, State, StateRef};
+pub use state::{KvCodec, PageId, Slot, SlotId, State, StateRef, UnknownKvCodec};
 pub use step::{Phase, RowInput, SequenceRows, Step, StepLimits, Want};

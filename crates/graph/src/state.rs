@@ -6,6 +6,55 @@
 //! are operations on that list (with [`State::copy_page`] for a page that two would write to).
 
 use std::any::Any;
+use std::fmt;
+use std::str::FromStr;
+
+/// How keys and values are stored. They are rounded as they are stored, and a token attends to itself
+/// through its rounded key and value too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KvCodec {
+    /// As they are.
+    F32,
+    /// Rounded to binary16, numbers beyond its range to the largest one.
+    F16,
+    /// Each run of 32 numbers of a head (the last may be shorter) as int8 with a binary16 scale, as
+    /// in weights of the codec `q8_0`.
+    Q8_0,
+}
+
+impl KvCodec {
+    /// All of them, the most exact first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Q8_0];
+
+    /// The name that options use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+        }
+    }
+}
+
+impl fmt::Display for KvCodec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is no [`KvCodec`]'s.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown codec of keys and values '{0}': there are f32, f16 and q8_0")]
+pub struct UnknownKvCodec(String);
+
+impl FromStr for KvCodec {
+    type Err = UnknownKvCodec;
+
+    fn from_str(name: &str) -> Result<Self, UnknownKvCodec> {
+        let found = Self::ALL.into_iter().find(|codec| codec.name() == name);
+        found.ok_or_else(|| UnknownKvCodec(name.into()))
+    }
+}
 
 /// A kind of state that each sequence has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,4 +138,20 @@ pub trait State: Send {
 
     /// For the backend that made it.
     fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_kv_codecs_are_read_back_and_others_are_errors() {
+        for codec in KvCodec::ALL {
+            assert_eq!(codec.to_string().parse(), Ok(codec));
+        }
+        for wrong in ["", "F16", "q8", "f16 "] {
+            let error = wrong.parse::<KvCodec>().unwrap_err().to_string();
+            assert!(error.contains(&format!("'{wrong}'")) && error.contains("q8_0"), "{error}");
+        }
+    }
 }

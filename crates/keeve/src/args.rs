@@ -73,12 +73,18 @@ pub struct Compute {
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
     Float,
+    /// Quantized to 8 bits, products in integers.
+    Int8,
+    /// By codec and phase.
+    Auto,
 }
 
 impl From<ActivationMode> for Activations {
     fn from(mode: ActivationMode) -> Self {
         match mode {
             ActivationMode::Float => Self::Float,
+            ActivationMode::Int8 => Self::Int8,
+            ActivationMode::Auto => Self::Auto,
         }
     }
 }

@@ -108,9 +108,11 @@ fn checkpoints_of_transformers_and_mlx() {
         ("qwen3", "mlx-q4g64", "q4g64."),
         ("qwen3", "mlx-q8g64", "q8g64."),
         ("qwen3", "mlx-mixed_3_6", "mixed_3_6."),
+        ("qwen3", "mlx-mxfp4", "mxfp4."),
         ("llama", "hf", "hf."),
         ("llama", "mlx-q4g64", "q4g64."),
         ("llama", "mlx-q8g64", "q8g64."),
+        ("llama", "mlx-nvfp4", "nvfp4."),
     ];
     for (architecture, folder, prefix) in models {
         let folder = format!("fixtures/ckpt/{architecture}/{folder}");

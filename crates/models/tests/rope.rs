@@ -1,6 +1,8 @@
 //! Rotary frequencies against those that transformers 5.23 computes (in `f32`, which is why they
 //! are not compared to the last bit).
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use serde_json::{Value, json};
 
 fn config(scaling: Value, theta: f64, head_dim: usize, positions: usize) -> Value {

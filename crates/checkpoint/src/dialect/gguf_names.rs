@@ -4,6 +4,8 @@
 //! `convert_hf_to_gguf.py`: ggml rotates neighbouring pairs for the architecture `llama`, where
 //! Hugging Face rotates halves, so the converter moved the rows of q and k within each head.
 
+use std::collections::HashSet;
+
 use keeve_codec::{Codec, PackedTensor, Parts};
 
 use super::{Entry, packed};
@@ -63,6 +65,9 @@ fn canonical(name: &str) -> Option<String> {
 /// # Errors
 /// If the metadata of a llama model lack the number of heads.
 pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, Error> {
+    let scaled = scaled_modules(gguf);
+    let is_scaled =
+        |name: &str| name.strip_suffix(".weight").is_some_and(|module| scaled.contains(module));
     let mut entries = Vec::new();
     for tensor in &gguf.tensors {
         let name = if is_mapped(architecture) { canonical(&tensor.name) } else { None };
@@ -74,6 +79,13 @@ pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, E
             _ => None,
         };
         entries.push(match heads_key {
+            _ if tensor.kind == StoredType::Codec(Codec::Nvfp4) && is_scaled(&tensor.name) => {
+                let format = tensor.kind.to_string();
+                let reason = format!(
+                    "is {format} with a scale in a tensor of its own, which keeve does not read"
+                );
+                Entry::refused(name, &[tensor], format, reason)
+            }
             Some(key) => {
                 let heads = heads(gguf, key)?;
                 permuted(name, tensor, heads)
@@ -82,6 +94,12 @@ pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, E
         });
     }
     Ok(entries)
+}
+
+/// The modules whose weight is to be multiplied by `<module>.scale`, as llama.cpp writes for converted
+/// NVFP4 models.
+fn scaled_modules(gguf: &Gguf) -> HashSet<&str> {
+    gguf.tensors.iter().filter_map(|tensor| tensor.name.strip_suffix(".scale")).collect()
 }
 
 /// `llama.attention.<key>`; the number of kv heads defaults to that of heads.

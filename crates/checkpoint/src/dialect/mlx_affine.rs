@@ -1,4 +1,5 @@
-//! MLX quantized checkpoints: `P.weight` U32, `P.scales`, `P.biases` for a module `P`.
+//! MLX quantized checkpoints: `P.weight` U32, `P.scales`, `P.biases` for a module `P`. The modes mxfp4, mxfp8
+//! and nvfp4 have byte scales and no biases; nvfp4 may have an f32 `P.global_scale`.
 //!
 //! Layout: the documentation of `mlx.core.quantize` (ml-explore/mlx) and ml-explore/mlx-lm
 //! `mlx_lm/utils.py`. A module is quantized if it has scales. Bits and group size come from the
@@ -9,6 +10,8 @@
 //!    checkpoints lack such entries or have them under other prefixes;
 //! 3. else the defaults of `quantization`, if they agree with the shapes;
 //! 4. else the one pair that the shapes allow.
+//!
+//! Of the modes with byte scales the shapes allow only one; an entry of the module's own must agree.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -20,16 +23,23 @@ use super::{Entry, Translation, is_stack, packed};
 use crate::config::expected_cols;
 use crate::{Error, StoredTensor, StoredType};
 
-/// Modes of MLX that keeve does not read: name and bits times group size. Scales are bytes.
-const BYTE_SCALED: [(&str, usize); 3] = [("nvfp4", 4 * 16), ("mxfp4", 4 * 32), ("mxfp8", 8 * 32)];
+/// Modes of MLX whose scales are bytes: name, bits, group size and codec.
+const BYTE_SCALED: [(&str, usize, usize, Codec); 3] = [
+    ("nvfp4", 4, 16, Codec::MlxNvfp4 { global: false }),
+    ("mxfp4", 4, 32, Codec::MlxMxfp4),
+    ("mxfp8", 8, 32, Codec::MlxMxfp8),
+];
+
+/// Suffixes of the tensors that go with a quantized module's weight.
+const BESIDES: [&str; 3] = [".scales", ".biases", ".global_scale"];
 
 /// What the config says about a module, or about all of them.
 #[derive(Debug, Clone, PartialEq)]
 enum Setting {
     /// Affine, with bits and group size as far as they are given.
     Affine { bits: Option<u8>, group: Option<u16> },
-    /// Another mode.
-    Other(String),
+    /// One of [`BYTE_SCALED`], by name.
+    Bytes(&'static str),
     /// Not quantized.
     Float,
 }
@@ -76,25 +86,28 @@ pub(super) fn translate(
     let mut entries = Vec::new();
     for tensor in stored {
         let name = tensor.name.as_str();
-        let packed_module = |suffix| {
-            let module = name.strip_suffix(suffix)?;
+        let packed_module = |suffix: &&str| {
+            let module = name.strip_suffix(*suffix)?;
             by_name.contains_key(format!("{module}.weight").as_str()).then_some(module)
         };
-        let module = packed_module(".weight").filter(|module| scaled.contains(module));
+        let module = packed_module(&".weight").filter(|module| scaled.contains(module));
         if let Some(module) = module {
             let part = |suffix: &str| by_name.get(format!("{module}.{suffix}").as_str()).copied();
-            let parts =
-                Module { module, weight: tensor, scales: part("scales"), biases: part("biases") };
+            let parts = Module {
+                module,
+                weight: tensor,
+                scales: part("scales"),
+                biases: part("biases"),
+                global_scale: part("global_scale"),
+            };
             let cols = expected_cols(config, module);
             entries.push(parts.entry(own.get(module), &general, cols));
-        } else if packed_module(".scales").is_none()
-            && packed_module(".biases").is_none_or(|module| !scaled.contains(module))
-        {
+        } else if !BESIDES.iter().filter_map(packed_module).any(|module| scaled.contains(module)) {
             entries.push(Entry::whole(name.into(), tensor));
         }
     }
     let label = match &general {
-        Setting::Other(mode) => format!("safetensors (mlx {mode})"),
+        Setting::Bytes(mode) => format!("safetensors (mlx {mode})"),
         _ => "safetensors (mlx affine)".into(),
     };
     Ok(Translation { label, entries })
@@ -106,12 +119,10 @@ fn setting(path: &Path, field: &str, object: &Map<String, Value>) -> Result<Sett
         let problem = format!("is {}, expected {expected}", object[key]);
         Error::field(path, &format!("{field}.{key}"), problem)
     };
-    match object.get("mode").map(Value::as_str) {
-        None | Some(Some("affine")) => {}
-        Some(Some(mode)) if BYTE_SCALED.iter().any(|(known, _)| *known == mode) => {
-            return Ok(Setting::Other(mode.into()));
-        }
-        Some(_) => return Err(wrong("mode", "affine, kquant, mxfp4, mxfp8 or nvfp4")),
+    if let Some(mode) = object.get("mode").filter(|mode| *mode != "affine") {
+        let known = BYTE_SCALED.into_iter().find(|(known, ..)| mode == known);
+        let known = known.ok_or_else(|| wrong("mode", "affine, kquant, mxfp4, mxfp8 or nvfp4"))?;
+        return Ok(Setting::Bytes(known.0));
     }
     let mut setting = (None, None);
     if let Some(bits) = object.get("bits") {
@@ -131,14 +142,18 @@ struct Module<'a> {
     weight: &'a StoredTensor,
     scales: Option<&'a StoredTensor>,
     biases: Option<&'a StoredTensor>,
+    global_scale: Option<&'a StoredTensor>,
 }
 
 impl Module<'_> {
     fn entry(&self, own: Option<&Setting>, general: &Setting, cols: Option<usize>) -> Entry {
         let stored: Vec<&StoredTensor> =
-            [Some(self.weight), self.scales, self.biases].into_iter().flatten().collect();
+            [Some(self.weight), self.scales, self.biases, self.global_scale]
+                .into_iter()
+                .flatten()
+                .collect();
         let name = self.weight.name.clone();
-        let (format, reason) = match self.affine(own, general, cols) {
+        let (format, reason) = match self.codec(own, general, cols) {
             Ok((codec, cols)) => {
                 let mut shape = self.weight.shape.clone();
                 if let Some(last) = shape.last_mut() {
@@ -149,6 +164,7 @@ impl Module<'_> {
                     data: self.weight.data.clone(),
                     scales: part(self.scales),
                     biases: part(self.biases),
+                    global_scale: part(self.global_scale),
                 };
                 let (stacked, logical) = (is_stack(&name, &shape), shape.clone());
                 return Entry::new(name, &stored, shape, codec, move || {
@@ -161,7 +177,7 @@ impl Module<'_> {
     }
 
     /// The codec and the row length, or why not: the format's name and a reason.
-    fn affine(
+    fn codec(
         &self,
         own: Option<&Setting>,
         general: &Setting,
@@ -192,10 +208,16 @@ impl Module<'_> {
         // Bits of a row over groups: bits times group size. No overflow: the row is in the file.
         let bits_group = (words * 32).is_multiple_of(groups).then_some(words * 32 / groups);
         if scales.kind == StoredType::U8 {
-            let mode = BYTE_SCALED.iter().find(|(_, product)| Some(*product) == bits_group);
-            let mode = mode.map_or("an unknown mode with byte scales", |(mode, _)| *mode);
-            let reason = format!("is quantized in MLX mode {mode}, which is not supported yet");
-            return Err((mode.into(), reason));
+            let (codec, cols) = self.byte_scaled(own, words, bits_group).map_err(refuse)?;
+            return Ok((codec, cols));
+        }
+        if let Some(Setting::Bytes(mode)) = own {
+            return Err(refuse(format!(
+                "is in mode {mode} by its config, but its scales are not U8"
+            )));
+        }
+        if self.global_scale.is_some() {
+            return Err(refuse("has a global scale, which only mode nvfp4 has".into()));
         }
         let StoredType::Codec(Codec::Float(scale)) = scales.kind else {
             return Err(refuse(format!("has scales of type {}, expected floats", scales.kind)));
@@ -213,6 +235,38 @@ impl Module<'_> {
                 |problem| refuse(format!("has {words} words and {groups} groups a row: {problem}")),
             )?;
         Ok((affine_codec(bits, group, scale), row_length((bits, group), words)))
+    }
+}
+
+impl Module<'_> {
+    /// The codec and the row length of a module with byte scales, `words` words a row and `bits_group` times
+    /// as many bits as groups.
+    fn byte_scaled(
+        &self,
+        own: Option<&Setting>,
+        words: usize,
+        bits_group: Option<usize>,
+    ) -> Result<(Codec, usize), String> {
+        let fitting =
+            BYTE_SCALED.iter().find(|(_, bits, group, _)| Some(bits * group) == bits_group);
+        let Some(&(mode, bits, _, codec)) = fitting else {
+            return Err("has byte scales of a group size that no mode of MLX has".into());
+        };
+        if own.is_some_and(|own| *own != Setting::Bytes(mode)) {
+            return Err(format!("is in mode {mode} by its shapes, but in another by its config"));
+        }
+        if self.biases.is_some() {
+            return Err(format!("has biases, which mode {mode} has not"));
+        }
+        let cols = words * 32 / bits;
+        match (self.global_scale, codec) {
+            (None, _) => Ok((codec, cols)),
+            (Some(global), _) if global.kind != StoredType::F32 => {
+                Err(format!("has a global scale of type {}, expected F32", global.kind))
+            }
+            (Some(_), Codec::MlxNvfp4 { .. }) => Ok((Codec::MlxNvfp4 { global: true }, cols)),
+            (Some(_), _) => Err("has a global scale, which only mode nvfp4 has".into()),
+        }
     }
 }
 

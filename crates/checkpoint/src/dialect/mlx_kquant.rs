@@ -60,8 +60,8 @@ fn is_placeholder(tensor: &StoredTensor, names: &HashSet<&str>) -> bool {
 fn blocks(name: String, tensor: &StoredTensor, codec: &str) -> Entry {
     let refused = |reason: String| Entry::refused(name.clone(), &[tensor], codec.into(), reason);
     let known = codec.parse::<Codec>().ok().filter(|known| {
-        // Of the codecs that share a spelling with keeve's, only ggml's blocks are meant.
-        Codec::PLAIN.contains(known) && !known.is_float() && known.name() == codec
+        // Of the codecs that share a spelling with keeve's, only blocks are meant.
+        known.is_blocks() && known.name() == codec
     });
     let Some(known) = known else {
         return refused(format!("is stored as {codec:?}, a codec that keeve does not read"));

@@ -5,7 +5,7 @@ use keeve_codec::Codec;
 use crate::StoredType;
 
 /// The types that keeve has a codec for.
-const CODECS: [(u32, Codec); 13] = [
+const CODECS: [(u32, Codec); 28] = [
     (0, Codec::F32),
     (1, Codec::F16),
     (2, Codec::Q4_0),
@@ -18,33 +18,33 @@ const CODECS: [(u32, Codec); 13] = [
     (12, Codec::Q4K),
     (13, Codec::Q5K),
     (14, Codec::Q6K),
+    (16, Codec::Iq2Xxs),
+    (17, Codec::Iq2Xs),
+    (18, Codec::Iq3Xxs),
+    (19, Codec::Iq1S),
+    (20, Codec::Iq4Nl),
+    (21, Codec::Iq3S),
+    (22, Codec::Iq2S),
+    (23, Codec::Iq4Xs),
+    (29, Codec::Iq1M),
     (30, Codec::BF16),
+    (34, Codec::Tq1_0),
+    (35, Codec::Tq2_0),
+    (39, Codec::Mxfp4),
+    (40, Codec::Nvfp4),
+    (41, Codec::Q1_0),
+    (42, Codec::Q2_0),
 ];
 
 /// The others: id, name, weights of a block, bytes of a block.
-const OTHERS: [(u32, &str, usize, usize); 22] = [
+const OTHERS: [(u32, &str, usize, usize); 7] = [
     (9, "q8_1", 32, 36),
     (15, "q8_k", 256, 292),
-    (16, "iq2_xxs", 256, 66),
-    (17, "iq2_xs", 256, 74),
-    (18, "iq3_xxs", 256, 98),
-    (19, "iq1_s", 256, 50),
-    (20, "iq4_nl", 32, 18),
-    (21, "iq3_s", 256, 110),
-    (22, "iq2_s", 256, 82),
-    (23, "iq4_xs", 256, 136),
     (24, "i8", 1, 1),
     (25, "i16", 1, 2),
     (26, "i32", 1, 4),
     (27, "i64", 1, 8),
     (28, "f64", 1, 8),
-    (29, "iq1_m", 256, 56),
-    (34, "tq1_0", 256, 54),
-    (35, "tq2_0", 256, 66),
-    (39, "mxfp4", 32, 17),
-    (40, "nvfp4", 64, 36),
-    (41, "q1_0", 128, 18),
-    (42, "q2_0", 64, 18),
 ];
 
 /// What a type id means: the stored type and, if it is known, weights and bytes of a block.
@@ -71,12 +71,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_plain_codec_has_an_id() {
+    fn all_codecs_of_ggml_have_an_id() {
+        let of_mlx_kquant = [Codec::Pq2_0, Codec::Ptq1_0];
         for codec in Codec::PLAIN {
-            let id = id_of(codec).unwrap();
-            assert_eq!(of_id(id).0, StoredType::Codec(codec));
+            let of_ggml = codec.is_float() || codec.is_blocks() && !of_mlx_kquant.contains(&codec);
+            assert_eq!(id_of(codec).is_some(), of_ggml, "{codec}");
+        }
+        for (id, codec) in CODECS {
+            let geometry = codec.geometry();
+            let sizes = Some((geometry.block, geometry.block_bytes));
+            assert_eq!(of_id(id), (StoredType::Codec(codec), sizes));
+            assert_eq!(id_of(codec), Some(id));
         }
         assert_eq!(of_id(4), (StoredType::Other("type 4".into()), None));
-        assert_eq!(of_id(23), (StoredType::Other("iq4_xs".into()), Some((256, 136))));
+        assert_eq!(of_id(15), (StoredType::Other("q8_k".into()), Some((256, 292))));
     }
 }

@@ -184,6 +184,7 @@ fn unpack_gives_the_codecs_bits_for_any_bytes() {
                         data: random.bytes(lengths.data).into(),
                         scales: part(&mut random, lengths.scales),
                         biases: part(&mut random, lengths.biases),
+                        global_scale: part(&mut random, lengths.global_scale),
                     };
                     let tensor = PackedTensor::new(codec, 1, 1, cols, parts).expect("a tensor");
                     let mut expected = vec![0.0; cols];

@@ -23,6 +23,9 @@ pub(crate) trait Lanes: Copy {
     /// `COUNT` binary16 values, widened.
     unsafe fn load_f16(from: *const u8) -> Self;
 
+    /// `COUNT` bfloat16 values, widened.
+    unsafe fn load_bf16(from: *const u8) -> Self;
+
     /// `COUNT` unsigned bytes as numbers.
     unsafe fn load_u8(from: *const u8) -> Self;
 
@@ -121,6 +124,14 @@ impl Lanes for __m256 {
     unsafe fn load_f16(from: *const u8) -> Self {
         // SAFETY: the caller has eight values of two bytes there.
         _mm256_cvtph_ps(unsafe { _mm_loadu_si128(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller has eight values of two bytes there.
+        let narrow = unsafe { _mm_loadu_si128(from.cast()) };
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
     }
 
     #[inline]
@@ -270,6 +281,14 @@ impl Lanes for __m512 {
     unsafe fn load_f16(from: *const u8) -> Self {
         // SAFETY: the caller has sixteen values of two bytes there.
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn load_bf16(from: *const u8) -> Self {
+        // SAFETY: the caller has sixteen values of two bytes there.
+        let narrow = unsafe { _mm256_loadu_si256(from.cast()) };
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
     }
 
     #[inline]

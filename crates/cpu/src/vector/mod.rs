@@ -3,12 +3,14 @@
 //! Every function here is inlined into a function that has the tier's instructions switched on
 //! (see [`tier`]), which is what makes the lanes' methods single instructions.
 
+mod decode;
+mod ints;
 mod lanes;
+mod panels;
 mod tier;
 mod unpack;
 
-use lanes::Lanes;
-
+pub(crate) use lanes::Lanes;
 pub(crate) use tier::{Avx2, Avx512};
 
 /// Rows of a tile of [`dots`].
@@ -239,7 +241,7 @@ unsafe fn rms_norm<V: Lanes>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32])
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn exp<V: Lanes>(x: V) -> V {
+pub(crate) unsafe fn exp<V: Lanes>(x: V) -> V {
     /// `ln 2` to nine bits; the rest comes after.
     const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = (std::f64::consts::LN_2 - LN_2_HIGH as f64) as f32;

@@ -1,15 +1,18 @@
 //! The vector tiers: the same primitives, compiled for each set of instructions.
 
-use std::arch::x86_64::{__m256, __m512};
+use std::arch::x86_64::{__m256, __m256i, __m512, __m512i};
 
 use keeve_codec::{Codec, Row};
 
-use super::{accumulate, dots, exp_sum, rms_norm, silu, unpack};
-use crate::kernels::Kernels;
+use super::{accumulate, decode, dots, exp_sum, panels, rms_norm, silu, unpack};
+use crate::kernels::{Kernels, TileKernels};
+use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::quantize::{self, BlockRows, Rounding};
+use crate::tiles::Layout;
 
 /// Makes a tier: its type, which exists only where its instructions do, and its primitives.
 macro_rules! tier {
-    ($(#[$doc:meta])* $name:ident: $lanes:ty, $cols:literal columns, $($feature:tt)+) => {
+    ($(#[$doc:meta])* $name:ident: $lanes:ty, $ints:ty, $cols:literal columns, $($feature:tt)+) => {
         $(#[$doc])*
         pub(crate) struct $name(());
 
@@ -81,16 +84,120 @@ macro_rules! tier {
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(scores, scale) }
             }
+
+            fn quantize(
+                &self,
+                x: &[f32],
+                cols: usize,
+                rounding: Rounding,
+                codes: &mut [i8],
+                scales: &mut [f32],
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    x: &[f32],
+                    cols: usize,
+                    rounding: Rounding,
+                    codes: &mut [i8],
+                    scales: &mut [f32],
+                ) {
+                    quantize::row(x, cols, rounding, codes, scales);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x, cols, rounding, codes, scales) }
+            }
+
+            fn sums(
+                &self,
+                codes: &[i8],
+                scales: &[f32],
+                sums: &mut [i32],
+                weighted16: &mut [f32],
+                weighted32: &mut [f32],
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    codes: &[i8],
+                    scales: &[f32],
+                    sums: &mut [i32],
+                    weighted16: &mut [f32],
+                    weighted32: &mut [f32],
+                ) {
+                    quantize::sums(codes, scales, sums, weighted16, weighted32);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(codes, scales, sums, weighted16, weighted32) }
+            }
+
+            fn tiles(&self) -> Option<&dyn TileKernels> {
+                Some(self)
+            }
+        }
+
+        impl TileKernels for $name {
+            fn decode(
+                &self,
+                layout: &Layout,
+                tile: &[u8],
+                x: &BlockRows,
+                first: usize,
+                out: &mut [[f32; TILE_ROWS]],
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier<const ROWS: usize>(
+                    layout: &Layout,
+                    tile: &[u8],
+                    x: &BlockRows,
+                    first: usize,
+                    out: &mut [[f32; TILE_ROWS]],
+                ) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { decode::decode::<$ints, ROWS>(layout, tile, x, first, out) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe {
+                    match out.len() {
+                        1 => on_tier::<1>(layout, tile, x, first, out),
+                        2 => on_tier::<2>(layout, tile, x, first, out),
+                        4 => on_tier::<4>(layout, tile, x, first, out),
+                        rows => unreachable!("no kernel for {rows} rows"),
+                    }
+                }
+            }
+
+            fn panel(
+                &self,
+                layout: &Layout,
+                tile: &[u8],
+                block: usize,
+                codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+                scales: &mut [f32; TILE_ROWS],
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    layout: &Layout,
+                    tile: &[u8],
+                    block: usize,
+                    codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+                    scales: &mut [f32; TILE_ROWS],
+                ) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { panels::panel::<$ints>(layout, tile, block, codes, scales) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(layout, tile, block, codes, scales) }
+            }
         }
     };
 }
 
 tier!(
     /// AVX2 with FMA and F16C: 16 registers of 8 lanes.
-    Avx2: __m256, 2 columns, "avx2" "fma" "f16c"
+    Avx2: __m256, __m256i, 2 columns, "avx2" "fma" "f16c"
 );
 
 tier!(
-    /// AVX-512 F, BW, DQ and VL: 32 registers of 16 lanes.
-    Avx512: __m512, 4 columns, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl"
+    /// AVX-512 F, BW, DQ, VL and VNNI: 32 registers of 16 lanes.
+    Avx512: __m512, __m512i, 4 columns, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl"
+        "avx512vnni"
 );

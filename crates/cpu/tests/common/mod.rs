@@ -9,7 +9,8 @@ use std::sync::Arc;
 use keeve_codec::{Codec, EncodeOptions, PackedTensor, encode};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
-    Backend, Graph, LoadOptions, Outputs, Phase, Program, RowInput, SequenceRows, Step, Weights,
+    Activations, Backend, Graph, LoadOptions, Outputs, Phase, Program, RowInput, SequenceRows,
+    Step, Weights,
 };
 
 /// Numbers that are the same on every run.
@@ -54,8 +55,19 @@ pub fn tiers(test: &str) -> Vec<Isa> {
 }
 
 pub fn load(isa: Isa, threads: usize, graph: &Graph, weights: &Named) -> Box<dyn Program> {
+    load_with(Activations::Float, isa, threads, graph, weights)
+}
+
+pub fn load_with(
+    activations: Activations,
+    isa: Isa,
+    threads: usize,
+    graph: &Graph,
+    weights: &Named,
+) -> Box<dyn Program> {
     let cpu = Cpu::new(CpuOptions { threads, isa }).expect("a CPU");
-    cpu.load(Arc::new(graph.clone()), weights, &LoadOptions::default()).expect("a program")
+    let options = LoadOptions { activations, ..LoadOptions::default() };
+    cpu.load(Arc::new(graph.clone()), weights, &options).expect("a program")
 }
 
 /// A step of one sequence without a past, whose rows are given as embeddings and want logits.

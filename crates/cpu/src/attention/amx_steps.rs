@@ -1,0 +1,423 @@
+//! What attention on the tile unit is made of: packing tiles, their products, softmax between them.
+//!
+//! A tile register is 16 rows of 64 bytes. `tdpbf16ps` adds to `sums[m][n]` the products of
+//! `a[m][2 i], a[m][2 i + 1]` and `b[i][2 n], b[i][2 n + 1]` for `i` below 16 (Intel's Software
+//! Developer's Manual, volume 2). Tiles in memory are [`TILE`] values of `f32` long, whatever is in
+//! them, and lie on lines of cache.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::Queries;
+use super::lanes::soft_cap;
+use keeve_graph::Attention;
+
+/// Queries of a tile, and rows of it.
+pub(super) const LANES: usize = 16;
+/// Tiles of queries that go together: each tile of keys or values that is loaded is used twice.
+pub(super) const PAIR: usize = 2;
+/// Numbers that a step of a product goes over: of a head, then keys.
+pub(super) const KEYS: usize = 32;
+/// Length of a tile, in `f32`.
+pub(super) const TILE: usize = LANES * LANES;
+
+/// Packs a page of keys (`[up to 32, head_dim]`) as they are: for each 16 keys and each 32 numbers a
+/// tile, the last one filled up with zeros. Rows of missing keys are left alone.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn pack_keys(keys: &[f32], head_dim: usize, tiles: &mut [f32]) {
+    let steps = head_dim.div_ceil(KEYS);
+    for (row, key) in keys.chunks_exact(head_dim).enumerate() {
+        let tiles = &mut tiles[row / LANES * steps * TILE..][..steps * TILE];
+        for (part, tile) in key.chunks(KEYS).zip(tiles.chunks_exact_mut(TILE)) {
+            store(narrow_run(part), &mut tile[row % LANES * LANES..][..LANES]);
+        }
+    }
+}
+
+/// Packs a page of values (`[up to 32, head_dim]`) transposed: for each 16 numbers a tile of 16 numbers
+/// by 32 tokens, zeros where there are none.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn pack_values(values: &[f32], head_dim: usize, tiles: &mut [f32]) {
+    for (index, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
+        let columns = (index * LANES).min(head_dim)..((index + 1) * LANES).min(head_dim);
+        let token = |token: usize| match values.get(token * head_dim..(token + 1) * head_dim) {
+            Some(value) => load_first(&value[columns.clone()]),
+            None => _mm512_setzero_ps(),
+        };
+        let mut pairs = [_mm512_setzero_ps(); LANES];
+        for (index, pair) in pairs.iter_mut().enumerate() {
+            *pair = interleave(token(2 * index), token(2 * index + 1));
+        }
+        for (row, out) in transpose(pairs).into_iter().zip(tile.chunks_exact_mut(LANES)) {
+            store(row, out);
+        }
+    }
+}
+
+/// Packs the queries from `first` on transposed: for each 32 numbers a tile of 16 pairs of numbers by 16
+/// queries, zeros where there are none.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn pack_queries(queries: &Queries<'_>, first: usize, tiles: &mut [f32]) {
+    let (head_dim, group) = (queries.spec.head_dim, queries.group());
+    let count = queries.rows() * group;
+    for (index, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
+        let columns = index * KEYS..((index + 1) * KEYS).min(head_dim);
+        let mut rows = [_mm512_setzero_ps(); LANES];
+        for (query, row) in (first..count).zip(&mut rows) {
+            let own = &queries.row(query / group)[query % group * head_dim..][..head_dim];
+            *row = narrow_run(&own[columns.clone()]);
+        }
+        for (row, out) in transpose(rows).into_iter().zip(tile.chunks_exact_mut(LANES)) {
+            store(row, out);
+        }
+    }
+}
+
+/// Two operands of [`products`], or its results, among tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Operand<'a> {
+    pub tiles: &'a [f32],
+    /// From one step's tile to the next step's.
+    pub step: usize,
+    /// From the first operand to the second.
+    pub other: usize,
+}
+
+/// Products, over `steps` steps, of two operands whose rows are rows of the results, and two whose
+/// columns are columns of them. Row tile `i` by column tile `j` goes to `out[i * out_row + j * out_col]`
+/// and after.
+///
+/// # Safety
+/// Tiles must be configured on this thread.
+pub(super) unsafe fn products(
+    rows: Operand<'_>,
+    cols: Operand<'_>,
+    steps: usize,
+    out: &mut [f32],
+    out_row: usize,
+    out_col: usize,
+) {
+    assert!(steps > 0 && out.len() >= out_row + out_col + TILE);
+    for Operand { tiles, step, other } in [rows, cols] {
+        assert!(tiles.len() >= (steps - 1) * step + other + TILE);
+    }
+    // SAFETY: all tiles are within the slices by the assertions; the caller vouches for the
+    // configuration. Loads and stores need no alignment.
+    unsafe {
+        let (a, b, out) = (rows.tiles.as_ptr(), cols.tiles.as_ptr(), out.as_mut_ptr());
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a0} + {stride}*1]",
+            "tileloadd tmm6, [{b0} + {stride}*1]",
+            "tileloadd tmm7, [{b1} + {stride}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{a1} + {stride}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a0}, {a_step}",
+            "add {a1}, {a_step}",
+            "add {b0}, {b_step}",
+            "add {b1}, {b_step}",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{out00} + {stride}*1], tmm0",
+            "tilestored [{out01} + {stride}*1], tmm1",
+            "tilestored [{out10} + {stride}*1], tmm2",
+            "tilestored [{out11} + {stride}*1], tmm3",
+            a0 = inout(reg) a => _,
+            a1 = inout(reg) a.add(rows.other) => _,
+            b0 = inout(reg) b => _,
+            b1 = inout(reg) b.add(cols.other) => _,
+            steps = inout(reg) steps => _,
+            a_step = in(reg) rows.step * size_of::<f32>(),
+            b_step = in(reg) cols.step * size_of::<f32>(),
+            stride = in(reg) 64usize,
+            out00 = in(reg) out,
+            out01 = in(reg) out.add(out_col),
+            out10 = in(reg) out.add(out_row),
+            out11 = in(reg) out.add(out_row + out_col),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// What products are turned into scores with.
+pub(super) struct Factors {
+    /// For a product, or for a score under a cap.
+    scale: f32,
+    cap: Option<(f32, f32)>,
+}
+
+impl Factors {
+    /// Scores are in units of `ln 2`, so that weights are powers of two.
+    pub fn new(spec: &Attention) -> Self {
+        let log2_e = std::f32::consts::LOG2_E;
+        match spec.soft_cap {
+            None => Self { scale: spec.scale * log2_e, cap: None },
+            Some(cap) => Self { scale: spec.scale, cap: Some((cap, log2_e)) },
+        }
+    }
+}
+
+/// What the queries of a tile see of some keys: for each query the first key and the one after the last,
+/// counted from the first of the keys.
+pub(super) struct Seen {
+    from: [i32; LANES],
+    to: [i32; LANES],
+}
+
+impl Seen {
+    /// For the queries from `first` on and the keys from the token `start` on.
+    pub fn new(queries: &Queries<'_>, first: usize, start: usize) -> Self {
+        let within = |token: usize| token.saturating_sub(start).min(1 << 20) as i32;
+        let sees = |lane: usize| queries.sees((first + lane) / queries.group());
+        Self {
+            from: std::array::from_fn(|lane| within(sees(lane).start)),
+            to: std::array::from_fn(|lane| within(sees(lane).end)),
+        }
+    }
+}
+
+/// Turns products (`[keys, LANES]`) into weights in bf16 (a tile for each 32 keys: pairs of keys by
+/// queries) and keeps account in `numbers`: the largest score so far, in units of `ln 2`, and the sum
+/// of weights. Gives what earlier sums have to be multiplied by.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) fn softmax(
+    scores: &mut [f32],
+    factors: &Factors,
+    seen: Option<Seen>,
+    numbers: &mut [f32],
+    weights: &mut [f32],
+) -> [f32; LANES] {
+    let (largest_before, sum_before) = numbers.split_at_mut(LANES);
+    let before = load(largest_before);
+    let scale = _mm512_set1_ps(factors.scale);
+    let mut largest = [before; 2];
+    if seen.is_none() && factors.cap.is_none() {
+        for scores in scores.chunks_exact_mut(2 * LANES) {
+            for (score, largest) in scores.chunks_exact_mut(LANES).zip(&mut largest) {
+                let value = _mm512_mul_ps(load(score), scale);
+                *largest = _mm512_max_ps(value, *largest);
+                store(value, score);
+            }
+        }
+    } else {
+        let unseen = _mm512_set1_ps(f32::NEG_INFINITY);
+        let limits = seen.map(|seen| (load_ints(&seen.from), load_ints(&seen.to)));
+        for (key, score) in scores.chunks_exact_mut(LANES).enumerate() {
+            let mut value = _mm512_mul_ps(load(score), scale);
+            if let Some((cap, log2_e)) = factors.cap {
+                // SAFETY: this function has the instructions.
+                value = _mm512_mul_ps(unsafe { soft_cap(value, cap) }, _mm512_set1_ps(log2_e));
+            }
+            if let Some((from, to)) = limits {
+                let key = _mm512_set1_epi32(key as i32);
+                let seen = _mm512_cmple_epi32_mask(from, key) & _mm512_cmplt_epi32_mask(key, to);
+                value = _mm512_mask_blend_ps(seen, unseen, value);
+            }
+            largest[0] = _mm512_max_ps(value, largest[0]);
+            store(value, score);
+        }
+    }
+    let largest = _mm512_max_ps(largest[0], largest[1]);
+    let base = _mm512_max_ps(largest, _mm512_set1_ps(f32::MIN));
+    let by = power_of_two(_mm512_sub_ps(before, base));
+    let mut sums = [_mm512_setzero_ps(); 2];
+    for (scores, pair) in scores.chunks_exact(2 * LANES).zip(weights.chunks_exact_mut(LANES)) {
+        let first = power_of_two(_mm512_sub_ps(load(&scores[..LANES]), base));
+        let second = power_of_two(_mm512_sub_ps(load(&scores[LANES..]), base));
+        sums = [_mm512_add_ps(sums[0], first), _mm512_add_ps(sums[1], second)];
+        store(interleave(first, second), pair);
+    }
+    let sum = _mm512_fmadd_ps(load(sum_before), by, _mm512_add_ps(sums[0], sums[1]));
+    store(largest, largest_before);
+    store(sum, sum_before);
+    let mut factors = [0.0; LANES];
+    store(by, &mut factors);
+    factors
+}
+
+/// `sums = sums * by + fresh`, both `[numbers, LANES]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn add_fresh(fresh: &[f32], by: &[f32; LANES], sums: &mut [f32]) {
+    let by = load(by);
+    for (sum, fresh) in sums.chunks_exact_mut(LANES).zip(fresh.chunks_exact(LANES)) {
+        store(_mm512_fmadd_ps(load(sum), by, load(fresh)), sum);
+    }
+}
+
+/// Adds the sums of a split to those of the splits before; both are values `[numbers, LANES]`, the
+/// largest score `[LANES]` and the sum of weights `[LANES]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn add_split(split: &[f32], total: &mut [f32]) {
+    let (values, numbers) = split.split_at(split.len() - 2 * LANES);
+    let (totals, total_numbers) = total.split_at_mut(split.len() - 2 * LANES);
+    let (before, own) = (load(&total_numbers[..LANES]), load(&numbers[..LANES]));
+    let largest = _mm512_max_ps(own, before);
+    let base = _mm512_max_ps(largest, _mm512_set1_ps(f32::MIN));
+    let by = power_of_two(_mm512_sub_ps(before, base));
+    let own_by = power_of_two(_mm512_sub_ps(own, base));
+    let add = |own: &[f32], total: &mut [f32]| {
+        let own = _mm512_mul_ps(load(own), own_by);
+        store(_mm512_fmadd_ps(load(total), by, own), total);
+    };
+    add(&numbers[LANES..], &mut total_numbers[LANES..]);
+    store(largest, &mut total_numbers[..LANES]);
+    for (own, total) in values.chunks_exact(LANES).zip(totals.chunks_exact_mut(LANES)) {
+        add(own, total);
+    }
+}
+
+/// Writes the results of the queries from `first` on.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(super) fn finish(queries: &Queries<'_>, first: usize, total: &[f32], out: &mut [&mut [f32]]) {
+    let (head_dim, group) = (queries.spec.head_dim, queries.group());
+    let count = queries.rows() * group;
+    let (values, numbers) = total.split_at(total.len() - 2 * LANES);
+    let sums = load(&numbers[LANES..]);
+    for (index, tile) in values.chunks_exact(TILE).enumerate() {
+        let columns = (index * LANES).min(head_dim)..((index + 1) * LANES).min(head_dim);
+        let mut rows = [_mm512_setzero_ps(); LANES];
+        for (row, values) in rows.iter_mut().zip(tile.chunks_exact(LANES)) {
+            *row = _mm512_div_ps(load(values), sums);
+        }
+        for (query, result) in (first..count).zip(transpose(rows)) {
+            let own = &mut out[query / group][query % group * head_dim..][..head_dim];
+            store_first(result, &mut own[columns.clone()]);
+        }
+    }
+}
+
+/// `2^x` for `x` at most 0: exactly 1 for 0, exactly 0 below `-150`, else to some `3e-6` of it, far
+/// finer than the bf16 that weights become. NaN stays.
+///
+/// `x = n + r` with `|r| <= 1/2`, and a polynomial for `2^r` whose coefficients minimize the largest
+/// relative error, the constant one fixed at 1 (found by iterated least squares).
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn power_of_two(x: __m512) -> __m512 {
+    const COEFFICIENTS: [f32; 4] = [0.009_582_848, 0.055_906_426, 0.240_240_99, 0.693_124_2];
+    /// Adding it leaves no places after the point.
+    const WHOLE: f32 = (3 << 22) as f32;
+    let x = _mm512_max_ps(_mm512_set1_ps(-200.0), x);
+    let shifted = _mm512_add_ps(x, _mm512_set1_ps(WHOLE));
+    let n = _mm512_sub_ps(shifted, _mm512_set1_ps(WHOLE));
+    let r = _mm512_sub_ps(x, n);
+    let mut sum = _mm512_set1_ps(COEFFICIENTS[0]);
+    for coefficient in &COEFFICIENTS[1..] {
+        sum = _mm512_fmadd_ps(sum, r, _mm512_set1_ps(*coefficient));
+    }
+    _mm512_scalef_ps(_mm512_fmadd_ps(sum, r, _mm512_set1_ps(1.0)), n)
+}
+
+/// Two registers as bf16, `first[0], second[0], first[1], ...`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn interleave(first: __m512, second: __m512) -> __m512 {
+    /// Words of one half and of the other in turn.
+    const ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut lane = 0;
+        while lane < 16 {
+            order[2 * lane] = lane as u16;
+            order[2 * lane + 1] = lane as u16 + 16;
+            lane += 1;
+        }
+        order
+    };
+    // SAFETY: 64 bytes are read of an array of that size; types of a register are interchangeable.
+    unsafe {
+        let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+        let halves: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+        _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, halves))
+    }
+}
+
+/// Up to 32 values as bf16, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn narrow_run(values: &[f32]) -> __m512 {
+    let (first, second) = values.split_at(values.len().min(LANES));
+    // SAFETY: types of a register are interchangeable.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(load_first(second), load_first(first))) }
+}
+
+/// Transposes 16 by 16 lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
+    let mut pairs = rows;
+    for (to, from) in pairs.chunks_exact_mut(2).zip(rows.chunks_exact(2)) {
+        to[0] = _mm512_unpacklo_ps(from[0], from[1]);
+        to[1] = _mm512_unpackhi_ps(from[0], from[1]);
+    }
+    // Column 4 q + c of rows 4 i .. 4 i + 4 is quarter q of quads[4 i + c].
+    let mut quads = pairs;
+    for (to, from) in quads.chunks_exact_mut(4).zip(pairs.chunks_exact(4)) {
+        let from = [from[0], from[1], from[2], from[3]].map(|row| _mm512_castps_pd(row));
+        to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(from[0], from[2]));
+        to[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(from[0], from[2]));
+        to[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(from[1], from[3]));
+        to[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(from[1], from[3]));
+    }
+    let mut columns = quads;
+    for c in 0..4 {
+        let even_low = _mm512_shuffle_f32x4::<0x88>(quads[c], quads[4 + c]);
+        let odd_low = _mm512_shuffle_f32x4::<0xdd>(quads[c], quads[4 + c]);
+        let even_high = _mm512_shuffle_f32x4::<0x88>(quads[8 + c], quads[12 + c]);
+        let odd_high = _mm512_shuffle_f32x4::<0xdd>(quads[8 + c], quads[12 + c]);
+        columns[c] = _mm512_shuffle_f32x4::<0x88>(even_low, even_high);
+        columns[4 + c] = _mm512_shuffle_f32x4::<0x88>(odd_low, odd_high);
+        columns[8 + c] = _mm512_shuffle_f32x4::<0xdd>(even_low, even_high);
+        columns[12 + c] = _mm512_shuffle_f32x4::<0xdd>(odd_low, odd_high);
+    }
+    columns
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(values: &[f32]) -> __m512 {
+    assert!(values.len() >= LANES);
+    // SAFETY: as many values are there.
+    unsafe { _mm512_loadu_ps(values.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_ints(values: &[i32; LANES]) -> __m512i {
+    // SAFETY: as many values are there.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+}
+
+/// Up to 16 values, and zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_first(values: &[f32]) -> __m512 {
+    let mask = ((1u32 << values.len().min(LANES)) - 1) as __mmask16;
+    // SAFETY: only values that are there are read.
+    unsafe { _mm512_maskz_loadu_ps(mask, values.as_ptr()) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(values: __m512, to: &mut [f32]) {
+    assert!(to.len() >= LANES);
+    // SAFETY: there is room for as many.
+    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), values) }
+}
+
+/// Stores as many values as `to` has, up to 16.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_first(values: __m512, to: &mut [f32]) {
+    let mask = ((1u32 << to.len().min(LANES)) - 1) as __mmask16;
+    // SAFETY: only values for which there is room are written.
+    unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, values) }
+}

@@ -1,0 +1,401 @@
+//! `attention`: every row of a step against its own sequence.
+//!
+//! # What a number is
+//!
+//! Nothing here holds scores of more than a piece of the context. The tokens of a sequence are cut,
+//! from its beginning, into splits of [`SPLIT`] and those into blocks of [`BLOCK`]. For one row and one
+//! head, with `s[j]` the score of token `j` and only tokens that the row sees:
+//!
+//! ```text
+//! for each split:  m = -inf, l = 0, o = 0
+//!   for each block of it:  n = max(m, max s[j]);  c = e^(m - n);  p[j] = e^(s[j] - n)
+//!                          l = l c + sum p[j];  o = o c + sum p[j] v[j];  m = n
+//!   then, with N = max(M, m):  L = L e^(M - N) + l e^(m - N);  O likewise;  M = N
+//! result: O / L
+//! ```
+//!
+//! (the rescaled sums of "FlashAttention", Dao et al. 2022, twice over). Where blocks begin depends
+//! on the sequence alone, and a token that the row does not see adds exactly nothing (`p = 0`; a block
+//! or split of such tokens gives `c = 1`), so a row's result is the same whichever rows share its task.
+//!
+//! # Recipes
+//!
+//! | activations | rows | keys, values, queries and `p` (in its product with `v`) | sums |
+//! |---|---|---|---|
+//! | `float` | all | as stored, `f32` | `f32` |
+//! | other | prompt | rounded to bf16 | `f32` |
+//! | other | generated | as stored, `f32` | `f32`; a split is one block |
+//!
+//! Under `float` and in prompts, a kernel takes blocks of rows; generated rows are taken one by one,
+//! over several splits at the same time if there are too few of them to occupy all threads.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_steps;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod single;
+mod singles;
+#[cfg(target_arch = "x86_64")]
+mod stage;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tier;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use keeve_graph::{Attention, PageId, Phase, SequenceRows, Step};
+
+use crate::isa::Isa;
+use crate::key_values::{KeyValues, PAGE_TOKENS};
+use crate::pool::Pool;
+use crate::scratch::Scratch;
+use crate::shared_out::SharedOut;
+
+/// Tokens whose scores are held at the same time: a multiple of a page.
+const BLOCK: usize = 64;
+/// Tokens whose sums are made apart from those of others: a multiple of [`BLOCK`].
+const SPLIT: usize = 512;
+/// Queries (rows by heads) that a task takes, about. More share the work of unpacking keys and
+/// values; their sums have to stay in the second level of cache.
+const TASK_QUERIES: usize = 512;
+/// Tasks that each thread should find, so that one that is held up delays little.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Attention of one tier.
+pub(crate) trait AttentionKernels: Send + Sync {
+    /// Attends rows to all that they see. `out` has each row's part: `[group * head_dim]`.
+    fn blocks(
+        &self,
+        queries: &Queries<'_>,
+        numbers: Numbers,
+        out: &mut [&mut [f32]],
+        scratch: &mut Scratch,
+    );
+
+    /// Attends the first row to `tokens`, which lie in one split and which it sees, into `partial`.
+    /// `work` has [`split_work`] values.
+    fn split(
+        &self,
+        queries: &Queries<'_>,
+        tokens: Range<usize>,
+        partial: Partial<'_>,
+        work: &mut [f32],
+    );
+}
+
+/// The kernels of `isa`, if this machine (and this build) has them.
+pub(crate) fn attention_kernels(isa: Isa) -> Option<Arc<dyn AttentionKernels>> {
+    match isa {
+        Isa::Scalar => Some(Arc::new(crate::scalar::Scalar)),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => crate::vector::Avx2::detect().map(|tier| Arc::new(tier) as _),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => crate::vector::Avx512::detect().map(|tier| Arc::new(tier) as _),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => amx::AmxAttention::detect().map(|tier| Arc::new(tier) as _),
+        #[cfg(not(target_arch = "x86_64"))]
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
+    }
+}
+
+/// What enters the products of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Numbers {
+    /// What is stored.
+    Float,
+    /// All of it rounded to bf16.
+    Bf16,
+}
+
+/// Values of `work` that [`AttentionKernels::split`] asks for: scores, and a page unpacked.
+fn split_work(spec: &Attention) -> usize {
+    spec.heads / spec.kv_heads * SPLIT + PAGE_TOKENS * spec.head_dim
+}
+
+/// Consecutive rows of one sequence, and the query heads that share one head of keys.
+pub(crate) struct Queries<'a> {
+    spec: &'a Attention,
+    kv: &'a KeyValues,
+    pages: &'a [PageId],
+    kv_head: usize,
+    /// The place of the first row's token in its sequence.
+    position: usize,
+    /// Queries of the rows: `[rows, heads * head_dim]`.
+    q: &'a [f32],
+}
+
+impl Queries<'_> {
+    fn rows(&self) -> usize {
+        self.q.len() / (self.spec.heads * self.spec.head_dim)
+    }
+
+    /// Query heads that share the head of keys.
+    fn group(&self) -> usize {
+        self.spec.heads / self.spec.kv_heads
+    }
+
+    /// The tokens that a row sees.
+    fn sees(&self, row: usize) -> Range<usize> {
+        let end = self.position + row + 1;
+        self.spec.window.map_or(0, |window| end.saturating_sub(window))..end
+    }
+
+    /// The tokens that some row sees.
+    fn all_see(&self) -> Range<usize> {
+        self.sees(0).start..self.position + self.rows()
+    }
+
+    /// The queries of a row: `[group * head_dim]`.
+    fn row(&self, row: usize) -> &[f32] {
+        let width = self.spec.heads * self.spec.head_dim;
+        &self.q[row * width..][self.columns()]
+    }
+
+    /// Where the heads are in a row.
+    fn columns(&self) -> Range<usize> {
+        let width = self.group() * self.spec.head_dim;
+        self.kv_head * width..(self.kv_head + 1) * width
+    }
+}
+
+/// The largest score `m`, the sum `l` and the weighted values `o` of some tokens, for each query head
+/// of a group: `[group]`, `[group]`, `[group, head_dim]`.
+pub(crate) struct Partial<'a> {
+    largest: &'a mut [f32],
+    sums: &'a mut [f32],
+    values: &'a mut [f32],
+}
+
+impl<'a> Partial<'a> {
+    /// How many numbers it is.
+    fn len(spec: &Attention) -> usize {
+        spec.heads / spec.kv_heads * (spec.head_dim + 2)
+    }
+
+    /// A view of [`Partial::len`] numbers.
+    fn new(spec: &Attention, numbers: &'a mut [f32]) -> Self {
+        let group = spec.heads / spec.kv_heads;
+        let (largest, rest) = numbers.split_at_mut(group);
+        let (sums, values) = rest.split_at_mut(group);
+        Self { largest, sums, values }
+    }
+
+    /// Of no tokens.
+    fn clear(&mut self) {
+        self.largest.fill(f32::NEG_INFINITY);
+        self.sums.fill(0.0);
+        self.values.fill(0.0);
+    }
+
+    /// Adds later tokens.
+    fn add(&mut self, later: &Partial<'_>) {
+        let head_dim = self.values.len() / self.sums.len();
+        let values = self.values.chunks_exact_mut(head_dim);
+        let pairs = values.zip(later.values.chunks_exact(head_dim)).enumerate();
+        for (head, (values, later_values)) in pairs {
+            let largest = self.largest[head].max(later.largest[head]);
+            let by = (self.largest[head] - base(largest)).exp();
+            let later_by = (later.largest[head] - base(largest)).exp();
+            self.largest[head] = largest;
+            self.sums[head] = self.sums[head] * by + later.sums[head] * later_by;
+            for (value, later) in values.iter_mut().zip(later_values) {
+                *value = *value * by + later * later_by;
+            }
+        }
+    }
+
+    /// Writes the result.
+    fn finish(&self, out: &mut [f32]) {
+        let head_dim = self.values.len() / self.sums.len();
+        let heads = out.chunks_exact_mut(head_dim).zip(self.values.chunks_exact(head_dim));
+        for ((out, values), sum) in heads.zip(&*self.sums) {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value / sum);
+        }
+    }
+}
+
+/// What scores are made smaller by: the largest of them, or where there are none yet, a number that
+/// leaves minus infinity what it is.
+fn base(largest: f32) -> f32 {
+    largest.max(f32::MIN)
+}
+
+/// Appends the keys and values of the step's rows to their sequences.
+pub(crate) fn append(
+    kv: &mut KeyValues,
+    step: &Step<'_>,
+    keys: &[f32],
+    values: &[f32],
+    pool: &Pool,
+) {
+    let width = kv.shape.kv_heads * kv.shape.head_dim;
+    // A task is what a sequence puts into one page.
+    let of_sequence = |sequence: &SequenceRows<'_>| {
+        let (past, rows) = (sequence.past, sequence.rows.clone());
+        pages(past..past + rows.len()).map(move |(page, tokens)| {
+            let row = rows.start + page * PAGE_TOKENS + tokens.start - past;
+            (page, tokens, row)
+        })
+    };
+    let tasks: Vec<_> = step
+        .sequences
+        .iter()
+        .flat_map(|sequence| of_sequence(sequence).map(move |task| (sequence, task)))
+        .collect();
+    let writer = kv.writer();
+    pool.run(tasks.len(), |index, _| {
+        let (sequence, (page, tokens, row)) = &tasks[index];
+        let rows = row * width..(row + tokens.len()) * width;
+        let (keys, values) = (&keys[rows.clone()], &values[rows]);
+        // SAFETY: a step is checked to write to a page for one sequence only, and a sequence's tasks
+        // are of different pages.
+        unsafe { writer.store(sequence.pages[*page], tokens.start, keys, values) };
+    });
+}
+
+/// Attends each row of `q` to the tokens of its sequence up to itself. Padding rows give zeros.
+/// `float` says that activations are not rounded.
+#[allow(clippy::too_many_arguments)] // Where to, from what, by whom.
+pub(crate) fn attend(
+    kernels: &dyn AttentionKernels,
+    float: bool,
+    spec: &Attention,
+    kv: &KeyValues,
+    step: &Step<'_>,
+    q: &[f32],
+    out: &mut [f32],
+    pool: &Pool,
+) {
+    let width = spec.heads * spec.head_dim;
+    let mut owned = 0;
+    for sequence in &step.sequences {
+        out[owned * width..sequence.rows.start * width].fill(0.0);
+        owned = sequence.rows.end;
+    }
+    out[owned * width..].fill(0.0);
+
+    let (mut blocks, mut singles) = (vec![], vec![]);
+    for sequence in &step.sequences {
+        for (phase, rows) in runs(step, sequence.rows.clone()) {
+            let run = Run { sequence, rows };
+            match phase {
+                Phase::Generated if !float => {
+                    singles.extend(run.rows.clone().map(|row| Run { rows: row..row + 1, ..run }));
+                }
+                Phase::Generated | Phase::Prompt => blocks.push(run),
+            }
+        }
+    }
+    let data = Data { spec, kv, q };
+    let out = SharedOut::new(out, width);
+    if !blocks.is_empty() {
+        let numbers = if float { Numbers::Float } else { Numbers::Bf16 };
+        attend_blocks(kernels, numbers, &data, &blocks, &out, pool);
+    }
+    if !singles.is_empty() {
+        singles::attend(kernels, &data, &singles, &out, pool);
+    }
+}
+
+/// Rows of a step that belong to one sequence.
+#[derive(Clone)]
+struct Run<'a> {
+    sequence: &'a SequenceRows<'a>,
+    rows: Range<usize>,
+}
+
+impl Run<'_> {
+    /// The place of the first row's token in its sequence.
+    fn position(&self) -> usize {
+        self.sequence.past + self.rows.start - self.sequence.rows.start
+    }
+}
+
+/// What all tasks read.
+struct Data<'a> {
+    spec: &'a Attention,
+    kv: &'a KeyValues,
+    q: &'a [f32],
+}
+
+impl<'a> Data<'a> {
+    fn queries(&self, run: &Run<'a>, kv_head: usize) -> Queries<'a> {
+        let width = self.spec.heads * self.spec.head_dim;
+        Queries {
+            spec: self.spec,
+            kv: self.kv,
+            pages: run.sequence.pages,
+            kv_head,
+            position: run.position(),
+            q: &self.q[run.rows.start * width..run.rows.end * width],
+        }
+    }
+}
+
+/// Attends rows in blocks.
+fn attend_blocks(
+    kernels: &dyn AttentionKernels,
+    numbers: Numbers,
+    data: &Data<'_>,
+    runs: &[Run<'_>],
+    out: &SharedOut<'_>,
+    pool: &Pool,
+) {
+    let Attention { heads, kv_heads, .. } = *data.spec;
+    let rows: usize = runs.iter().map(|run| run.rows.len()).sum();
+    let most = (TASK_QUERIES / (heads / kv_heads)).max(1);
+    // Smaller tasks if there would be too few; results do not depend on it.
+    let wanted = (TASKS_PER_THREAD * pool.threads()).div_ceil(kv_heads);
+    let rows_per_task = rows.div_ceil(wanted).next_multiple_of(BLOCK).min(most);
+    let mut tasks = vec![];
+    for run in runs {
+        for start in run.rows.clone().step_by(rows_per_task) {
+            let rows = start..(start + rows_per_task).min(run.rows.end);
+            tasks.push(Run { rows, ..*run });
+        }
+    }
+    // The longest first, so that none is left for the end.
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.position() + task.rows.len()));
+    pool.run(tasks.len() * kv_heads, |index, scratch| {
+        let task = &tasks[index / kv_heads];
+        let queries = data.queries(task, index % kv_heads);
+        let part = |row| {
+            // SAFETY: tasks differ in their rows or in their heads.
+            unsafe { out.part(row, queries.columns()) }
+        };
+        let mut out: Vec<_> = task.rows.clone().map(part).collect();
+        kernels.blocks(&queries, numbers, &mut out, scratch);
+    });
+}
+
+/// Runs of rows of the same phase.
+fn runs(step: &Step<'_>, rows: Range<usize>) -> impl Iterator<Item = (Phase, Range<usize>)> {
+    let mut start = rows.start;
+    step.rows[rows].chunk_by(|a, b| a.phase == b.phase).map(move |run| {
+        let rows = start..start + run.len();
+        start = rows.end;
+        (run[0].phase, rows)
+    })
+}
+
+/// The pages that hold `tokens`, each with the range of its tokens that are meant.
+fn pages(tokens: Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
+    (tokens.start / PAGE_TOKENS..tokens.end.div_ceil(PAGE_TOKENS)).map(move |page| {
+        let start = page * PAGE_TOKENS;
+        (page, tokens.start.saturating_sub(start)..(tokens.end - start).min(PAGE_TOKENS))
+    })
+}
+
+/// The pieces of `tokens` that lie in different runs of `len` tokens.
+fn pieces(tokens: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    (tokens.start / len..tokens.end.div_ceil(len))
+        .map(move |piece| tokens.start.max(piece * len)..tokens.end.min((piece + 1) * len))
+}

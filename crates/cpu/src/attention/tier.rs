@@ -1,0 +1,62 @@
+//! Attention of the vector tiers, compiled for each set of instructions.
+
+use std::arch::x86_64::{__m256, __m512};
+use std::ops::Range;
+
+use super::blocks::blocks;
+use super::single::split;
+use super::{AttentionKernels, Numbers, Partial, Queries};
+use crate::scratch::Scratch;
+use crate::vector::{Avx2, Avx512};
+
+/// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
+macro_rules! attention {
+    ($name:ident: $lanes:ty, $($feature:tt)+) => {
+        impl AttentionKernels for &'static $name {
+            fn blocks(
+                &self,
+                queries: &Queries<'_>,
+                numbers: Numbers,
+                out: &mut [&mut [f32]],
+                scratch: &mut Scratch,
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    queries: &Queries<'_>,
+                    numbers: Numbers,
+                    out: &mut [&mut [f32]],
+                    scratch: &mut Scratch,
+                ) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { blocks::<$lanes>(queries, numbers, out, scratch) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(queries, numbers, out, scratch) }
+            }
+
+            fn split(
+                &self,
+                queries: &Queries<'_>,
+                tokens: Range<usize>,
+                partial: Partial<'_>,
+                work: &mut [f32],
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    queries: &Queries<'_>,
+                    tokens: Range<usize>,
+                    partial: Partial<'_>,
+                    work: &mut [f32],
+                ) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { split::<$lanes>(queries, tokens, partial, work) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(queries, tokens, partial, work) }
+            }
+        }
+    };
+}
+
+attention!(Avx2: __m256, "avx2" "fma" "f16c");
+attention!(Avx512: __m512, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl");

@@ -1,0 +1,402 @@
+//! Products of many rows: activations in int8 or bf16 by panels of weights.
+//!
+//! A task has some rows of activations, and of them columns that stay in the second level of cache
+//! together; it goes through its weight rows panel by panel, and through the activations with each
+//! panel, while the next panel is fetched. What a number is computed from, and in which order,
+//! depends on nothing but its own row and column, so rows are invariant, and all tiers give the same
+//! bits: int8 products are exact in `i32`, and `f32` operations come in the same order everywhere.
+//!
+//! With `dot[b]` the product of the 256 columns of block `b`, and `fma` rounding once:
+//!
+//! ```text
+//! a scale for each row of both      y = (sum of dot[b] in i32) as f32 * x_scale * w_scale
+//! weight scales by block            y = 0; for b: y = fma(dot[b] as f32, w_scale[b], y); y *= x_scale
+//! activation scales by block        y = 0; for b: y = fma(dot[b] as f32, x_scale[b] * w_scale[b], y)
+//! bf16                              y = 0; for every 32 columns:
+//!                                     even = sum of x * w of even columns; odd likewise; y += even + odd
+//! ```
+//!
+//! and then the bias is added. The order of bf16 is that of `tdpbf16ps` (Intel's Software Developer's
+//! Manual, volume 2). That instruction reads subnormal numbers as zeros and makes none; the other
+//! tiers do not, so results equal unless weights, products or sums are below `2^-126`.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_products;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod bf16_lanes;
+mod block;
+mod operands;
+mod oracle;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod rate;
+mod rows;
+mod source;
+mod unit;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use std::ops::Range;
+
+use self::block::{SumTile, TILE};
+use self::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use self::rows::RowTiles;
+use self::source::{Bf16, Int8, Source};
+use self::unit::{Started, Unit};
+use crate::isa::Isa;
+use crate::panel::PanelSource;
+use crate::pool::Pool;
+use crate::scratch::Scratch;
+use crate::shared_out::SharedOut;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use self::amx::Amx;
+pub(crate) use self::block::{BF16_COLS, Block};
+pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
+pub(crate) use self::source::Bf16Source;
+
+/// Blocks of a row that are multiplied at one time: 40 KiB of each tile.
+const RUN_BLOCKS: usize = 10;
+/// Row tiles of activations that a task has: with a run of blocks each, 1.25 MiB of a second level
+/// of 2 MiB, the rest of which is for panels.
+const TASK_ROW_TILES: usize = 32;
+/// Tasks for each thread, at least, where there are enough weights: so that threads end at about
+/// the same time.
+const TASKS_PER_THREAD: usize = 4;
+/// Weight tiles of a panel.
+const PANEL_TILES: usize = 4;
+/// So many columns of int8 cannot overflow an `i32`.
+const LONGEST_ROW: usize = 1 << 17;
+
+/// Products of many rows on one tier.
+#[derive(Clone, Copy)]
+pub(crate) struct Gemm {
+    unit: Unit,
+}
+
+/// Where results go.
+pub(crate) struct Output<'a> {
+    /// `[rows][N]`.
+    pub values: &'a mut [f32],
+    /// The row of `values` that each row of activations goes to, all different; none: the same.
+    pub rows: Option<&'a [usize]>,
+    /// Added to each row: `[N]`.
+    pub bias: Option<&'a [f32]>,
+}
+
+impl Gemm {
+    /// The products of a tier that the machine has.
+    pub fn new(isa: Isa) -> Self {
+        Self { unit: Unit::of(isa) }
+    }
+
+    /// `x` by int8 weights: row `r` of the output is `x[r] . weights[n] + bias[n]`.
+    ///
+    /// # Panics
+    /// If K is over 131072 or that of `x` differs from that of the weights, or the output does not
+    /// have the rows.
+    pub fn int8(&self, weights: &dyn PanelSource, x: &Int8Rows, out: Output<'_>, pool: &Pool) {
+        assert!(weights.cols() <= LONGEST_ROW, "rows of {} columns", weights.cols());
+        let source = Int8(weights);
+        let one_each = !x.scale_per_block && source.scale_blocks() == 1;
+        let product = if one_each { Product::Int8 } else { Product::ScaledInt8 };
+        let x = Rows { tiles: &x.tiles, scales: &x.scales, scale_per_block: x.scale_per_block };
+        self.run(&source, x, product, out, pool);
+    }
+
+    /// `x` by bf16 weights: row `r` of the output is `x[r] . weights[n] + bias[n]`.
+    ///
+    /// # Panics
+    /// If K of `x` differs from that of the weights, or the output does not have the rows.
+    pub fn bf16(&self, weights: &dyn Bf16Source, x: &Bf16Rows, out: Output<'_>, pool: &Pool) {
+        let x = Rows { tiles: &x.tiles, scales: &[], scale_per_block: false };
+        self.run(&Bf16(weights), x, Product::Bf16, out, pool);
+    }
+
+    fn run(
+        &self,
+        source: &dyn Source,
+        x: Rows<'_>,
+        product: Product,
+        out: Output<'_>,
+        pool: &Pool,
+    ) {
+        let (n, rows) = (source.rows(), x.tiles.rows);
+        assert!(x.tiles.blocks == source.blocks(), "activations have the columns of the weights");
+        assert!(out.rows.is_none_or(|places| places.len() == rows), "a place for each row");
+        assert!(out.bias.is_none_or(|bias| bias.len() == n), "a bias for each weight row");
+        if n == 0 || rows == 0 {
+            return;
+        }
+        // Scales that are applied at the end are ones until then.
+        let ones = match product {
+            Product::ScaledInt8 if !x.scale_per_block => vec![1.0; x.tiles.tiles() * TILE],
+            _ => vec![],
+        };
+        let places = Places {
+            row_tasks: x.tiles.tiles().div_ceil(TASK_ROW_TILES),
+            panels: n.div_ceil(TILE * PANEL_TILES),
+            threads: pool.threads(),
+        };
+        let job = Job {
+            unit: self.unit,
+            source,
+            x,
+            ones: &ones,
+            product,
+            bias: out.bias,
+            places: out.rows,
+            out: SharedOut::new(out.values, n),
+        };
+        pool.run(places.tasks(), |task, scratch| {
+            let (rows, panels) = places.task(task);
+            let rows = rows.start..rows.end.min(job.x.tiles.tiles());
+            job.rows_by_panels(rows, panels, scratch);
+        });
+    }
+}
+
+/// How a product is cut into tasks.
+struct Places {
+    row_tasks: usize,
+    panels: usize,
+    threads: usize,
+}
+
+impl Places {
+    /// Into how many parts the panels are cut.
+    fn panel_tasks(&self) -> usize {
+        let wanted = (self.threads * TASKS_PER_THREAD).div_ceil(self.row_tasks);
+        wanted.max(self.threads).min(self.panels)
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_tasks * self.panel_tasks()
+    }
+
+    /// The row tiles (perhaps more than there are) and the panels of a task.
+    fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
+        let parts = self.panel_tasks();
+        let (row, part) = (index / parts, index % parts);
+        let panel = |part: usize| part * self.panels / parts;
+        (row * TASK_ROW_TILES..(row + 1) * TASK_ROW_TILES, panel(part)..panel(part + 1))
+    }
+}
+
+/// Activations of whichever kind.
+struct Rows<'a> {
+    tiles: &'a RowTiles,
+    scales: &'a [f32],
+    scale_per_block: bool,
+}
+
+/// A product, as its tasks see it.
+struct Job<'a> {
+    unit: Unit,
+    source: &'a dyn Source,
+    x: Rows<'a>,
+    ones: &'a [f32],
+    product: Product,
+    bias: Option<&'a [f32]>,
+    places: Option<&'a [usize]>,
+    out: SharedOut<'a>,
+}
+
+impl Job<'_> {
+    /// The row tiles `rows` by the weights of `panels`.
+    fn rows_by_panels(&self, rows: Range<usize>, panels: Range<usize>, scratch: &mut Scratch) {
+        let blocks = self.source.blocks();
+        let unit = self.unit.start();
+        let mut first_block = 0;
+        while first_block < blocks {
+            let run = first_block..(first_block + RUN_BLOCKS).min(blocks);
+            for panel in panels.clone() {
+                let tiles = |panel: usize| {
+                    panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles())
+                };
+                let next = if panel + 1 < panels.end { tiles(panel + 1) } else { 0..0 };
+                self.panel(&unit, rows.clone(), tiles(panel), run.clone(), next, scratch);
+            }
+            first_block = run.end;
+        }
+    }
+
+    /// Weight tiles.
+    fn tiles(&self) -> usize {
+        self.source.rows().div_ceil(TILE)
+    }
+
+    /// The row tiles `rows` by the weight tiles `tiles`, of the columns of `run`; fetches the tiles
+    /// `next`, if they need not be unpacked.
+    fn panel(
+        &self,
+        unit: &Started,
+        rows: Range<usize>,
+        tiles: Range<usize>,
+        run: Range<usize>,
+        next: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let scale_blocks = self.source.scale_blocks().min(run.len());
+        // Kernels read the scales of two tiles at a time.
+        let scale_step = tiles.len().next_multiple_of(2) * TILE;
+        let count = tiles.len() * run.len();
+        let [memory, scales] =
+            scratch.take([count * Block::FLOATS + Block::SLACK, scale_step * scale_blocks]);
+        scales.fill(0.0);
+        let memory = Block::within(memory, count);
+        let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
+        let next: Vec<_> = next
+            .flat_map(|tile| run.clone().map(move |block| (tile, block)))
+            .map_while(|(tile, block)| self.source.stored(tile, block))
+            .collect();
+        let pairs = tiles.len().div_ceil(GROUP_TILES) * rows.len().div_ceil(2);
+        let mut ahead = Ahead::new(&next, pairs * run.len());
+        let by_block = self.product == Product::ScaledInt8;
+        let row_width = self.x.tiles.tiles() * TILE;
+        let operands = Operands {
+            x: &self.x.tiles.memory,
+            x_blocks: self.source.blocks(),
+            first_block: run.start,
+            blocks: run.len(),
+            x_scales: if by_block && !self.x.scale_per_block { self.ones } else { self.x.scales },
+            x_scale_step: if self.x.scale_per_block { row_width } else { 0 },
+            weights: &weights,
+            weight_scales: scales,
+            weight_scale_step: if scale_blocks > 1 { scale_step } else { 0 },
+        };
+        for row_tile in rows.clone().step_by(GROUP_ROWS) {
+            let row_tiles = (rows.end - row_tile).min(GROUP_ROWS);
+            let rows = (self.x.tiles.rows - row_tile * TILE).min(row_tiles * TILE);
+            for tile in (0..tiles.len()).step_by(GROUP_TILES) {
+                let group = Group {
+                    row_tile,
+                    row_tiles,
+                    rows,
+                    tile,
+                    tiles: GROUP_TILES.min(tiles.len() - tile),
+                };
+                let mut sums = [[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS];
+                if run.start > 0 {
+                    self.resume(&mut sums, group, tiles.start);
+                }
+                unit.multiply(&operands, group, self.product, &mut ahead, &mut sums);
+                if run.end < self.source.blocks() {
+                    self.suspend(&sums, group, tiles.start);
+                } else {
+                    unit.finish(|| self.finish(&sums, group, tiles.start, scales));
+                }
+            }
+        }
+    }
+
+    /// The part of the output that is row `row` of a group.
+    ///
+    /// # Safety
+    /// As [`SharedOut::part`]: a task may ask for its own groups, one row at a time.
+    #[inline(always)]
+    unsafe fn place(&self, group: Group, row: usize, first_tile: usize) -> &mut [f32] {
+        let start = (first_tile + group.tile) * TILE;
+        let columns = start..(start + group.tiles * TILE).min(self.source.rows());
+        let from = group.row_tile * TILE + row;
+        let to = self.places.map_or(from, |places| places[from]);
+        // SAFETY: no two tasks have the same weight rows and rows, no two rows the same place.
+        unsafe { self.out.part(to, columns) }
+    }
+
+    /// Puts sums that are not complete where the results will be.
+    fn suspend(&self, sums: &Sums, group: Group, first_tile: usize) {
+        for row in 0..group.rows {
+            // SAFETY: the group is this task's.
+            let out = unsafe { self.place(group, row, first_tile) };
+            for (out, sums) in out.chunks_mut(TILE).zip(&sums[row / TILE]) {
+                out.copy_from_slice(&sums.0[row % TILE * TILE..][..out.len()]);
+            }
+        }
+    }
+
+    /// Takes back what [`Self::suspend`] has put away.
+    fn resume(&self, sums: &mut Sums, group: Group, first_tile: usize) {
+        for row in 0..group.rows {
+            // SAFETY: the group is this task's.
+            let out = unsafe { self.place(group, row, first_tile) };
+            for (out, sums) in out.chunks(TILE).zip(&mut sums[row / TILE]) {
+                sums.0[row % TILE * TILE..][..out.len()].copy_from_slice(out);
+            }
+        }
+    }
+
+    /// Hands the sums of a group out. Inlined, to be compiled for each tier.
+    #[inline(always)]
+    fn finish(&self, sums: &Sums, group: Group, first_tile: usize, scales: &[f32]) {
+        let start = (first_tile + group.tile) * TILE;
+        for row in 0..group.rows {
+            let from = group.row_tile * TILE + row;
+            // SAFETY: the group is this task's.
+            let out = unsafe { self.place(group, row, first_tile) };
+            let line = row % TILE * TILE;
+            for (tile, out) in out.chunks_mut(TILE).enumerate() {
+                let sums = &sums[row / TILE][tile];
+                match self.product {
+                    Product::Int8 => {
+                        let x_scale = self.x.scales[from];
+                        let scales = &scales[(group.tile + tile) * TILE..][..TILE];
+                        let sums = &sums.i32()[line..line + TILE];
+                        for ((out, &sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+                            *out = sum as f32 * x_scale * scale;
+                        }
+                    }
+                    Product::ScaledInt8 if !self.x.scale_per_block => {
+                        let x_scale = self.x.scales[from];
+                        for (out, sum) in out.iter_mut().zip(&sums.0[line..line + TILE]) {
+                            *out = sum * x_scale;
+                        }
+                    }
+                    Product::ScaledInt8 | Product::Bf16 => {
+                        out.copy_from_slice(&sums.0[line..][..out.len()]);
+                    }
+                }
+                if let Some(bias) = self.bias {
+                    let bias = &bias[start + tile * TILE..];
+                    for (out, bias) in out.iter_mut().zip(bias) {
+                        *out += bias;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The blocks `run` of `tiles`, `[tile][block]`: as they are stored, or else unpacked into `memory`.
+/// `scales` gets the scales, `[block][tile][16]`, `step` values from block to block, or those of the
+/// first block only, as much as there is room for.
+fn unpack<'a>(
+    source: &'a dyn Source,
+    tiles: Range<usize>,
+    run: Range<usize>,
+    memory: &'a mut [Block],
+    scales: &mut [f32],
+    step: usize,
+) -> Vec<&'a Panel> {
+    let mut weights = Vec::with_capacity(memory.len());
+    for (index, memory) in memory.iter_mut().enumerate() {
+        let (tile, block) = (index / run.len(), index % run.len());
+        let stored = source.stored(tiles.start + tile, run.start + block);
+        let scales = scales.get_mut(block * step + tile * TILE..).unwrap_or(&mut []);
+        if stored.is_none() || !scales.is_empty() {
+            let mut block_scales = [0.0; TILE];
+            source.fill(tiles.start + tile, run.start + block, memory, &mut block_scales);
+            if let Some(scales) = scales.first_chunk_mut() {
+                *scales = block_scales;
+            }
+        }
+        weights.push(stored.unwrap_or(&memory.0));
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests;

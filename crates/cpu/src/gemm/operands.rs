@@ -1,0 +1,129 @@
+//! What a kernel gets: a group of row tiles, a panel of weights, and room for the sums.
+
+use super::block::{Block, SumTile, TILE};
+
+/// Row tiles of a group at most.
+pub(super) const GROUP_ROWS: usize = 4;
+/// Weight tiles of a group at most.
+pub(super) const GROUP_TILES: usize = 2;
+/// Bytes that one address in [`Ahead`] stands for.
+pub(super) const AHEAD_BYTES: usize = 512;
+
+/// Some columns of activations and of a panel of weight tiles.
+pub(super) struct Operands<'a> {
+    /// `[row tile][all blocks]`.
+    pub x: &'a [Block],
+    /// Blocks of a row of `x`.
+    pub x_blocks: usize,
+    /// The first block of these columns.
+    pub first_block: usize,
+    /// Blocks of these columns.
+    pub blocks: usize,
+    /// `[all blocks][row]`, or `[row]`.
+    pub x_scales: &'a [f32],
+    /// `f32` values from the scales of one block of activations to the next: 0 if all share one.
+    pub x_scale_step: usize,
+    /// `[weight tile of the panel][block of these columns]`.
+    pub weights: &'a [&'a Panel],
+    /// `[block of these columns][weight row of the panel]`, or `[weight row]`; an even number of
+    /// tiles.
+    pub weight_scales: &'a [f32],
+    /// The same of weights.
+    pub weight_scale_step: usize,
+}
+
+/// A block of weights. It need not be aligned.
+pub(super) type Panel = [i8; size_of::<Block>()];
+
+impl Operands<'_> {
+    /// A block of activations.
+    pub fn x(&self, tile: usize, block: usize) -> &Block {
+        &self.x[tile * self.x_blocks + self.first_block + block]
+    }
+
+    /// The blocks of a tile of activations.
+    pub fn x_row(&self, tile: usize) -> &[Block] {
+        &self.x[tile * self.x_blocks + self.first_block..][..self.blocks]
+    }
+
+    /// A block of weights.
+    pub fn weights(&self, tile: usize, block: usize) -> &Panel {
+        self.weights[tile * self.blocks + block]
+    }
+
+    /// The blocks of a tile of weights.
+    pub fn weights_row(&self, tile: usize) -> &[&Panel] {
+        &self.weights[tile * self.blocks..][..self.blocks]
+    }
+
+    /// The scales of a block of `tiles` tiles of activations.
+    pub fn x_scales(&self, tile: usize, tiles: usize, block: usize) -> &[f32] {
+        let start = (self.first_block + block) * self.x_scale_step + tile * TILE;
+        &self.x_scales[start..][..tiles * TILE]
+    }
+
+    /// The scales of a block of `tiles` tiles of weights.
+    pub fn weight_scales(&self, tile: usize, tiles: usize, block: usize) -> &[f32] {
+        &self.weight_scales[block * self.weight_scale_step + tile * TILE..][..tiles * TILE]
+    }
+}
+
+/// Which part of the product a group is.
+#[derive(Clone, Copy)]
+pub(super) struct Group {
+    /// The first row tile, and how many: at most [`GROUP_ROWS`].
+    pub row_tile: usize,
+    pub row_tiles: usize,
+    /// Rows in them.
+    pub rows: usize,
+    /// The first weight tile of the panel, and how many: at most [`GROUP_TILES`].
+    pub tile: usize,
+    pub tiles: usize,
+}
+
+/// The sums of a group, `[row tile][weight tile]`.
+pub(super) type Sums = [[SumTile; GROUP_TILES]; GROUP_ROWS];
+
+/// What a kernel leaves in the sums.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Product {
+    /// `i32`: the products of int8 over all columns.
+    Int8,
+    /// `f32`: each block's product of int8 times both scales, added up in order.
+    ScaledInt8,
+    /// `f32`: the products of bf16. In every 32 columns the even ones are added up, then the odd
+    /// ones, starting from zero; then both sums are added, and that to what there was.
+    Bf16,
+}
+
+/// Memory that is wanted in cache by the time the next panel begins: addresses of
+/// [`AHEAD_BYTES`] each, fetched little by little between the products of this one.
+pub(super) struct Ahead {
+    addresses: Vec<*const i8>,
+    taken: usize,
+    /// How many addresses go with each block that is multiplied.
+    per_block: usize,
+}
+
+impl Ahead {
+    /// Spreads the fetching of `panels` over `blocks` multiplications of blocks.
+    pub fn new(panels: &[&Panel], blocks: usize) -> Self {
+        let chunks = panels.iter().flat_map(|panel| panel.chunks(AHEAD_BYTES));
+        let addresses: Vec<_> = chunks.map(<[i8]>::as_ptr).collect();
+        let per_block = addresses.len().div_ceil(blocks.max(1));
+        Self { addresses, taken: 0, per_block }
+    }
+
+    /// The next addresses, for `blocks` multiplications, and how many go with each. There may be
+    /// fewer of them in the end: then there are none.
+    pub fn take(&mut self, blocks: usize) -> (&[*const i8], usize) {
+        let count = self.per_block * blocks;
+        match self.addresses.get(self.taken..self.taken + count) {
+            Some(addresses) => {
+                self.taken += count;
+                (addresses, self.per_block)
+            }
+            None => (&[], 0),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Activations of one step, laid out as tiles. Packed once, used by all products with them.
+
+use super::block::{BF16_COLS, Block, TILE};
+use crate::panel::{PANEL_COLS, QuantizedRows};
+use crate::pool::Pool;
+use crate::shared_out::SharedOut;
+
+/// Rows of activations as [`Block`]s, `[row tile][block]`. Rows past the last are zeros.
+#[derive(Default)]
+pub(super) struct RowTiles {
+    pub rows: usize,
+    /// Blocks of a row.
+    pub blocks: usize,
+    pub memory: Vec<Block>,
+}
+
+impl RowTiles {
+    /// Makes room, keeping the memory that is there.
+    fn resize(&mut self, rows: usize, blocks: usize) {
+        let count = rows.div_ceil(TILE) * blocks;
+        self.memory.truncate(count);
+        self.memory.resize(count, Block::ZERO);
+        (self.rows, self.blocks) = (rows, blocks);
+    }
+
+    /// Tiles of 16 rows, the last one perhaps not full.
+    pub fn tiles(&self) -> usize {
+        self.rows.div_ceil(TILE)
+    }
+}
+
+/// Int8 activations as tiles, with their scales. The memory is kept from step to step.
+#[derive(Default)]
+pub(crate) struct Int8Rows {
+    pub(super) tiles: RowTiles,
+    /// `[block][row]`, or `[row]`; as many rows as the tiles have, zeros past the last.
+    pub(super) scales: Vec<f32>,
+    /// Whether there is a scale for each block of 256 columns, and not one for each row.
+    pub(super) scale_per_block: bool,
+}
+
+impl Int8Rows {
+    /// Takes quantized rows over.
+    ///
+    /// # Panics
+    /// If their scales are neither of 256 columns nor of whole rows, or the lengths do not fit.
+    pub fn pack(&mut self, x: &QuantizedRows, pool: &Pool) {
+        let spans = if x.span >= x.cols { 1 } else { x.cols.div_ceil(x.span.max(1)) };
+        assert!(x.codes.len() == x.rows * x.cols && x.scales.len() == x.rows * spans);
+        self.quantize(x.rows, x.cols, x.span, pool, |row, codes, scales| {
+            codes.copy_from_slice(&x.codes[row * x.cols..][..x.cols]);
+            scales.copy_from_slice(&x.scales[row * spans..][..spans]);
+        });
+    }
+
+    /// Has `quantize` make each row's codes and scales (256 columns each, or one for the row), and
+    /// lays them out while they are in cache. `cols` is K; the codes of the row are K rounded up to
+    /// a multiple of 256, and those past K must be zeros.
+    ///
+    /// # Panics
+    /// If `span` is neither 256 nor at least `cols`.
+    pub fn quantize<F>(&mut self, rows: usize, cols: usize, span: usize, pool: &Pool, quantize: F)
+    where
+        F: Fn(usize, &mut [i8], &mut [f32]) + Sync,
+    {
+        assert!(span == PANEL_COLS || span >= cols, "activation scales of {span} columns");
+        let blocks = cols.div_ceil(PANEL_COLS);
+        self.tiles.resize(rows, blocks);
+        self.scale_per_block = span < cols;
+        let spans = if self.scale_per_block { blocks } else { 1 };
+        let width = self.tiles.tiles() * TILE;
+        self.scales.resize(spans * width, 0.0);
+        if rows == 0 || blocks == 0 {
+            return;
+        }
+        let tiles = SharedOut::new(&mut self.tiles.memory, blocks);
+        let scales = SharedOut::new(&mut self.scales, width);
+        pool.run(width / TILE, |tile, scratch| {
+            let [codes, row_scales] = scratch.take([blocks * PANEL_COLS / size_of::<f32>(), spans]);
+            // SAFETY: as many bytes, which are numbers whatever they are, borrowed from `codes`.
+            let codes: &mut [i8] = unsafe {
+                std::slice::from_raw_parts_mut(codes.as_mut_ptr().cast(), blocks * PANEL_COLS)
+            };
+            // SAFETY: no two tasks have the same tile.
+            let memory = unsafe { tiles.part(tile, 0..blocks) };
+            for lane in 0..TILE {
+                let row = tile * TILE + lane;
+                if row < rows {
+                    quantize(row, codes, row_scales);
+                } else {
+                    codes.fill(0);
+                    row_scales.fill(0.0);
+                }
+                for (block, codes) in memory.iter_mut().zip(codes.chunks_exact(PANEL_COLS)) {
+                    for (part, codes) in block.0.chunks_exact_mut(TILE * 64).zip(codes.chunks(64)) {
+                        part[lane * 64..][..64].copy_from_slice(codes);
+                    }
+                }
+                for (span, &scale) in row_scales.iter().enumerate() {
+                    // SAFETY: no two tasks have the same row.
+                    unsafe { scales.part(span, row..row + 1).fill(scale) };
+                }
+            }
+        });
+    }
+}
+
+/// Activations rounded to bf16, as tiles. The memory is kept from step to step.
+#[derive(Default)]
+pub(crate) struct Bf16Rows {
+    pub(super) tiles: RowTiles,
+}
+
+impl Bf16Rows {
+    /// Rounds `x`, rows of `cols` values.
+    ///
+    /// # Panics
+    /// If `cols` is zero or does not divide the length of `x`.
+    pub fn round(&mut self, x: &[f32], cols: usize, pool: &Pool) {
+        assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values in rows of {cols}", x.len());
+        let (rows, blocks) = (x.len() / cols, cols.div_ceil(BF16_COLS));
+        self.tiles.resize(rows, blocks);
+        if rows == 0 {
+            return;
+        }
+        let tiles = SharedOut::new(&mut self.tiles.memory, blocks);
+        pool.run(rows.div_ceil(TILE), |tile, _| {
+            // SAFETY: no two tasks have the same tile.
+            let memory = unsafe { tiles.part(tile, 0..blocks) };
+            for lane in 0..TILE {
+                let row = tile * TILE + lane;
+                let x = if row < rows { &x[row * cols..][..cols] } else { &[] };
+                for (index, block) in memory.iter_mut().enumerate() {
+                    let x = x.get(index * BF16_COLS..).unwrap_or(&[]);
+                    let x = &x[..x.len().min(BF16_COLS)];
+                    round_row(x, lane, block);
+                }
+            }
+        });
+    }
+}
+
+/// Puts `x`, at most [`BF16_COLS`] values, into row `lane` of a block, and zeros after them.
+fn round_row(x: &[f32], lane: usize, block: &mut Block) {
+    let mut values = [0; BF16_COLS];
+    for (value, &x) in values.iter_mut().zip(x) {
+        *value = to_bf16(x);
+    }
+    for (part, values) in block.bf16_mut().chunks_exact_mut(TILE * 32).zip(values.chunks(32)) {
+        part[lane * 32..][..32].copy_from_slice(values);
+    }
+}
+
+/// The nearest bf16, ties to even. Subnormal numbers become zeros, as the units for bf16 read them;
+/// NaN stays NaN.
+pub(crate) fn to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let (sign, size) = (bits & 0x8000_0000, bits & 0x7fff_ffff);
+    let rounded = size + 0x7fff + (size >> 16 & 1);
+    let nan = (size > 0x7f80_0000) as u32 * 0x40;
+    let rounded = if size > 0x7f80_0000 { size & 0x7fff_0000 | nan << 16 } else { rounded };
+    let rounded = if size < 0x0080_0000 { 0 } else { rounded };
+    ((sign | rounded) >> 16) as u16
+}

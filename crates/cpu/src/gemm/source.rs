@@ -1,0 +1,93 @@
+//! Where panels of weights come from, whatever they hold.
+
+use super::block::{BF16_COLS, Block, TILE};
+use super::operands::Panel;
+use crate::panel::{PANEL_COLS, PanelSource};
+
+/// Weights in bf16 as panels: 16 weight rows by [`BF16_COLS`] columns, `[64][16][2]` (`k / 2`, row,
+/// `k % 2`), the bytes of which are those of an int8 panel's place.
+///
+/// Rows past [`Bf16Source::rows`] and columns past [`Bf16Source::cols`] are zeros.
+pub(crate) trait Bf16Source: Sync {
+    /// Weight rows: N.
+    fn rows(&self) -> usize;
+
+    /// Columns: K. The last block of 128 may be short.
+    fn cols(&self) -> usize;
+
+    /// Fills the bf16 of weight rows `16 * tile ..` and columns `128 * block ..`.
+    fn panel(&self, tile: usize, block: usize, values: &mut [u16; TILE * BF16_COLS]);
+
+    /// Values that are stored as a panel already: no copy is needed.
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]>;
+}
+
+/// Panels of 16 weight rows by 256 bytes.
+pub(super) trait Source: Sync {
+    /// Weight rows.
+    fn rows(&self) -> usize;
+
+    /// Blocks of a row.
+    fn blocks(&self) -> usize;
+
+    /// Blocks of a row that have scales of their own: all, one (for the whole row) or none.
+    fn scale_blocks(&self) -> usize;
+
+    /// Fills a block and its scales.
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]);
+
+    /// The bytes of a block, if they are stored so.
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel>;
+}
+
+/// [`PanelSource`] as a [`Source`].
+pub(super) struct Int8<'a>(pub &'a dyn PanelSource);
+
+impl Source for Int8<'_> {
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    fn blocks(&self) -> usize {
+        self.0.cols().div_ceil(PANEL_COLS)
+    }
+
+    fn scale_blocks(&self) -> usize {
+        if self.0.scale_span() < self.0.cols() { self.blocks() } else { 1 }
+    }
+
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]) {
+        self.0.panel(tile, block, &mut bytes.0, scales);
+    }
+
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
+        self.0.stored_panel(tile, block)?.first_chunk()
+    }
+}
+
+/// [`Bf16Source`] as a [`Source`].
+pub(super) struct Bf16<'a>(pub &'a dyn Bf16Source);
+
+impl Source for Bf16<'_> {
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    fn blocks(&self) -> usize {
+        self.0.cols().div_ceil(BF16_COLS)
+    }
+
+    fn scale_blocks(&self) -> usize {
+        0
+    }
+
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, _: &mut [f32; TILE]) {
+        self.0.panel(tile, block, bytes.bf16_mut());
+    }
+
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
+        let values: &[u16; TILE * BF16_COLS] = self.0.stored_panel(tile, block)?.first_chunk()?;
+        // SAFETY: the same memory, byte by byte; any bytes are numbers.
+        Some(unsafe { &*(&raw const *values).cast() })
+    }
+}

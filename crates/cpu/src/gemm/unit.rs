@@ -1,0 +1,141 @@
+//! The units that multiply, chosen by tier.
+
+use super::operands::{Ahead, Group, Operands, Product, Sums};
+use super::oracle;
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use {
+    super::amx::{Amx, Tiles},
+    super::{amx_products, avx2, bf16_lanes, vnni},
+    std::arch::x86_64::{__m256, __m512},
+};
+
+/// What multiplies. A value of it says that the machine has the instructions.
+#[derive(Clone, Copy)]
+pub(super) enum Unit {
+    /// Plain Rust.
+    Oracle,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
+}
+
+impl Unit {
+    /// The unit of a tier; the oracle where the machine does not have the tier.
+    pub fn of(isa: Isa) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if crate::kernels::kernels(isa).is_some() {
+            return match isa {
+                Isa::Scalar => Self::Oracle,
+                Isa::Avx2 => Self::Avx2,
+                Isa::Avx512 => Self::Avx512,
+                Isa::Amx => Amx::detect().map_or(Self::Avx512, Self::Amx),
+            };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = isa;
+        Self::Oracle
+    }
+
+    /// Makes the unit ready on this thread.
+    pub fn start(self) -> Started {
+        match self {
+            Self::Oracle => Started::Oracle,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Started::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Started::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(amx) => Started::Amx(amx.tiles()),
+        }
+    }
+}
+
+/// A unit that is ready on this thread.
+pub(super) enum Started {
+    Oracle,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Amx(Tiles),
+}
+
+impl Started {
+    /// Adds the products of a group to its sums.
+    pub fn multiply(
+        &self,
+        operands: &Operands<'_>,
+        group: Group,
+        product: Product,
+        ahead: &mut Ahead,
+        sums: &mut Sums,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn bf16_avx2(operands: &Operands<'_>, group: Group, sums: &mut Sums) {
+            // SAFETY: this function has the instructions.
+            unsafe { bf16_lanes::multiply::<__m256, 4>(operands, group, sums) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+        fn bf16_avx512(operands: &Operands<'_>, group: Group, sums: &mut Sums) {
+            // SAFETY: this function has the instructions.
+            unsafe { bf16_lanes::multiply::<__m512, 8>(operands, group, sums) }
+        }
+        match self {
+            Self::Oracle => oracle::multiply(operands, group, product, sums),
+            // SAFETY: a value of `Unit` says that the machine has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(tiles) => unsafe {
+                amx_products::multiply(tiles, operands, group, product, ahead, sums);
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 if product == Product::Bf16 => unsafe {
+                bf16_avx512(operands, group, sums);
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe {
+                vnni::multiply(operands, group, product, sums);
+            },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 if product == Product::Bf16 => unsafe { bf16_avx2(operands, group, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe {
+                avx2::multiply(operands, group, product, sums);
+            },
+        }
+    }
+
+    /// Runs `work` compiled for the unit's tier, as far as it is inlined.
+    #[inline(always)]
+    pub fn finish(&self, work: impl FnOnce()) {
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma")]
+        fn on_avx2(work: impl FnOnce()) {
+            work();
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn on_avx512(work: impl FnOnce()) {
+            work();
+        }
+        match self {
+            Self::Oracle => work(),
+            // SAFETY: a value of `Unit` says that the machine has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { on_avx2(work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 | Self::Amx(_) => unsafe { on_avx512(work) },
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `linear` with quantized activations.
+
+use keeve_codec::{Codec, PackedTensor};
+use keeve_graph::Phase;
+
+use crate::gemm::{Gemm, Output};
+use crate::inputs::Input;
+use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
+use crate::linear::PackedLinear;
+use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::pool::Pool;
+use crate::quantize::BlockRows;
+use crate::recipe::{Recipe, Recipes};
+use crate::scalar::oracle::Oracle;
+use crate::shared_out::SharedOut;
+use crate::tiles::{BLOCK, Layout, Tiles};
+
+/// Bytes of weights that a task reads, at least.
+const TASK_BYTES: usize = 64 << 10;
+/// The most rows that [`Recipe::Token`], whose kernels all give the same bits, takes through the kernel
+/// that reads weights once for every few rows.
+const FEW_ROWS: usize = 8;
+
+/// A weight as its tier wants it.
+pub(crate) enum Packed {
+    /// In tiles.
+    Tiles {
+        /// The weights.
+        tiles: Tiles,
+        /// What reads them.
+        kernels: &'static dyn TileKernels,
+    },
+    /// As it is stored, for the scalar tier.
+    Stored(Oracle),
+}
+
+impl Packed {
+    /// Packs `tensor` for the tier, on all threads; `None` if `done` (which is told bytes of the tensor
+    /// as they are packed) said to stop.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(
+        layout: Layout,
+        tensor: PackedTensor,
+        kernels: &'static dyn Kernels,
+        pool: &Pool,
+        done: &(dyn Fn(u64) -> bool + Sync),
+    ) -> std::io::Result<Option<Self>> {
+        let Some(kernels) = kernels.tiles() else {
+            let go_on = done(tensor.bytes() as u64);
+            return Ok(go_on.then_some(Self::Stored(Oracle { layout, tensor })));
+        };
+        let tiles = Tiles::pack(layout, &tensor, pool, done)?;
+        Ok(tiles.map(|tiles| Self::Tiles { tiles, kernels }))
+    }
+
+    fn layout(&self) -> &Layout {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.layout(),
+            Self::Stored(oracle) => &oracle.layout,
+        }
+    }
+
+    /// Products with the rows of `x`, as their scales say by [`Recipe::Block`] or [`Recipe::Token`], of the
+    /// weight rows of a tile. `store` gets each row and its sums.
+    fn decode(&self, tile: usize, x: &BlockRows, mut store: impl FnMut(usize, &[f32; TILE_ROWS])) {
+        let rows = x.rows.rows;
+        match self {
+            Self::Tiles { tiles, kernels } => {
+                let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
+                let mut first = 0;
+                while first < rows {
+                    let count = match rows - first {
+                        1 => 1,
+                        2 | 3 => 2,
+                        _ => DECODE_ROWS,
+                    };
+                    let sums = &mut sums[..count];
+                    kernels.decode(tiles.layout(), tiles.tile(tile), x, first, sums);
+                    for (row, sums) in sums.iter().enumerate() {
+                        store(first + row, sums);
+                    }
+                    first += count;
+                }
+            }
+            Self::Stored(oracle) => {
+                let x = &x.rows;
+                let product = if x.span == BLOCK { Oracle::by_blocks } else { Oracle::by_token };
+                let mut sums = vec![[0.0; TILE_ROWS]; rows];
+                for index in 0..TILE_ROWS.min(oracle.layout.rows - tile * TILE_ROWS) {
+                    let codes = oracle.codes(tile * TILE_ROWS + index);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        sums[index] = product(oracle, tile * TILE_ROWS + index, &codes, x, row);
+                    }
+                }
+                for (row, sums) in sums.iter().enumerate() {
+                    store(row, sums);
+                }
+            }
+        }
+    }
+}
+
+impl PanelSource for Packed {
+    fn rows(&self) -> usize {
+        self.layout().rows
+    }
+
+    fn cols(&self) -> usize {
+        self.layout().cols
+    }
+
+    fn scale_span(&self) -> usize {
+        self.layout().panel_scale_span()
+    }
+
+    fn panel(
+        &self,
+        tile: usize,
+        block: usize,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        match self {
+            Self::Tiles { tiles, kernels } => {
+                kernels.panel(tiles.layout(), tiles.tile(tile), block, codes, scales);
+            }
+            Self::Stored(oracle) => oracle.panel(tile, block, codes, scales),
+        }
+    }
+
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.stored_panel(tile, block),
+            Self::Stored(_) => None,
+        }
+    }
+}
+
+/// A weight and how it is multiplied.
+pub(crate) struct IntLinear {
+    pub packed: Packed,
+    pub recipes: Recipes,
+    pub gemm: Gemm,
+}
+
+impl IntLinear {
+    /// The products of few rows: `out[rows[r]] = x[r] . weights + bias`.
+    fn few(&self, x: &BlockRows, out: Output<'_>, rows: &[usize], pool: &Pool) {
+        let layout = self.packed.layout();
+        let width = layout.rows;
+        let values = SharedOut::new(out.values, width);
+        let each = TASK_BYTES.div_ceil(layout.tile_bytes());
+        let tiles = layout.tiles();
+        pool.run(tiles.div_ceil(each), |task, _| {
+            for tile in task * each..tiles.min((task + 1) * each) {
+                let columns = tile * TILE_ROWS..width.min((tile + 1) * TILE_ROWS);
+                self.packed.decode(tile, x, |row, sums| {
+                    // SAFETY: no two tasks have the same tile, no two rows the same place.
+                    let out_row = unsafe { values.part(rows[row], columns.clone()) };
+                    out_row.copy_from_slice(&sums[..out_row.len()]);
+                    if let Some(bias) = out.bias {
+                        for (out, bias) in out_row.iter_mut().zip(&bias[columns.clone()]) {
+                            *out += bias;
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+impl PackedLinear for IntLinear {
+    fn codec(&self) -> Codec {
+        self.packed.layout().codec
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.packed {
+            Packed::Tiles { tiles, .. } => tiles.bytes(),
+            Packed::Stored(oracle) => oracle.tensor.bytes(),
+        }
+    }
+
+    fn forward(
+        &self,
+        x: &mut Input<'_>,
+        phases: &[Phase],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        let cols = self.packed.cols();
+        let mut run = |rows: &[usize], recipe: Recipe| {
+            if rows.is_empty() {
+                return;
+            }
+            let out = Output { values: &mut *out, rows: Some(rows), bias };
+            let few = match recipe {
+                Recipe::Block => true,
+                Recipe::Panel => false,
+                Recipe::Token => rows.len() <= FEW_ROWS,
+            };
+            if few {
+                self.few(x.by_rows(rows, cols, recipe, pool), out, rows, pool);
+            } else {
+                self.gemm.int8(&self.packed, x.by_tiles(rows, cols, recipe, pool), out, pool);
+            }
+        };
+        let of = |phase: Phase| -> Vec<usize> {
+            (0..phases.len()).filter(|&row| phases[row] == phase).collect()
+        };
+        let Recipes { generated, prompt } = self.recipes;
+        if generated == prompt {
+            return run(&(0..phases.len()).collect::<Vec<_>>(), prompt);
+        }
+        run(&of(Phase::Generated), generated);
+        run(&of(Phase::Prompt), prompt);
+    }
+}

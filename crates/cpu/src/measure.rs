@@ -1,0 +1,240 @@
+//! Measuring a machine: what its units can do at most, and what products of many rows reach.
+
+use std::time::{Duration, Instant};
+
+use crate::gemm::{BF16_COLS, Bf16Rows, Bf16Source, Block, Gemm, Int8Rows, Output, to_bf16};
+use crate::isa::Isa;
+use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::pool::Pool;
+
+/// A unit that multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// The tile unit, int8.
+    AmxInt8,
+    /// The tile unit, bf16.
+    AmxBf16,
+    /// AVX-512 VNNI, int8.
+    Vnni,
+}
+
+/// A pool of threads to measure on.
+pub struct Machine {
+    pool: Pool,
+}
+
+impl Machine {
+    /// A machine of so many threads, at least one.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        Ok(Self { pool: Pool::new(threads)? })
+    }
+
+    /// Operations per second (a multiplication and an addition are two) of all threads together, all
+    /// operands being in registers, over about ten milliseconds. `None` if the machine has no such
+    /// unit.
+    pub fn rate(&self, unit: Unit) -> Option<f64> {
+        let rate = unit_rate(unit)?;
+        // So that each thread takes one task.
+        let threads = self.pool.threads();
+        let barrier = std::sync::Barrier::new(threads);
+        let total = std::sync::Mutex::new(0.0);
+        self.pool.run(threads, |_, _| {
+            barrier.wait();
+            let own = rate();
+            *total.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += own;
+        });
+        Some(total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
+
+/// What measures one thread's rate.
+#[cfg(target_arch = "x86_64")]
+fn unit_rate(unit: Unit) -> Option<Box<dyn Fn() -> f64 + Sync>> {
+    use crate::gemm::{Amx, rate};
+    const ROUNDS: usize = 60_000;
+    match unit {
+        Unit::AmxInt8 => {
+            Amx::detect().map(|amx| Box::new(move || rate::amx_int8(amx, ROUNDS)) as _)
+        }
+        Unit::AmxBf16 => {
+            Amx::detect().map(|amx| Box::new(move || rate::amx_bf16(amx, ROUNDS)) as _)
+        }
+        Unit::Vnni => is_x86_feature_detected!("avx512vnni").then(|| {
+            // SAFETY: the machine has the instructions.
+            Box::new(|| unsafe { rate::vnni(16 * ROUNDS) }) as _
+        }),
+    }
+}
+
+/// There is no such unit here.
+#[cfg(not(target_arch = "x86_64"))]
+fn unit_rate(_: Unit) -> Option<Box<dyn Fn() -> f64 + Sync>> {
+    None
+}
+
+/// How a product of many rows is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProductKind {
+    /// Int8, one scale for each weight row and each row of activations.
+    Int8Rows,
+    /// Int8, one weight scale for each 256 columns, one activation scale for each row.
+    Int8Groups,
+    /// Int8, one scale for each 256 columns of both.
+    Int8Blocks,
+    /// bf16.
+    Bf16,
+}
+
+/// A product of activations with weights of no meaning, ready to be timed.
+pub struct TimedProduct {
+    kind: ProductKind,
+    gemm: Gemm,
+    weights: Weights,
+    rows: usize,
+    x: Vec<f32>,
+    int8: Int8Rows,
+    bf16: Bf16Rows,
+    out: Vec<f32>,
+}
+
+impl TimedProduct {
+    /// A product with `n` weight rows of `k` columns, a multiple of 256, for up to `most` rows.
+    pub fn new(isa: Isa, kind: ProductKind, n: usize, k: usize, most: usize) -> Self {
+        let k = k.next_multiple_of(PANEL_COLS);
+        let mut seed = 1u32;
+        let mut random = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed >> 8
+        };
+        let tiles = n.div_ceil(TILE_ROWS);
+        let small = |bits: u32| bits as f32 / (1 << 24) as f32 - 0.5;
+        let blocks = if kind == ProductKind::Bf16 { k / BF16_COLS } else { k / PANEL_COLS };
+        let mut panels = vec![Block::ZERO; tiles * blocks];
+        for panel in &mut panels {
+            match kind {
+                ProductKind::Bf16 => panel.bf16_mut().fill_with(|| to_bf16(small(random()))),
+                _ => panel.0.fill_with(|| random() as i8),
+            }
+        }
+        let span = if kind == ProductKind::Int8Rows { k } else { PANEL_COLS };
+        let weights = Weights { n, k, span, panels };
+        Self {
+            kind,
+            gemm: Gemm::new(isa),
+            weights,
+            rows: most,
+            x: (0..most * k).map(|_| small(random())).collect(),
+            int8: Int8Rows::default(),
+            bf16: Bf16Rows::default(),
+            out: vec![0.0; most * n],
+        }
+    }
+
+    /// Operations of a run: a multiplication and an addition are two.
+    pub fn operations(&self, rows: usize) -> f64 {
+        2.0 * rows as f64 * self.weights.n as f64 * self.weights.k as f64
+    }
+
+    /// Computes `rows` rows, at most as many as there are: from `f32` activations to `f32` results.
+    /// Returns the time that the activations took to be quantized and laid out, and all of it.
+    pub fn run(&mut self, machine: &Machine, rows: usize) -> (Duration, Duration) {
+        let rows = rows.min(self.rows);
+        let (n, k, pool) = (self.weights.n, self.weights.k, &machine.pool);
+        let x = &self.x[..rows * k];
+        let out = Output { values: &mut self.out[..rows * n], rows: None, bias: None };
+        let start = Instant::now();
+        let packed;
+        if self.kind == ProductKind::Bf16 {
+            self.bf16.round(x, k, pool);
+            packed = start.elapsed();
+            self.gemm.bf16(&self.weights, &self.bf16, out, pool);
+        } else {
+            let span = if self.kind == ProductKind::Int8Blocks { PANEL_COLS } else { k };
+            self.int8.quantize(rows, k, span, pool, |row, codes, scales| {
+                quantize(&x[row * k..][..k], span, codes, scales);
+            });
+            packed = start.elapsed();
+            self.gemm.int8(&self.weights, &self.int8, out, pool);
+        }
+        (packed, start.elapsed())
+    }
+}
+
+fn quantize(x: &[f32], span: usize, codes: &mut [i8], scales: &mut [f32]) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn q(x: &[f32], span: usize, codes: &mut [i8], scales: &mut [f32]) {
+        for ((x, codes), scale) in x.chunks(span).zip(codes.chunks_mut(span)).zip(scales) {
+            let m =
+                f32::from_bits(x.iter().fold(0, |most, x| most.max(x.to_bits() & i32::MAX as u32)));
+            let inverse = 127.0 / m;
+            for (code, x) in codes.iter_mut().zip(x) {
+                *code = (x * inverse + 3.0 * (1 << 22) as f32).to_bits() as i8;
+            }
+            *scale = m / 127.0;
+        }
+    }
+    unsafe { q(x, span, codes, scales) }
+}
+
+/// Weights that are stored as panels.
+struct Weights {
+    n: usize,
+    k: usize,
+    span: usize,
+    /// `[tile][block]` of whichever kind.
+    panels: Vec<Block>,
+}
+
+impl PanelSource for Weights {
+    fn rows(&self) -> usize {
+        self.n
+    }
+
+    fn cols(&self) -> usize {
+        self.k
+    }
+
+    fn scale_span(&self) -> usize {
+        self.span
+    }
+
+    fn panel(
+        &self,
+        tile: usize,
+        block: usize,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        if let Some(stored) = PanelSource::stored_panel(self, tile, block) {
+            codes.copy_from_slice(stored);
+        }
+        scales.fill(1.0 / 127.0);
+    }
+
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
+        self.panels.get(tile * self.k / PANEL_COLS + block).map(|panel| &panel.0[..])
+    }
+}
+
+impl Bf16Source for Weights {
+    fn rows(&self) -> usize {
+        self.n
+    }
+
+    fn cols(&self) -> usize {
+        self.k
+    }
+
+    fn panel(&self, tile: usize, block: usize, values: &mut [u16; TILE_ROWS * BF16_COLS]) {
+        if let Some(stored) = Bf16Source::stored_panel(self, tile, block) {
+            values.copy_from_slice(stored);
+        }
+    }
+
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
+        self.panels.get(tile * self.k / BF16_COLS + block).map(|panel| &panel.bf16()[..])
+    }
+}

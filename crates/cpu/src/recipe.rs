@@ -1,0 +1,108 @@
+//! Recipes: how activations and weights become integers, and what is done with the products.
+//!
+//! A recipe is picked by codec and phase, never by how many rows there are, and has a kernel for every
+//! number of rows: so a row's result does not depend on the rows beside it. Under `float` nothing is
+//! quantized and both phases are the same.
+//!
+//! | codec | mode | generated | prompt |
+//! |---|---|---|---|
+//! | `f32`, `f16`, `bf16`, and codecs without [`Codec::codes`] | `auto`, `int8` | not quantized | not quantized |
+//! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`] |
+//! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `int8-g*`, `int4-g*`, `affine*`, `q*_0`, `q*_1`, `q*_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//!
+//! # Panels
+//! [`Recipe::Panel`] turns the weights of a row in 256 columns into int8 with one scale. Their codes `q`
+//! are in runs, each with a scale `s` and an offset `o` (for K-quants `scale * scales[run]` and
+//! `-(minimum * minimums[run])`): a weight is `s * (q - zero) + o`. Then, in `f32` (`fma` rounds once):
+//!
+//! ```text
+//! largest = the largest |fma(s, q - zero, o)| over runs for the least and the greatest q there can be
+//!           (for signed codes -127 and 127)
+//! scale   = largest / 127
+//! inverse = 1 / scale, or 0 if the scale is below 2^-100 or not finite
+//! shift   = 15 - bits, or 8 for signed codes: q << shift fills 16 bits
+//! factor  = round(s * inverse * 2^(15 + 6 - shift))
+//! summand = round(fma(-zero, s, o) * inverse * 2^6) + 2^5
+//! code    = (((q << shift) * factor + 2^14 >> 15) + summand) >> 6        (in 16 bits)
+//! ```
+//!
+//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.52 scales.
+//! Where all weights in the 256 columns have one scale and no offset (`int8`, `int4`, `int8-g256`,
+//! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly.
+
+use keeve_codec::{Codec, Group};
+use keeve_graph::Activations;
+
+use crate::panel::PANEL_COLS;
+use crate::quantize::Rounding;
+use crate::tiles::BLOCK;
+
+/// Bits after the point in the arithmetic of panels.
+pub(crate) const FRACTION_BITS: u32 = 6;
+/// The largest code of a panel.
+pub(crate) const PANEL_TOP: f32 = 127.0;
+/// Panels whose scale is below this are zeros.
+pub(crate) const LEAST_PANEL_SCALE: f32 = 1.0 / (1u128 << 100) as f32;
+/// The most columns of a row whose products with int8 are summed up in `i32`: 2^17 * 127 * 128 < 2^31.
+pub(crate) const MOST_TOKEN_COLS: usize = 1 << 17;
+
+/// How a product is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recipe {
+    /// Activations have a scale for each 32 columns, [`Rounding::HalfEven`]. Products with weights as they
+    /// are stored are exact in `i32` within these, small integer scales included, and then summed up in
+    /// `f32`: within the columns that share a float scale first.
+    Block,
+    /// Activations have a scale for each 256 columns, [`Rounding::HalfEven`], and so have weights, which
+    /// are quantized to int8: see above. Products are exact in `i32` within these.
+    Panel,
+    /// Cider's W8A8 and W4A8: activations have one scale for a row, [`Rounding::HalfAway`], and so have
+    /// weights. Products are exact in `i32` over the whole row.
+    Token,
+}
+
+impl Recipe {
+    /// Columns of activations that share a scale: the whole row if there are fewer.
+    pub fn span(self) -> usize {
+        match self {
+            Self::Block => BLOCK,
+            Self::Panel => PANEL_COLS,
+            Self::Token => usize::MAX,
+        }
+    }
+
+    /// How activations are rounded.
+    pub fn rounding(self) -> Rounding {
+        match self {
+            Self::Block | Self::Panel => Rounding::HalfEven,
+            Self::Token => Rounding::HalfAway,
+        }
+    }
+}
+
+/// The recipes of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Recipes {
+    /// For rows of generated tokens.
+    pub generated: Recipe,
+    /// For rows of prompts.
+    pub prompt: Recipe,
+}
+
+impl Recipes {
+    /// The table above; `None` if nothing is quantized.
+    pub fn choose(codec: Codec, activations: Activations) -> Option<Self> {
+        const FAITHFUL: Recipes = Recipes { generated: Recipe::Block, prompt: Recipe::Panel };
+        const CIDER: Recipes = Recipes { generated: Recipe::Token, prompt: Recipe::Token };
+        match (activations, codec) {
+            (Activations::Float | Activations::Bf16, _) => None,
+            _ if codec.codes().is_none() => None,
+            (
+                Activations::Int8,
+                Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
+            ) => Some(CIDER),
+            _ => Some(FAITHFUL),
+        }
+    }
+}

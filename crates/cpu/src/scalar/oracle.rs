@@ -1,0 +1,222 @@
+//! The recipes in plain loops over weights as they are stored: what every kernel is held to, and what the
+//! scalar tier runs.
+
+use keeve_codec::{Codes, Group, PackedTensor, SUPER_BLOCK, Scaling};
+
+use crate::panel::{PANEL_COLS, PanelSource, QuantizedRows, TILE_ROWS};
+use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP};
+use crate::tiles::{BLOCK, Layout};
+
+/// A matrix as it is stored.
+pub(crate) struct Oracle {
+    pub layout: Layout,
+    pub tensor: PackedTensor,
+}
+
+/// Columns of a row that share all scales.
+struct Run {
+    scale: f32,
+    offset: f32,
+}
+
+impl Oracle {
+    /// The codes of a weight row.
+    pub fn codes(&self, index: usize) -> Vec<i32> {
+        let mut codes = vec![0; self.layout.cols];
+        keeve_codec::codes(self.layout.codec, self.tensor.row(index), &mut codes);
+        let signed = self.layout.codes.signed;
+        codes.iter().map(|&code| if signed { (code as i8).into() } else { code.into() }).collect()
+    }
+
+    /// Columns of a group; `None` for K-quants.
+    fn group_len(&self) -> Option<usize> {
+        match self.layout.codes.scaling {
+            Scaling::Groups { group: Group::Row, .. } => Some(self.layout.cols),
+            Scaling::Groups { group: Group::Of(len), .. } => Some(len.into()),
+            Scaling::SuperBlocks { .. } => None,
+        }
+    }
+
+    /// Scale and offset of a group.
+    fn group(&self, index: usize, group: usize) -> (f32, f32) {
+        let values = keeve_codec::group_scale(self.layout.codec, self.tensor.row(index), group);
+        values.unwrap_or_default()
+    }
+
+    /// The product of weight row `index`, whose codes these are, and activation row `row` by
+    /// [`crate::recipe::Recipe::Block`].
+    pub fn by_blocks(&self, index: usize, codes: &[i32], x: &QuantizedRows, row: usize) -> f32 {
+        let zero = i32::from(self.layout.codes.zero);
+        let x_scales = &x.scales[row * x.spans()..];
+        let x = &x.codes[row * x.cols..];
+        let dot = |from: usize, to: usize| -> i32 {
+            (from..to.min(codes.len())).map(|at| (codes[at] - zero) * i32::from(x[at])).sum()
+        };
+        let sum = |from: usize, to: usize| -> f32 {
+            let sum: i32 = x[from..to].iter().map(|&x| i32::from(x)).sum();
+            x_scales[from / BLOCK] * sum as f32
+        };
+        let mut result = 0.0;
+        match self.layout.codes.scaling {
+            Scaling::Groups { offset: has_offset, .. } => {
+                let len = self.group_len().unwrap_or(self.layout.cols);
+                for group in 0..self.layout.cols.div_ceil(len) {
+                    let (scale, offset) = self.group(index, group);
+                    let (mut products, mut added) = (0.0, 0.0);
+                    for at in (group * len..(group + 1) * len).step_by(BLOCK) {
+                        let product = dot(at, at + BLOCK) as f32;
+                        products = product.mul_add(x_scales[at / BLOCK], products);
+                        added += sum(at, at + BLOCK);
+                    }
+                    result = scale.mul_add(products, result);
+                    if has_offset {
+                        result = offset.mul_add(added, result);
+                    }
+                }
+            }
+            Scaling::SuperBlocks { run, minimum: has_minimum } => {
+                let run = usize::from(run);
+                for group in 0..self.layout.cols / SUPER_BLOCK {
+                    let row = self.tensor.row(index);
+                    let Some(parts) = keeve_codec::super_block(self.layout.codec, row, group)
+                    else {
+                        break;
+                    };
+                    let (mut products, mut less) = (0.0, 0.0);
+                    for block in 0..SUPER_BLOCK / BLOCK {
+                        let start = group * SUPER_BLOCK + block * BLOCK;
+                        let mut product = 0;
+                        for at in (start..start + BLOCK).step_by(run) {
+                            let run_index = at % SUPER_BLOCK / run;
+                            product += dot(at, at + run) * i32::from(parts.scales[run_index]);
+                            let minimum = f32::from(parts.minimums[run_index]);
+                            less = minimum.mul_add(sum(at, at + run), less);
+                        }
+                        products = (product as f32).mul_add(x_scales[start / BLOCK], products);
+                    }
+                    result = parts.scale.to_f32().mul_add(products, result);
+                    if has_minimum {
+                        result = (-parts.minimum.to_f32()).mul_add(less, result);
+                    }
+                }
+            }
+        }
+        result
+    }
+
+    /// The product of weight row `index`, whose codes these are, and activation row `row` by
+    /// [`crate::recipe::Recipe::Token`].
+    pub fn by_token(&self, index: usize, codes: &[i32], x: &QuantizedRows, row: usize) -> f32 {
+        let zero = i32::from(self.layout.codes.zero);
+        let x_scale = x.scales[row];
+        let x = &x.codes[row * x.cols..];
+        let products = codes.iter().zip(x).map(|(code, &x)| (code - zero) * i32::from(x));
+        let (scale, _) = self.group(index, 0);
+        products.sum::<i32>() as f32 * x_scale * scale
+    }
+
+    /// Scale and offset of the run that a column is in.
+    fn run(&self, index: usize, column: usize) -> Run {
+        match self.layout.codes.scaling {
+            Scaling::Groups { .. } => {
+                let len = self.group_len().unwrap_or(self.layout.cols);
+                let (scale, offset) = self.group(index, column / len);
+                Run { scale, offset }
+            }
+            Scaling::SuperBlocks { run, .. } => {
+                let row = self.tensor.row(index);
+                let block = column / SUPER_BLOCK;
+                let Some(parts) = keeve_codec::super_block(self.layout.codec, row, block) else {
+                    return Run { scale: 0.0, offset: 0.0 };
+                };
+                let run = column % SUPER_BLOCK / usize::from(run);
+                let least = parts.minimum.to_f32() * f32::from(parts.minimums[run]);
+                let scale = parts.scale.to_f32() * f32::from(parts.scales[run]);
+                Run { scale, offset: -least }
+            }
+        }
+    }
+
+    /// The codes of a weight row in a panel, and their scale.
+    fn panel_row(&self, index: usize, block: usize) -> ([i8; PANEL_COLS], f32) {
+        let Codes { bits, signed, zero, .. } = self.layout.codes;
+        let columns = block * PANEL_COLS..self.layout.cols.min((block + 1) * PANEL_COLS);
+        let stored = self.codes(index);
+        let mut codes = [0; PANEL_COLS];
+        if self.layout.exact_panels() {
+            for (code, column) in codes.iter_mut().zip(columns.clone()) {
+                *code = (stored[column] - i32::from(zero)) as i8;
+            }
+            return (codes, self.run(index, columns.start).scale);
+        }
+        let zero = f32::from(zero);
+        let ends = if signed {
+            [-PANEL_TOP, PANEL_TOP]
+        } else {
+            [0, (1u32 << bits) - 1].map(|code| code as f32 - zero)
+        };
+        // Codecs that do not have exact panels scale at least 16 columns together.
+        let runs: Vec<Run> =
+            columns.clone().step_by(16).map(|column| self.run(index, column)).collect();
+        let mut largest = 0u32;
+        for run in &runs {
+            for end in ends {
+                // Ordered as magnitudes are, with NaN last.
+                largest = largest.max(run.scale.mul_add(end, run.offset).abs().to_bits());
+            }
+        }
+        let scale = f32::from_bits(largest) / PANEL_TOP;
+        let usable = scale.is_finite() && scale >= LEAST_PANEL_SCALE;
+        let inverse = if usable { 1.0 / scale } else { 0.0 };
+        let shift = self.layout.code_shift();
+        for (at, (code, column)) in codes.iter_mut().zip(columns).enumerate() {
+            let run = &runs[at / 16];
+            let by = run.scale * inverse * (1u32 << (15 + FRACTION_BITS - shift)) as f32;
+            let by = by.round_ties_even() as i32;
+            let at_zero = (-zero).mul_add(run.scale, run.offset) * inverse;
+            let plus = (at_zero * (1u32 << FRACTION_BITS) as f32).round_ties_even() as i32;
+            let product = ((stored[column] << shift) * by + (1 << 14)) >> 15;
+            *code = ((product + plus + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS) as i8;
+        }
+        (codes, scale)
+    }
+}
+
+impl PanelSource for Oracle {
+    fn rows(&self) -> usize {
+        self.layout.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.layout.cols
+    }
+
+    fn scale_span(&self) -> usize {
+        self.layout.panel_scale_span()
+    }
+
+    fn panel(
+        &self,
+        tile: usize,
+        block: usize,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        codes.fill(0);
+        scales.fill(0.0);
+        for (row, scale) in scales.iter_mut().enumerate() {
+            let index = tile * TILE_ROWS + row;
+            if index < self.layout.rows {
+                let (of_row, found) = self.panel_row(index, block);
+                *scale = found;
+                for (column, code) in of_row.into_iter().enumerate() {
+                    codes[(column / 4 * TILE_ROWS + row) * 4 + column % 4] = code;
+                }
+            }
+        }
+    }
+
+    fn stored_panel(&self, _: usize, _: usize) -> Option<&[i8]> {
+        None
+    }
+}

@@ -1,0 +1,266 @@
+//! Kernels that read tiles against the oracle: the same bits, for all codecs, tiers, numbers of rows and
+//! columns that are no multiple of anything.
+
+use keeve_codec::{Codec, EncodeOptions, Float, Group, PackedTensor, Parts, encode};
+
+use crate::isa::Isa;
+use crate::kernels::{DECODE_ROWS, Kernels, TileKernels, kernels};
+use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::pool::Pool;
+use crate::quantize::BlockRows;
+use crate::recipe::Recipe;
+use crate::scalar::oracle::Oracle;
+use crate::tiles::{Layout, Tiles};
+
+/// Every codec, with each way to store scales somewhere.
+pub(crate) fn codecs() -> Vec<Codec> {
+    const FLOATS: [Float; 3] = [Float::Bf16, Float::F16, Float::F32];
+    let mut codecs = Codec::PLAIN.to_vec();
+    for bits in Codec::AFFINE_BITS {
+        for (group, scale) in Codec::AFFINE_GROUPS.into_iter().zip(FLOATS) {
+            codecs.push(Codec::Affine { bits, group, scale });
+        }
+    }
+    let groups = [Group::Row].into_iter().chain(Codec::INT_GROUPS.map(Group::Of));
+    for group in groups {
+        for scale in FLOATS {
+            codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+        }
+    }
+    codecs
+}
+
+/// Numbers that are the same on every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u32 {
+        // A 64-bit linear congruential generator with Knuth's MMIX constants.
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 32) as u32
+    }
+
+    /// Numbers between -1 and 1, of different sizes along a row.
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        let value = |at: usize, bits: u32| {
+            let size = [1.0, 0.1, 3.0, 0.02][at / 24 % 4];
+            (bits as f32 / (1u64 << 31) as f32 - 1.0) * size
+        };
+        (0..count).map(|at| value(at, self.next())).collect()
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| (self.next() >> 8) as u8).collect()
+    }
+}
+
+/// A matrix of random values, or one of random bytes: whatever a file may have.
+fn tensors(codec: Codec, n: usize, k: usize, random: &mut Random) -> [PackedTensor; 2] {
+    let encoded = encode(codec, n, k, &random.values(n * k), EncodeOptions::default()).unwrap();
+    let row = codec.row_parts(k).unwrap();
+    let mut part = |each: usize| (each > 0).then(|| random.bytes(each * n).into());
+    let parts = Parts {
+        data: part(row.data).unwrap(),
+        scales: part(row.scales),
+        biases: part(row.biases),
+        global_scale: part(row.global_scale),
+    };
+    [encoded.tensor, PackedTensor::new(codec, 1, n, k, parts).unwrap()]
+}
+
+/// Every legal kind of width: less than a block, and not a multiple of a panel, a record or a block.
+fn widths(codec: Codec) -> Vec<usize> {
+    let step = codec.column_step();
+    let widths = [step, 2 * step, 3 * step, 7 * step, 256, 288, 320, 384, 768, 1024 + 128];
+    let odd = [1, 5, 33, 259].map(|width| width * step);
+    let mut widths: Vec<_> = widths.into_iter().chain(odd).collect();
+    widths.retain(|&width| width % step == 0 && width <= 2048);
+    widths.sort_unstable();
+    widths.dedup();
+    widths
+}
+
+fn quantized(x: &[f32], k: usize, recipe: Recipe, tier: &dyn Kernels) -> BlockRows {
+    let mut to = BlockRows::EMPTY;
+    to.resize(x.len() / k, k, recipe.span());
+    let (cols, spans, span) = (to.rows.cols, to.rows.spans(), to.rows.span);
+    for (row, x) in x.chunks_exact(k).enumerate() {
+        let codes = &mut to.rows.codes[row * cols..][..cols];
+        let scales = &mut to.rows.scales[row * spans..][..spans];
+        tier.quantize(x, span, recipe.rounding(), codes, scales);
+        let sums = cols / 16;
+        tier.sums(
+            codes,
+            scales,
+            &mut to.sums[row * sums..][..sums],
+            &mut to.weighted16[row * sums..][..sums],
+            &mut to.weighted32[row * sums / 2..][..sums / 2],
+        );
+    }
+    to
+}
+
+fn same(left: &[f32], right: &[f32]) -> bool {
+    let same = |(l, r): (&f32, &f32)| l.to_bits() == r.to_bits() || l.is_nan() && r.is_nan();
+    left.len() == right.len() && left.iter().zip(right).all(same)
+}
+
+/// The vector tiers of this machine.
+fn tiers() -> Vec<(Isa, &'static dyn Kernels, &'static dyn TileKernels)> {
+    let tier = |isa| {
+        let kernels = kernels(isa)?;
+        Some((isa, kernels, kernels.tiles()?))
+    };
+    Isa::found().filter_map(tier).collect()
+}
+
+/// Calls `check` with each codec that has codes, several matrices and their tiles.
+fn each_matrix(mut check: impl FnMut(&Oracle, &Tiles, &mut Random)) {
+    let (pool, mut random) = (Pool::new(2).unwrap(), Random(71));
+    for codec in codecs().into_iter().filter(|codec| !codec.is_float()) {
+        for (index, k) in widths(codec).into_iter().enumerate() {
+            let n = [19, 1, 35, 16][index % 4];
+            for tensor in tensors(codec, n, k, &mut random) {
+                let layout = Layout::new(codec, n, k).unwrap();
+                let tiles = Tiles::pack(layout, &tensor, &pool, &|_| true).unwrap().unwrap();
+                check(&Oracle { layout, tensor }, &tiles, &mut random);
+            }
+        }
+    }
+}
+
+/// The products of the first `rows` rows, as a number of calls of the kernel.
+fn decoded(kernels: &dyn TileKernels, tiles: &Tiles, x: &BlockRows, rows: usize) -> Vec<f32> {
+    let n = tiles.layout().rows;
+    let mut out = vec![0.0; rows * n];
+    for tile in 0..tiles.layout().tiles() {
+        let mut first = 0;
+        while first < rows {
+            let count = [4, 2, 1].into_iter().find(|&count| count <= rows - first).unwrap();
+            let mut sums = [[f32::NAN; TILE_ROWS]; DECODE_ROWS];
+            kernels.decode(tiles.layout(), tiles.tile(tile), x, first, &mut sums[..count]);
+            for (row, sums) in (first..).zip(&sums[..count]) {
+                let width = TILE_ROWS.min(n - tile * TILE_ROWS);
+                out[row * n + tile * TILE_ROWS..][..width].copy_from_slice(&sums[..width]);
+            }
+            first += count;
+        }
+    }
+    out
+}
+
+#[test]
+fn few_rows_are_the_oracles() {
+    const ROWS: usize = 7;
+    let mut checked = 0;
+    each_matrix(|oracle, tiles, random| {
+        let Layout { codec, rows: n, cols: k, .. } = oracle.layout;
+        let mut values = random.values(ROWS * k);
+        values[..k.min(40)].fill(0.0);
+        for recipe in [Recipe::Block, Recipe::Token] {
+            if recipe == Recipe::Token && !oracle.layout.one_scale_a_row() {
+                continue;
+            }
+            let product =
+                if recipe == Recipe::Block { Oracle::by_blocks } else { Oracle::by_token };
+            let x = quantized(&values, k, recipe, kernels(Isa::Scalar).unwrap());
+            let mut expected = vec![0.0; ROWS * n];
+            for index in 0..n {
+                let codes = oracle.codes(index);
+                for row in 0..ROWS {
+                    expected[row * n + index] = product(oracle, index, &codes, &x.rows, row);
+                }
+            }
+            for (isa, tier, kernels) in tiers() {
+                let on_tier = quantized(&values, k, recipe, tier);
+                assert!(same(&on_tier.rows.scales, &x.rows.scales), "{isa} {k} {recipe:?}");
+                assert!(on_tier.rows.codes == x.rows.codes, "{isa} {k} {recipe:?}");
+                assert!(on_tier.sums == x.sums, "{isa} {k} {recipe:?}");
+                let x = on_tier;
+                for rows in [1, 2, 3, ROWS] {
+                    let found = decoded(kernels, tiles, &x, rows);
+                    let expected = &expected[..rows * n];
+                    let differ =
+                        (0..found.len()).find(|&at| !same(&found[at..=at], &expected[at..=at]));
+                    if let Some(at) = differ {
+                        let (row, index) = (at / n, at % n);
+                        panic!(
+                            "{isa} {codec} {n}x{k} {recipe:?} {rows} rows: row {row}, weight row \
+                             {index}: {}, expected {}",
+                            found[at], expected[at]
+                        );
+                    }
+                    checked += 1;
+                }
+            }
+        }
+    });
+    println!(
+        "few rows: {checked} products on {:?}",
+        tiers().iter().map(|t| t.0).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn panels_are_the_oracles() {
+    let (mut codes, mut scales) = ([1; TILE_ROWS * PANEL_COLS], [1.0; TILE_ROWS]);
+    let (mut expected, mut expected_scales) = (codes, scales);
+    each_matrix(|oracle, tiles, _| {
+        let Layout { codec, cols: k, .. } = oracle.layout;
+        for tile in 0..oracle.layout.tiles() {
+            for block in 0..k.div_ceil(PANEL_COLS) {
+                oracle.panel(tile, block, &mut expected, &mut expected_scales);
+                for (isa, _, kernels) in tiers() {
+                    let bytes = tiles.tile(tile);
+                    kernels.panel(tiles.layout(), bytes, block, &mut codes, &mut scales);
+                    assert!(same(&scales, &expected_scales), "{isa} {codec} k={k} {block}");
+                    assert!(codes == expected, "{isa} {codec} k={k} {block}");
+                }
+                if let Some(stored) = tiles.stored_panel(tile, block) {
+                    assert!(stored == expected, "{codec} k={k} {block}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn panels_hold_the_weights() {
+    // Off by half a code, and by what the arithmetic in 16 bits adds to that.
+    const BOUND: f32 = 0.52;
+    let mut random = Random(72);
+    for codec in codecs().into_iter().filter(|codec| !codec.is_float()) {
+        let [tensor, _] = tensors(codec, 19, 512, &mut random);
+        let mut values = vec![0.0; 19 * 512];
+        for (row, values) in values.chunks_exact_mut(512).enumerate() {
+            keeve_codec::row_values(&tensor, row, values);
+        }
+        let oracle = Oracle { layout: Layout::new(codec, 19, 512).unwrap(), tensor };
+        let exact = oracle.layout.exact_panels();
+        let (mut codes, mut scales) = ([0; TILE_ROWS * PANEL_COLS], [0.0; TILE_ROWS]);
+        for (tile, block) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            oracle.panel(tile, block, &mut codes, &mut scales);
+            for (at, &code) in codes.iter().enumerate() {
+                let (row, column) = (at / 4 % TILE_ROWS, at / 64 * 4 + at % 4);
+                let index = tile * TILE_ROWS + row;
+                if index >= 19 {
+                    assert_eq!(code, 0, "{codec}: row {index}");
+                    continue;
+                }
+                let value = values[index * 512 + block * PANEL_COLS + column];
+                let (found, scale) = (f32::from(code) * scales[row], scales[row]);
+                let bound = if exact { scale * 1e-5 } else { scale * BOUND };
+                assert!((found - value).abs() <= bound, "{codec}: {value} is {code} of {scale}");
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_can_be_stopped() {
+    let pool = Pool::new(2).unwrap();
+    let [tensor, _] = tensors(Codec::Q4K, 160, 256, &mut Random(73));
+    let layout = Layout::new(Codec::Q4K, 160, 256).unwrap();
+    assert!(Tiles::pack(layout, &tensor, &pool, &|_| false).unwrap().is_none());
+}

@@ -1,0 +1,100 @@
+//! Weights packed for int8 products: tiles of 16 rows, read from end to end.
+
+mod layout;
+mod pack;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keeve_codec::PackedTensor;
+use memmap2::{Mmap, MmapMut};
+
+use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::pool::Pool;
+
+pub(crate) use layout::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
+
+/// A matrix in tiles.
+pub(crate) struct Tiles {
+    layout: Layout,
+    bytes: Mmap,
+}
+
+impl Tiles {
+    /// Packs a single matrix, on all threads. `done` is told the stored bytes of each tile and stops
+    /// the work by returning `false`; then there are no tiles.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    ///
+    /// # Panics
+    /// If `layout` is not the tensor's.
+    pub fn pack(
+        layout: Layout,
+        tensor: &PackedTensor,
+        pool: &Pool,
+        done: &(dyn Fn(u64) -> bool + Sync),
+    ) -> std::io::Result<Option<Self>> {
+        let is_its = (layout.codec, layout.rows, layout.cols)
+            == (tensor.codec(), tensor.rows(), tensor.cols());
+        assert!(is_its && tensor.experts() == 1, "{layout:?}");
+        let mut bytes = MmapMut::map_anon(layout.tile_bytes() * layout.tiles())?;
+        // Fewer, larger pages make reading faster. The system may not have them: then it is as before.
+        #[cfg(target_os = "linux")]
+        let _ = bytes.advise(memmap2::Advice::HugePage);
+        let tile_bytes = tensor.bytes() as u64 / layout.tiles() as u64;
+        let stopped = AtomicBool::new(false);
+        let places = Mutex::new(bytes.chunks_exact_mut(layout.tile_bytes()).enumerate());
+        pool.run(layout.tiles(), |_, _| {
+            let next = places.lock().ok().and_then(|mut places| places.next());
+            let Some((tile, out)) = next.filter(|_| !stopped.load(Ordering::Relaxed)) else {
+                return;
+            };
+            pack::pack_tile(&layout, tensor, tile, out);
+            if !done(tile_bytes) {
+                stopped.store(true, Ordering::Relaxed);
+            }
+        });
+        if stopped.into_inner() {
+            return Ok(None);
+        }
+        Ok(Some(Self { layout, bytes: bytes.make_read_only()? }))
+    }
+
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Bytes of all tiles.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The bytes of a tile. They begin on a 64-byte boundary.
+    ///
+    /// # Panics
+    /// If there is no such tile.
+    pub fn tile(&self, index: usize) -> &[u8] {
+        let bytes = self.layout.tile_bytes();
+        &self.bytes[index * bytes..][..bytes]
+    }
+
+    /// The codes of 16 rows by 256 columns, if they are stored as a panel.
+    ///
+    /// # Panics
+    /// If there is no such tile.
+    pub fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
+        let layout = &self.layout;
+        let column = block * PANEL_COLS;
+        if !(layout.codes.signed && layout.exact_panels()) || column + PANEL_COLS > layout.padded()
+        {
+            return None;
+        }
+        let (record, within) = (column / layout.span, column % layout.span);
+        let at = record * layout.record + layout.header + within * TILE_ROWS;
+        let codes = &self.tile(tile)[at..][..TILE_ROWS * PANEL_COLS];
+        // SAFETY: the types have the same size and alignment, and every byte is valid for both.
+        Some(unsafe { std::slice::from_raw_parts(codes.as_ptr().cast(), codes.len()) })
+    }
+}

@@ -1,0 +1,474 @@
+//! Products of few rows of activations with tiles, by blocks of 32 columns: exact in `i32` within a
+//! block, scales applied as they are stored. The order of `f32` operations is that of
+//! [`crate::scalar::oracle`], so that results are the same bits.
+
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use keeve_codec::{Float, Group, Scaling};
+
+use super::ints::IntLanes;
+use super::lanes::Lanes;
+use crate::panel::TILE_ROWS;
+use crate::quantize::{BlockRows, SUM_COLS};
+use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
+
+/// How far ahead weights are asked for, in bytes.
+const AHEAD: usize = 2048;
+/// Vectors of a block.
+const WORDS: usize = BLOCK / 4;
+
+/// A row of activations.
+#[derive(Clone, Copy)]
+struct RowAt {
+    codes: *const i8,
+    scales: *const f32,
+    sums: *const i32,
+    weighted16: *const f32,
+    weighted32: *const f32,
+}
+
+/// A tile, from the first row that a register holds.
+#[derive(Clone, Copy)]
+struct TileAt {
+    at: *const u8,
+    /// The first row.
+    row: usize,
+}
+
+/// `out[r] = x[first + r] . weights` for `ROWS` rows and the 16 weight rows of `tile`.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+///
+/// # Panics
+/// If something does not fit the layout.
+#[inline(always)]
+pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
+    layout: &Layout,
+    tile: &[u8],
+    x: &BlockRows,
+    first: usize,
+    out: &mut [[f32; TILE_ROWS]],
+) {
+    let rows = &x.rows;
+    let (cols, spans) = (rows.cols, rows.spans());
+    assert!(tile.len() == layout.tile_bytes() && layout.padded() <= cols && out.len() >= ROWS);
+    assert!(first + ROWS <= rows.rows && rows.codes.len() == rows.rows * cols);
+    assert!(rows.scales.len() == rows.rows * spans && (spans == 1 || rows.span == BLOCK));
+    let sums = cols / SUM_COLS;
+    assert!(x.sums.len() == rows.rows * sums && x.weighted16.len() == x.sums.len());
+    assert!(2 * x.weighted32.len() == x.sums.len());
+    let by_token = spans == 1;
+    assert!(!by_token || layout.one_scale_a_row());
+    for row in (0..TILE_ROWS).step_by(V::COUNT) {
+        // SAFETY: rows are in bounds by the assertions; the caller vouches for the instructions.
+        // What the functions read of a tile ends with its last record, which the layout says.
+        unsafe {
+            let x: [RowAt; ROWS] = std::array::from_fn(|index| {
+                let index = first + index;
+                RowAt {
+                    codes: rows.codes.as_ptr().add(index * cols),
+                    scales: rows.scales.as_ptr().add(index * spans),
+                    sums: x.sums.as_ptr().add(index * sums),
+                    weighted16: x.weighted16.as_ptr().add(index * sums),
+                    weighted32: x.weighted32.as_ptr().add(index * sums / 2),
+                }
+            });
+            let tile = TileAt { at: tile.as_ptr(), row };
+            let found = match layout.codes.scaling {
+                Scaling::Groups { group, float, offset } => {
+                    let width = match group {
+                        Group::Row => layout.span,
+                        Group::Of(len) => len.into(),
+                    };
+                    let scales = Scales { width, float, offset };
+                    match (by_token, layout.codes.bits) {
+                        (true, 4) => whole_rows::<V, 4, ROWS>(layout, scales, tile, x),
+                        (true, _) => whole_rows::<V, 8, ROWS>(layout, scales, tile, x),
+                        (false, 1) => groups::<V, 1, ROWS>(layout, scales, tile, x),
+                        (false, 2) => groups::<V, 2, ROWS>(layout, scales, tile, x),
+                        (false, 3) => groups::<V, 3, ROWS>(layout, scales, tile, x),
+                        (false, 4) => groups::<V, 4, ROWS>(layout, scales, tile, x),
+                        (false, 5) => groups::<V, 5, ROWS>(layout, scales, tile, x),
+                        (false, 6) => groups::<V, 6, ROWS>(layout, scales, tile, x),
+                        (false, _) => groups::<V, 8, ROWS>(layout, scales, tile, x),
+                    }
+                }
+                Scaling::SuperBlocks { run: 32, .. } => match layout.codes.bits {
+                    4 => long_runs::<V, 4, ROWS>(layout, tile, x),
+                    _ => long_runs::<V, 5, ROWS>(layout, tile, x),
+                },
+                Scaling::SuperBlocks { .. } => match layout.codes.bits {
+                    2 => short_runs::<V, 2, true, ROWS>(layout, tile, x),
+                    3 => short_runs::<V, 3, false, ROWS>(layout, tile, x),
+                    _ => short_runs::<V, 6, false, ROWS>(layout, tile, x),
+                },
+            };
+            for (out, found) in out.iter_mut().zip(found) {
+                found.store(out[row..].as_mut_ptr());
+            }
+        }
+    }
+}
+
+/// The codes of a block, a register for each four columns, counted from zero if `flip` is zero.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; there must be a block of codes of `BITS` bits at `at`,
+/// of which this takes the lanes that begin there.
+#[inline(always)]
+pub(super) unsafe fn expand<V: IntLanes, const BITS: usize>(at: *const u8, flip: V) -> [V; WORDS] {
+    // SAFETY: the caller's promise; a block has `WORDS * BITS / 8` lines.
+    unsafe {
+        for line in 0..BITS {
+            // What lies past the end of the tensor is never read.
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast());
+        }
+        let mut words = [V::splat(0); WORDS];
+        if BITS == 8 {
+            for (index, word) in words.iter_mut().enumerate() {
+                *word = V::load(at.add(index * LINE)).xor(flip);
+            }
+            return words;
+        }
+        /// Adds the codes of a plane: those of each vector, one every so many bits.
+        macro_rules! plane {
+            ($at:expr, $mask:literal, [$($left:literal)+]) => {
+                let (mask, shifts) = (V::splat($mask), [$($left),+]);
+                for first in (0..WORDS).step_by(shifts.len()) {
+                    let vector = V::load($at.add(first / shifts.len() * LINE));
+                    let parts = [$(vector.shift16::<$left>().and(mask)),+];
+                    for (word, part) in words[first..].iter_mut().zip(parts) {
+                        *word = word.or(part);
+                    }
+                }
+            };
+        }
+        if BITS & 4 != 0 {
+            plane!(at, 0x0f0f_0f0f, [0 - 4]);
+        }
+        match BITS {
+            2 | 3 => {
+                plane!(at, 0x0303_0303, [0 - 2 - 4 - 6]);
+            }
+            6 => {
+                plane!(at.add(4 * LINE), 0x3030_3030, [4 2 0 -2]);
+            }
+            _ => {}
+        }
+        match BITS {
+            1 => {
+                plane!(at, 0x0101_0101, [0 - 1 - 2 - 3 - 4 - 5 - 6 - 7]);
+            }
+            3 => {
+                plane!(at.add(2 * LINE), 0x0404_0404, [2 1 0 -1 -2 -3 -4 -5]);
+            }
+            5 => {
+                plane!(at.add(4 * LINE), 0x1010_1010, [4 3 2 1 0 -1 -2 -3]);
+            }
+            _ => {}
+        }
+        words
+    }
+}
+
+/// `start` plus the products of columns `4 * from ..` to `4 * to` of a block.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; there must be a block of activations at `x`.
+#[inline(always)]
+unsafe fn dot<V: IntLanes, const BITS: usize>(
+    start: V,
+    words: &[V; WORDS],
+    from: usize,
+    to: usize,
+    x: *const i8,
+) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sum = start;
+        for (index, &word) in words.iter().enumerate().take(to).skip(from) {
+            let by = V::splat(x.add(4 * index).cast::<i32>().read_unaligned());
+            // Codes of up to six bits are below 64.
+            sum = if BITS < 7 { sum.dot::<true>(word, by) } else { sum.dot::<false>(word, by) };
+        }
+        sum
+    }
+}
+
+/// How a codec scales by groups.
+#[derive(Clone, Copy)]
+struct Scales {
+    /// Columns of a group.
+    width: usize,
+    float: Float,
+    offset: bool,
+}
+
+impl Scales {
+    /// A register of values at `at`.
+    ///
+    /// # Safety
+    /// The machine must have the instructions of `F`; there must be as many values at `at`.
+    #[inline(always)]
+    unsafe fn load<F: Lanes>(self, at: *const u8) -> F {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.float {
+                Float::F32 => F::load(at.cast()),
+                Float::F16 => F::load_f16(at),
+                Float::Bf16 => F::load_bf16(at),
+            }
+        }
+    }
+
+    /// The scales and offsets (zeros if there are none) of a group, from row `row` on.
+    ///
+    /// # Safety
+    /// As [`Scales::load`], for the group at `at`.
+    #[inline(always)]
+    unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
+        // SAFETY: the caller's promise: the group has 16 scales, and then as many offsets.
+        unsafe {
+            let bytes = self.float.bytes();
+            let scale = self.load(at.add(row * bytes));
+            let offset = if self.offset {
+                self.load(at.add((TILE_ROWS + row) * bytes))
+            } else {
+                F::splat(0.0)
+            };
+            (scale, offset)
+        }
+    }
+}
+
+/// What is added to unsigned codes to make them out of stored ones, and the code that is zero then.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+unsafe fn zero_of<V: IntLanes>(layout: &Layout) -> (V, i32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if layout.codes.signed {
+            (V::splat(0x8080_8080_u32 as i32), 128)
+        } else {
+            (V::splat(0), layout.codes.zero.into())
+        }
+    }
+}
+
+/// Codecs that scale by groups, activations with a scale for each block.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
+#[inline(always)]
+unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
+    layout: &Layout,
+    scales: Scales,
+    tile: TileAt,
+    x: [RowAt; ROWS],
+) -> [V::Floats; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let nothing = V::Floats::splat(0.0);
+        let mut sums = [nothing; ROWS];
+        let (flip, zero) = zero_of::<V>(layout);
+        let group = group_bytes(scales.float, scales.offset);
+        let mut block = 0;
+        for record in 0..layout.records {
+            let header = tile.at.add(record * layout.record);
+            let mut codes = header.add(layout.header + 4 * tile.row);
+            for index in 0..layout.span / scales.width {
+                let (scale, offset) =
+                    scales.of_group::<V::Floats>(header.add(index * group), tile.row);
+                let (mut products, mut added) = ([nothing; ROWS], [0.0; ROWS]);
+                for _ in 0..scales.width / BLOCK {
+                    let words = expand::<V, BITS>(codes, flip);
+                    for (row, x) in x.iter().enumerate() {
+                        let sum = *x.sums.add(2 * block) + *x.sums.add(2 * block + 1);
+                        let start = V::splat(-zero * sum);
+                        let codes = x.codes.add(block * BLOCK);
+                        let product = dot::<V, BITS>(start, &words, 0, WORDS, codes);
+                        let by = V::Floats::splat(*x.scales.add(block));
+                        products[row] = product.to_floats().mul_add(by, products[row]);
+                        added[row] += *x.weighted32.add(block);
+                    }
+                    codes = codes.add(layout.block_bytes());
+                    block += 1;
+                }
+                for row in 0..ROWS {
+                    sums[row] = scale.mul_add(products[row], sums[row]);
+                    if scales.offset {
+                        sums[row] = offset.mul_add(V::Floats::splat(added[row]), sums[row]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Codecs with one scale a row, activations likewise: exact in `i32` over the row.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
+#[inline(always)]
+unsafe fn whole_rows<V: IntLanes, const BITS: usize, const ROWS: usize>(
+    layout: &Layout,
+    scales: Scales,
+    tile: TileAt,
+    x: [RowAt; ROWS],
+) -> [V::Floats; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (flip, zero) = zero_of::<V>(layout);
+        let (mut products, mut sums) = ([V::splat(0); ROWS], [0i32; ROWS]);
+        let mut codes = tile.at.add(layout.header + 4 * tile.row);
+        for block in 0..layout.span / BLOCK {
+            let words = expand::<V, BITS>(codes, flip);
+            for (row, x) in x.iter().enumerate() {
+                sums[row] += *x.sums.add(2 * block) + *x.sums.add(2 * block + 1);
+                let codes = x.codes.add(block * BLOCK);
+                products[row] = dot::<V, BITS>(products[row], &words, 0, WORDS, codes);
+            }
+            codes = codes.add(layout.block_bytes());
+        }
+        let (scale, _) = scales.of_group::<V::Floats>(tile.at, tile.row);
+        std::array::from_fn(|row| {
+            // Wrapping: the product of unsigned codes may be too large, the difference is not.
+            let less = V::splat(sums[row].wrapping_mul(-zero));
+            let by = V::Floats::splat(*x[row].scales);
+            products[row].add(less).to_floats().mul(by).mul(scale)
+        })
+    }
+}
+
+/// K-quants whose integers are for 32 columns: Q4_K and Q5_K.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
+#[inline(always)]
+unsafe fn long_runs<V: IntLanes, const BITS: usize, const ROWS: usize>(
+    layout: &Layout,
+    tile: TileAt,
+    x: [RowAt; ROWS],
+) -> [V::Floats; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let nothing = V::Floats::splat(0.0);
+        let mut sums = [nothing; ROWS];
+        for record in 0..layout.records {
+            let header = tile.at.add(record * layout.record);
+            let codes = header.add(layout.header + 4 * tile.row);
+            let integers = header.add(INTEGERS_AT + tile.row);
+            let blocks = layout.span / BLOCK;
+            let (mut products, mut less) = ([nothing; ROWS], [nothing; ROWS]);
+            for index in 0..blocks {
+                let block = record * blocks + index;
+                let words = expand::<V, BITS>(codes.add(index * layout.block_bytes()), V::splat(0));
+                let scale = V::load_u8(integers.add(index * TILE_ROWS));
+                let minimum = V::Floats::load_u8(integers.add((blocks + index) * TILE_ROWS));
+                for (row, x) in x.iter().enumerate() {
+                    let codes = x.codes.add(block * BLOCK);
+                    let product = dot::<V, BITS>(V::splat(0), &words, 0, WORDS, codes).mul(scale);
+                    let by = V::Floats::splat(*x.scales.add(block));
+                    products[row] = product.to_floats().mul_add(by, products[row]);
+                    let by = V::Floats::splat(*x.weighted32.add(block));
+                    less[row] = minimum.mul_add(by, less[row]);
+                }
+            }
+            add_super_block::<V, ROWS>(header, tile.row, products, less, &mut sums);
+        }
+        sums
+    }
+}
+
+/// K-quants whose integers are for 16 columns: Q2_K (which has minimums), Q3_K and Q6_K.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
+#[inline(always)]
+unsafe fn short_runs<V: IntLanes, const BITS: usize, const MINIMUM: bool, const ROWS: usize>(
+    layout: &Layout,
+    tile: TileAt,
+    x: [RowAt; ROWS],
+) -> [V::Floats; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let nothing = V::Floats::splat(0.0);
+        let mut sums = [nothing; ROWS];
+        let zero = i32::from(layout.codes.zero);
+        for record in 0..layout.records {
+            let header = tile.at.add(record * layout.record);
+            let codes = header.add(layout.header + 4 * tile.row);
+            let integers = header.add(INTEGERS_AT + tile.row);
+            let blocks = layout.span / BLOCK;
+            let (mut products, mut less) = ([nothing; ROWS], [nothing; ROWS]);
+            for index in 0..blocks {
+                let block = record * blocks + index;
+                let words = expand::<V, BITS>(codes.add(index * layout.block_bytes()), V::splat(0));
+                let mut scale = [V::splat(0); 2];
+                let mut minimum = [nothing; 2];
+                for run in 0..2 {
+                    let at = integers.add((2 * index + run) * TILE_ROWS);
+                    if MINIMUM {
+                        let both = V::load_u8(at);
+                        scale[run] = both.and(V::splat(15));
+                        minimum[run] = both.shift16::<-4>().to_floats();
+                    } else {
+                        scale[run] = V::load_i8(at);
+                    }
+                }
+                for (row, x) in x.iter().enumerate() {
+                    let codes = x.codes.add(block * BLOCK);
+                    let mut product = V::splat(0);
+                    for run in 0..2 {
+                        let start = V::splat(-zero * *x.sums.add(2 * block + run));
+                        let half = run * WORDS / 2;
+                        let part = dot::<V, BITS>(start, &words, half, half + WORDS / 2, codes);
+                        product = product.add(part.mul(scale[run]));
+                        if MINIMUM {
+                            let by = V::Floats::splat(*x.weighted16.add(2 * block + run));
+                            less[row] = minimum[run].mul_add(by, less[row]);
+                        }
+                    }
+                    let by = V::Floats::splat(*x.scales.add(block));
+                    products[row] = product.to_floats().mul_add(by, products[row]);
+                }
+            }
+            if MINIMUM {
+                add_super_block::<V, ROWS>(header, tile.row, products, less, &mut sums);
+            } else {
+                let scale = V::Floats::load_f16(header.add(2 * tile.row));
+                for (sum, product) in sums.iter_mut().zip(products) {
+                    *sum = scale.mul_add(product, *sum);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// `sums += scale * products - minimum * less`, the scales and minimums of a K-quant's header.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; there must be a header at `header`.
+#[inline(always)]
+unsafe fn add_super_block<V: IntLanes, const ROWS: usize>(
+    header: *const u8,
+    row: usize,
+    products: [V::Floats; ROWS],
+    less: [V::Floats; ROWS],
+    sums: &mut [V::Floats; ROWS],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = V::Floats::load_f16(header.add(2 * row));
+        let minimum = V::Floats::load_f16(header.add(2 * (TILE_ROWS + row)));
+        let minimum = V::Floats::splat(0.0).sub(minimum);
+        for (sum, (products, less)) in sums.iter_mut().zip(products.into_iter().zip(less)) {
+            *sum = minimum.mul_add(less, scale.mul_add(products, *sum));
+        }
+    }
+}

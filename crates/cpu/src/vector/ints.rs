@@ -1,0 +1,293 @@
+//! Registers of integers: 32-bit lanes, each of which may be four bytes or two 16-bit numbers.
+
+use std::arch::x86_64::*;
+
+use super::lanes::Lanes;
+
+/// A register of `COUNT` 32-bit lanes of one tier.
+///
+/// # Safety
+/// Every method may be called only on a machine that has the tier. Those that take pointers read
+/// or write as many bytes there as they say; no alignment is asked for.
+pub(crate) trait IntLanes: Copy {
+    /// As many `f32`.
+    type Floats: Lanes;
+
+    /// Lanes of the register.
+    const COUNT: usize;
+
+    /// `value` in every lane.
+    unsafe fn splat(value: i32) -> Self;
+
+    /// `4 * COUNT` bytes.
+    unsafe fn load(from: *const u8) -> Self;
+
+    /// `COUNT` unsigned bytes, widened.
+    unsafe fn load_u8(from: *const u8) -> Self;
+
+    /// `COUNT` signed bytes, widened.
+    unsafe fn load_i8(from: *const u8) -> Self;
+
+    /// Stores `4 * COUNT` bytes.
+    unsafe fn store(self, to: *mut u8);
+
+    /// Bits set in both.
+    unsafe fn and(self, other: Self) -> Self;
+
+    /// Bits set in either.
+    unsafe fn or(self, other: Self) -> Self;
+
+    /// Bits set in one.
+    unsafe fn xor(self, other: Self) -> Self;
+
+    /// Every 16-bit number shifted to the left by `LEFT` bits (from -14 to 14; less than zero: to the
+    /// right), filled up with zeros.
+    unsafe fn shift16<const LEFT: i32>(self) -> Self;
+
+    /// Sums of 32-bit lanes, wrapping.
+    unsafe fn add(self, other: Self) -> Self;
+
+    /// Sums of 16-bit numbers, wrapping.
+    unsafe fn add16(self, other: Self) -> Self;
+
+    /// Products of 32-bit lanes, wrapping.
+    unsafe fn mul(self, other: Self) -> Self;
+
+    /// Products of signed 16-bit numbers over 2^15, rounded to nearest, halves up.
+    unsafe fn mul_high16(self, other: Self) -> Self;
+
+    /// `self` plus, in each lane, the sum of the products of four unsigned bytes of `codes` with four
+    /// signed ones of `by`, exactly. `SMALL`: the unsigned ones are below 128.
+    unsafe fn dot<const SMALL: bool>(self, codes: Self, by: Self) -> Self;
+
+    /// As floats, rounded to nearest.
+    unsafe fn to_floats(self) -> Self::Floats;
+}
+
+/// A shift by a constant of either sign: the instructions want theirs as a literal.
+macro_rules! shift {
+    ($left:expr, $self:expr, $sll:ident, $srl:ident, [$($n:literal)+]) => {
+        match $left {
+            $($n => $sll::<$n>($self),)+
+            0 => $self,
+            left => match -left {
+                $($n => $srl::<$n>($self),)+
+                _ => unreachable!("shifts are by at most 14 bits"),
+            },
+        }
+    };
+}
+
+/// Bytes that are even, of each 16-bit number.
+const LOW: i16 = 0xff;
+
+impl IntLanes for __m256i {
+    type Floats = __m256;
+
+    const COUNT: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn splat(value: i32) -> Self {
+        _mm256_set1_epi32(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller has 32 bytes there.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        // SAFETY: the caller has eight bytes there.
+        _mm256_cvtepu8_epi32(unsafe { _mm_loadl_epi64(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_i8(from: *const u8) -> Self {
+        // SAFETY: the caller has eight bytes there.
+        _mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: the caller has room for 32 bytes there.
+        unsafe { _mm256_storeu_si256(to.cast(), self) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn and(self, other: Self) -> Self {
+        _mm256_and_si256(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn or(self, other: Self) -> Self {
+        _mm256_or_si256(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn xor(self, other: Self) -> Self {
+        _mm256_xor_si256(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn shift16<const LEFT: i32>(self) -> Self {
+        shift!(LEFT, self, _mm256_slli_epi16, _mm256_srli_epi16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add(self, other: Self) -> Self {
+        _mm256_add_epi32(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add16(self, other: Self) -> Self {
+        _mm256_add_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn mul(self, other: Self) -> Self {
+        _mm256_mullo_epi32(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn mul_high16(self, other: Self) -> Self {
+        _mm256_mulhrs_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn dot<const SMALL: bool>(self, codes: Self, by: Self) -> Self {
+        if SMALL {
+            // Two products of at most 127 * 128 each fit into 16 bits.
+            let pairs = _mm256_maddubs_epi16(codes, by);
+            return _mm256_add_epi32(self, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+        let even = _mm256_and_si256(codes, _mm256_set1_epi16(LOW));
+        let odd = _mm256_srli_epi16::<8>(codes);
+        let even_by = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(by));
+        let odd_by = _mm256_srai_epi16::<8>(by);
+        let even = _mm256_madd_epi16(even, even_by);
+        let odd = _mm256_madd_epi16(odd, odd_by);
+        _mm256_add_epi32(self, _mm256_add_epi32(even, odd))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn to_floats(self) -> __m256 {
+        _mm256_cvtepi32_ps(self)
+    }
+}
+
+impl IntLanes for __m512i {
+    type Floats = __m512;
+
+    const COUNT: usize = 16;
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn splat(value: i32) -> Self {
+        _mm512_set1_epi32(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller has 64 bytes there.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn load_u8(from: *const u8) -> Self {
+        // SAFETY: the caller has sixteen bytes there.
+        _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn load_i8(from: *const u8) -> Self {
+        // SAFETY: the caller has sixteen bytes there.
+        _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(from.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: the caller has room for 64 bytes there.
+        unsafe { _mm512_storeu_si512(to.cast(), self) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn and(self, other: Self) -> Self {
+        _mm512_and_si512(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn or(self, other: Self) -> Self {
+        _mm512_or_si512(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn xor(self, other: Self) -> Self {
+        _mm512_xor_si512(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn shift16<const LEFT: i32>(self) -> Self {
+        shift!(LEFT, self, _mm512_slli_epi16, _mm512_srli_epi16, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add(self, other: Self) -> Self {
+        _mm512_add_epi32(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add16(self, other: Self) -> Self {
+        _mm512_add_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn mul(self, other: Self) -> Self {
+        _mm512_mullo_epi32(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn mul_high16(self, other: Self) -> Self {
+        _mm512_mulhrs_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn dot<const SMALL: bool>(self, codes: Self, by: Self) -> Self {
+        _mm512_dpbusd_epi32(self, codes, by)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn to_floats(self) -> __m512 {
+        _mm512_cvtepi32_ps(self)
+    }
+}

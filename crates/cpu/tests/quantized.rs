@@ -1,0 +1,144 @@
+//! `linear` with quantized activations: every codec, on every tier, with every number of rows, in both
+//! phases. The scalar tier computes with weights as they are stored, in plain loops; all others must give
+//! its bits.
+
+mod common;
+
+use common::{Named, Random, bits, error, given, load_with, run_once, tiers};
+use keeve_codec::{Codec, Float, Group};
+use keeve_cpu::Isa;
+use keeve_graph::{Activations, Graph, Phase, Step, Want};
+
+const ROWS: [usize; 10] = [1, 2, 3, 7, 8, 9, 16, 33, 64, 129];
+/// Codes of 8 bits for values that are spread evenly are off by a 440th of the largest value, a 254th of
+/// the standard deviation; weights in panels by as much again.
+const BOUND: f64 = 0.01;
+
+fn graph(n: usize, k: usize, bias: bool) -> Graph {
+    let mut graph = Graph::new();
+    let x = graph.embed("table", 1, k).unwrap();
+    let rows = graph.select_rows(x, Want::Logits).unwrap();
+    let y = graph.linear(rows, "head", n, bias).unwrap();
+    graph.output(Want::Logits, y).unwrap();
+    graph
+}
+
+fn codecs() -> Vec<Codec> {
+    let mut codecs = Codec::PLAIN.to_vec();
+    for bits in Codec::AFFINE_BITS {
+        let floats = [Float::Bf16, Float::F16, Float::F32];
+        for (group, scale) in Codec::AFFINE_GROUPS.into_iter().zip(floats) {
+            codecs.push(Codec::Affine { bits, group, scale });
+        }
+    }
+    let groups = [Group::Row].into_iter().chain(Codec::INT_GROUPS.map(Group::Of));
+    for group in groups {
+        for scale in [Float::F32, Float::F16] {
+            codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+        }
+    }
+    codecs
+}
+
+/// Rows in the phases that `phase` gives.
+fn in_phases<'a>(mut step: Step<'a>, phase: fn(usize) -> Phase) -> Step<'a> {
+    for (at, row) in step.rows.iter_mut().enumerate() {
+        row.phase = phase(at);
+    }
+    step
+}
+
+const PHASES: [(&str, fn(usize) -> Phase); 3] = [
+    ("prompt", |_| Phase::Prompt),
+    ("generated", |_| Phase::Generated),
+    ("mixed", |at| if at % 3 == 1 { Phase::Generated } else { Phase::Prompt }),
+];
+
+fn check(codec: Codec, n: usize, k: usize, row_counts: &[usize], random: &mut Random) {
+    let mut weights = Named::default();
+    weights.add("table", Codec::F32, 1, k, &vec![0.0; k]);
+    weights.add("head.weight", codec, n, k, &random.values(n * k));
+    let bias = n % 4 == 3;
+    weights.add("head.bias", Codec::F32, 1, n, &random.values(n));
+    let most = row_counts[row_counts.len() - 1];
+    let x = random.values(most * k);
+    let graph = graph(n, k, bias);
+    let pages: Vec<u32> = (0..5).collect();
+    for activations in [Activations::Int8, Activations::Auto] {
+        let load = |activations, isa| load_with(activations, isa, 2, &graph, &weights);
+        let float = run_once(&*load(Activations::Float, Isa::Scalar), &given(&x, k, &pages), 5);
+        let float: Vec<_> = float.values[0].2.iter().map(|&y| f64::from(y)).collect();
+        let scalar = load(activations, Isa::Scalar);
+        for (name, phase) in PHASES {
+            let what = format!("{activations:?} {codec} {n}x{k} {name}");
+            let step = in_phases(given(&x, k, &pages), phase);
+            let oracle = run_once(&*scalar, &step, 5).values.remove(0).2;
+            let off = error(&oracle, &float);
+            // Few numbers may be off by more than many are.
+            let bound = if k * n < 512 { 5.0 * BOUND } else { BOUND };
+            assert!(off < bound, "{what}: {off:e} from float");
+            assert!(off > 0.0 || codec.is_float(), "{what}: nothing was quantized");
+            for isa in Isa::found() {
+                if codec.is_float() && isa != Isa::Scalar {
+                    continue; // These sum up in another order; tests of float activations see to them.
+                }
+                let program = load(activations, isa);
+                for &rows in row_counts {
+                    let step = in_phases(given(&x[..rows * k], k, &pages), phase);
+                    let found = run_once(&*program, &step, 5).values.remove(0).2;
+                    let expected = &oracle[..rows * n];
+                    assert!(bits(&found) == bits(expected), "{isa} {what}: {rows} rows");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_codec_tier_phase_and_number_of_rows() {
+    tiers("quantized activations");
+    let mut random = Random(51);
+    for codec in codecs() {
+        check(codec, 19, 512.max(codec.column_step()), &ROWS, &mut random);
+    }
+}
+
+#[test]
+fn odd_shapes() {
+    tiers("quantized activations, odd shapes");
+    let mut random = Random(52);
+    for codec in codecs().into_iter().filter(|codec| !codec.is_float()) {
+        let step = codec.column_step();
+        let widths = [step, 3 * step, 7 * step, 33 * step, 288, 259, 1000];
+        for (index, k) in widths.into_iter().enumerate() {
+            if k % step == 0 && k <= 1024 {
+                check(codec, [35, 1, 16, 47][index % 4], k, &[1, 2, 5, 17], &mut random);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_are_not_hidden() {
+    let mut random = Random(53);
+    let (n, k) = (19, 512);
+    for codec in [Codec::Q4K, Codec::Q8_0, "int8".parse().unwrap(), "affine4".parse().unwrap()] {
+        let mut weights = Named::default();
+        weights.add("table", Codec::F32, 1, k, &vec![0.0; k]);
+        weights.add("head.weight", codec, n, k, &random.values(n * k));
+        let mut x = random.values(3 * k);
+        (x[k + 40], x[2 * k + 300]) = (f32::NAN, f32::INFINITY);
+        for activations in [Activations::Int8, Activations::Auto] {
+            for isa in Isa::found() {
+                let program = load_with(activations, isa, 1, &graph(n, k, false), &weights);
+                for (name, phase) in PHASES {
+                    let step = in_phases(given(&x, k, &[0]), phase);
+                    let y = run_once(&*program, &step, 1).values.remove(0).2;
+                    let what = format!("{isa} {activations:?} {codec} {name}");
+                    assert!(y[..n].iter().all(|y| y.is_finite()), "{what}: a row of numbers");
+                    assert!(y[n..].iter().all(|y| y.is_nan()), "{what}: rows with others");
+                }
+            }
+        }
+    }
+}
