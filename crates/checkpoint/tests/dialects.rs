@@ -7,7 +7,7 @@ mod common;
 use common::{Model, llama_gguf, llama_metadata, model, open};
 use keeve_checkpoint::gguf::tokenizer::TokenType;
 use keeve_checkpoint::gguf::{self, Value};
-use keeve_codec::{Codec, Float};
+use keeve_codec::{Codec, Float, Group};
 use serde_json::json;
 
 /// An affine module of 4 bits in groups of 64 (or 8 in 32, or 2 in 128): two rows of 16 words.
@@ -164,10 +164,10 @@ fn damaged_affine_modules_are_refused() {
         ),
         (
             model(json!({"compression_config": {"format": "int-quantized"}}), &MODULE),
-            "'compression_config' describes compressed-tensors".into(),
+            "'compression_config.config_groups' is missing".into(),
         ),
     ];
-    for name in ["compressed-tensors", "gptq", "awq", "bitnet", "fp8"] {
+    for name in ["gptq", "awq", "bitnet", "fp8"] {
         let problem = format!("quant_method' is \"{name}\", which is not supported yet");
         cases.push((method("quantization_config", name), problem));
     }
@@ -219,6 +219,102 @@ fn modes_with_byte_scales() {
     ] {
         let error = read(&model).unwrap_err();
         assert!(error.contains(NAME) && error.contains(expected), "{error}");
+    }
+}
+
+/// A config of compressed-tensors with one group.
+fn compressed(format: &str, bits: usize) -> serde_json::Value {
+    let weights = json!({"num_bits": bits, "type": "int", "symmetric": true});
+    json!({"quantization_config": {"quant_method": "compressed-tensors", "format": format,
+        "quantization_status": "compressed", "sparsity_config": {},
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}})
+}
+
+/// A model with a pack-quantized module: `weight_shape` is what its bytes say.
+fn pack_quantized(
+    config: serde_json::Value,
+    weight_shape: [i64; 2],
+    tensors: &[(&str, &str, &[usize], usize)],
+) -> Model {
+    let mut tensors = tensors.to_vec();
+    tensors.insert(0, ("p.weight_shape", "I64", &[2], 16));
+    let mut model = model(config, &tensors);
+    let file = &mut model[1].1;
+    let header = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    let bytes: Vec<u8> = weight_shape.iter().flat_map(|n| n.to_le_bytes()).collect();
+    file[8 + header..][..16].copy_from_slice(&bytes);
+    model
+}
+
+#[test]
+fn compressed_tensors_modules() {
+    let bytes = [("p.weight", "I8", &[2, 64][..], 128), ("p.weight_scale", "BF16", &[2, 1], 4)];
+    let checkpoint = open(&model(compressed("int-quantized", 4), &bytes)).unwrap();
+    assert_eq!(checkpoint.format(), "safetensors (compressed-tensors)");
+    assert_eq!(checkpoint.tensors().len(), 1, "scales are parts");
+    let int8 = Codec::Int8 { group: Group::Row, scale: Float::Bf16 };
+    assert_eq!(checkpoint.tensor("p.weight").unwrap().codec(), int8);
+
+    // One scale for all rows, with a zero point: affine, codes counted from the lowest.
+    let mut shared = vec![bytes[0], ("p.weight_scale", "F32", &[1], 4)];
+    shared.push(("p.weight_zero_point", "I8", &[1], 1));
+    let checkpoint = open(&model(compressed("int-quantized", 8), &shared)).unwrap();
+    let tensor = checkpoint.tensor("p.weight").unwrap();
+    assert_eq!(tensor.codec(), Codec::Affine { bits: 8, group: 64, scale: Float::F32 });
+    // The file's bytes count up: codes from 0, the scale 128..132, the zero point 132, which is -124.
+    let scale = f32::from_le_bytes([128, 129, 130, 131]);
+    let mut row = vec![0.0; 64];
+    keeve_codec::row_values(&tensor, 1, &mut row);
+    assert_eq!(row[..2], [(64.0 + 124.0) * scale, (65.0 + 124.0) * scale]);
+
+    let packed = [
+        ("p.weight_packed", "I32", &[2, 16][..], 128),
+        ("p.weight_scale", "BF16", &[2, 2], 8),
+        ("p.weight_zero_point", "I32", &[1, 2], 8),
+    ];
+    let q = || compressed("pack-quantized", 4);
+    let read = |model: &Model| {
+        open(model).and_then(|checkpoint| checkpoint.tensor("p.weight")).map(|t| t.codec())
+    };
+    let int4 = Codec::Int4 { group: Group::Of(64), scale: Float::Bf16 };
+    assert_eq!(read(&pack_quantized(q(), [2, 128], &packed[..2])).unwrap(), int4);
+    let affine = Codec::Affine { bits: 4, group: 64, scale: Float::F32 };
+    assert_eq!(read(&pack_quantized(q(), [2, 128], &packed)).unwrap(), affine);
+
+    let with = |index: usize, dtype, shape, bytes| {
+        let mut tensors = packed.to_vec();
+        tensors[index] = (tensors[index].0, dtype, shape, bytes);
+        pack_quantized(q(), [2, 128], &tensors)
+    };
+    let mut ordered = packed[..2].to_vec();
+    ordered.push(("p.weight_g_idx", "I32", &[128], 512));
+    let block = |key: &str, value: serde_json::Value| {
+        let mut config = q();
+        config["quantization_config"][key] = value;
+        pack_quantized(config, [2, 128], &packed)
+    };
+    for (model, expected) in [
+        (model(q(), &packed), "lacks 'p.weight_shape'"),
+        (pack_quantized(q(), [3, 128], &packed), "'weight_shape' that does not go with its 2 rows"),
+        (pack_quantized(q(), [2, 0], &packed), "'weight_shape' that does not go"),
+        (pack_quantized(q(), [2, -1], &packed), "'weight_shape' that does not go"),
+        (pack_quantized(q(), [2, i64::MAX], &packed), "'weight_shape' that does not go"),
+        (pack_quantized(q(), [2, 100], &packed), "16 words for rows of 100, no whole bits each"),
+        (pack_quantized(q(), [2, 64], &packed), "has 8 bits a weight, which its config does not"),
+        (pack_quantized(q(), [2, 128], &ordered), "has its columns in another order"),
+        (with(0, "U32", &[2, 16], 128), "is stored as U32, expected I32"),
+        (with(1, "BF16", &[2, 3], 12), "has 3 scales for rows of 128"),
+        (with(1, "BF16", &[3, 2], 12), "has scales [3, 2], which do not go with 2 rows"),
+        (with(1, "I32", &[2, 2], 16), "has scales of type I32, expected floats"),
+        (with(1, "BF16", &[2, 8], 32), "has zero points I32 [1, 2], expected I32 [1, 8]"),
+        (with(2, "I32", &[2, 2], 16), "has zero points I32 [2, 2], expected I32 [1, 2]"),
+        (block("format", json!("float-quantized")), "format' is \"float-quantized\", expected int"),
+        (block("kv_cache_scheme", json!({"num_bits": 8})), "kv_cache_scheme' is {\"num_bits\":8}"),
+        (block("quantization_status", json!("frozen")), "_status' is \"frozen\", which is not"),
+        (block("config_groups", json!(3)), "config_groups' is missing or not an object"),
+    ] {
+        let error = read(&model).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }
 

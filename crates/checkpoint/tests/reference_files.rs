@@ -7,7 +7,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::test_data;
-use keeve_checkpoint::{Checkpoint, TensorInfo};
+use keeve_checkpoint::{Checkpoint, TensorInfo, safetensors};
 use keeve_codec::{Codec, Float, PackedTensor};
 use serde_json::{Value, json};
 
@@ -76,7 +76,10 @@ fn read_all(path: &Path) -> Checkpoint {
         match (checkpoint.tensor(&info.name), info.codec) {
             (Ok(tensor), Some(codec)) => {
                 assert_eq!(tensor.codec(), codec, "{info:?}");
-                assert_eq!(tensor.bytes() as u64, info.bytes, "{info:?}");
+                // Tensors that are put together anew have other scales than the file.
+                if checkpoint.format() != "safetensors (compressed-tensors)" {
+                    assert_eq!(tensor.bytes() as u64, info.bytes, "{info:?}");
+                }
                 let shape = [tensor.experts(), tensor.rows(), tensor.cols()];
                 let (found, listed) =
                     (shape.iter().product::<usize>(), info.shape.iter().product::<usize>());
@@ -113,6 +116,17 @@ fn all_safetensors_models_are_read() {
             for info in float.tensors().filter(|info| !info.name.contains(".experts.")) {
                 assert_eq!(shape_of(&checkpoint, &info.name), info.shape, "{}", info.name);
             }
+        }
+    }
+    for variant in folders(&fixtures().join("compressed_tensors")) {
+        let checkpoint = read_all(&variant);
+        assert_eq!(checkpoint.format(), "safetensors (compressed-tensors)");
+        let reference = safetensors::open(&variant.join("ref.safetensors")).unwrap();
+        for expected in &reference.tensors {
+            let Some(module) = expected.name.strip_prefix("deq.") else { continue };
+            let tensor = checkpoint.tensor(&format!("{module}.weight")).unwrap();
+            let same = keeve_codec::decode(&tensor) == expected.to_f32().unwrap();
+            assert!(same, "{variant:?} {module}");
         }
     }
     let kquant = read_all(&fixtures().join("kquant_ckpt/q4_k_m"));
@@ -252,18 +266,14 @@ fn rope_divisors_become_factors() {
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn formats_to_come_are_refused_by_name() {
-    for (parent, methods) in [
-        ("compressed_tensors", &["compressed-tensors"; 4][..]),
-        ("awq_gptq", &["awq", "gptq", "gptq"]),
-    ] {
-        let folders = folders(&fixtures().join(parent));
-        assert_eq!(folders.len(), methods.len());
-        for (folder, method) in folders.iter().zip(methods) {
-            let error = Checkpoint::open(folder).unwrap_err().to_string();
-            let expected = format!(
-                "field 'quantization_config.quant_method' is \"{method}\", which is not supported yet"
-            );
-            assert!(error.contains("config.json: ") && error.ends_with(&expected), "{error}");
-        }
+    let folders = folders(&fixtures().join("awq_gptq"));
+    let methods = ["awq", "gptq", "gptq"];
+    assert_eq!(folders.len(), methods.len());
+    for (folder, method) in folders.iter().zip(methods) {
+        let error = Checkpoint::open(folder).unwrap_err().to_string();
+        let expected = format!(
+            "field 'quantization_config.quant_method' is \"{method}\", which is not supported yet"
+        );
+        assert!(error.contains("config.json: ") && error.ends_with(&expected), "{error}");
     }
 }

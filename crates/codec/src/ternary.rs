@@ -146,7 +146,7 @@ pub(crate) fn trits_values(format: &Trits, data: &[u8], out: &mut [f32]) {
         format.each_stretch(rest, out, |bytes, out| {
             for out in out.chunks_exact_mut(bytes.len()) {
                 for (value, byte) in out.iter_mut().zip(bytes.iter_mut()) {
-                    *value = scale * (i32::from(u16::from(*byte) * 3 >> 8) - 1) as f32;
+                    *value = scale * (i32::from((u16::from(*byte) * 3) >> 8) - 1) as f32;
                     *byte = byte.wrapping_mul(3);
                 }
             }

@@ -87,17 +87,23 @@ fn check_greedy(found: &[u32], expected: &[u32], margins: &[f32], what: &str) {
 
 /// Compares `model` with `{prefix}logits_f32`, `{prefix}greedy_f32` and `{prefix}margin_f32`.
 fn check(model: &str, reference: &str, prefix: &str) {
+    let (engine, file) = check_logits(model, reference, &format!("{prefix}logits_f32"));
+    let file = SafeTensors::deserialize(&file).expect(reference);
+    let expected = ids(&file, &format!("{prefix}greedy_f32"));
+    let found = greedy(&engine, &ids(&file, "tokens"), expected.len());
+    check_greedy(&found, &expected, &f32s(&file, &format!("{prefix}margin_f32")), model);
+}
+
+/// Compares the logits of `model` with those called `name`; gives the model and the reference's bytes.
+fn check_logits(model: &str, reference: &str, name: &str) -> (Engine, Vec<u8>) {
     let bytes = std::fs::read(data(reference)).expect(reference);
     let file = SafeTensors::deserialize(&bytes).expect(reference);
     let engine = engine(model);
     let tokens = ids(&file, "tokens");
-    let error =
-        relative_error(&logits(&engine, &tokens), &f32s(&file, &format!("{prefix}logits_f32")));
+    let error = relative_error(&logits(&engine, &tokens), &f32s(&file, name));
     println!("{model} ({}): relative error {error:.1e}", engine.info().isa);
     assert!(error < LOGITS, "{model}: relative error {error:.1e}");
-    let expected = ids(&file, &format!("{prefix}greedy_f32"));
-    let found = greedy(&engine, &tokens, expected.len());
-    check_greedy(&found, &expected, &f32s(&file, &format!("{prefix}margin_f32")), model);
+    (engine, bytes)
 }
 
 #[test]
@@ -117,6 +123,24 @@ fn checkpoints_of_transformers_and_mlx() {
     for (architecture, folder, prefix) in models {
         let folder = format!("fixtures/ckpt/{architecture}/{folder}");
         check(&folder, &format!("fixtures/ckpt/{architecture}/ref.safetensors"), prefix);
+    }
+}
+
+/// The weights alone: the reference's greedy tokens are those of rounded activations where it rounds them.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn checkpoints_of_compressed_tensors() {
+    for scheme in ["w8a8", "w4a8", "w4a16", "w4a16_asym"] {
+        let folder = format!("fixtures/compressed_tensors/{scheme}");
+        let (engine, bytes) =
+            check_logits(&folder, &format!("{folder}/ref.safetensors"), "logits_w");
+        if scheme.ends_with("a8") {
+            continue;
+        }
+        let file = SafeTensors::deserialize(&bytes).expect(scheme);
+        let expected = ids(&file, "greedy");
+        let found = greedy(&engine, &ids(&file, "tokens"), expected.len());
+        check_greedy(&found, &expected, &f32s(&file, "margin"), scheme);
     }
 }
 

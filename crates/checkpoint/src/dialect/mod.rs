@@ -2,9 +2,11 @@
 //! under their canonical (Hugging Face) names and how each is put together. To add a dialect, write
 //! a file here and name it in [`translate`].
 
+mod compressed_tensors;
 pub(crate) mod gguf_config;
 pub(crate) mod gguf_names;
 mod hf;
+mod integers;
 mod mlx_affine;
 mod mlx_kquant;
 
@@ -146,6 +148,9 @@ pub(crate) fn translate(
     stored: &[StoredTensor],
 ) -> Result<Translation, Error> {
     match quantization(config, config_path)? {
+        Some((field, block)) if is_compressed_tensors(field, block) => {
+            compressed_tensors::translate(config_path, field, block, stored)
+        }
         Some((field, block)) => match block.get("mode").and_then(Value::as_str) {
             Some("kquant") => mlx_kquant::translate(config_path, field, block, stored),
             _ => mlx_affine::translate(config, config_path, Some((field, block)), stored),
@@ -157,7 +162,16 @@ pub(crate) fn translate(
     }
 }
 
-/// The block of the config that describes MLX quantization, and the field it stands in: at the top
+/// Whether a block of the config is that of compressed-tensors.
+fn is_compressed_tensors(field: &str, block: &Value) -> bool {
+    let method = block.get("quant_method");
+    field == COMPRESSION || method.is_some_and(|method| method == "compressed-tensors")
+}
+
+/// The old name of compressed-tensors' block.
+const COMPRESSION: &str = "compression_config";
+
+/// The block of the config that describes quantization, and the field it stands in. MLX has it at the top
 /// or, as some exporters have it, in `text_config`; under `quantization` or its copy for the hub.
 fn quantization<'a>(
     config: &'a Value,
@@ -184,6 +198,9 @@ fn quantization<'a>(
                 return Err(Error::field(path, field, format!("contradicts '{first}'")));
             }
             (Some(_), _) => {}
+            (None, Some(_)) if is_compressed_tensors(field, block) => {
+                chosen = Some((field, block));
+            }
             (None, Some(method)) => {
                 let problem = format!("is {method}, which is not supported yet");
                 return Err(Error::field(path, &format!("{field}.quant_method"), problem));
@@ -195,10 +212,6 @@ fn quantization<'a>(
             (None, None) => chosen = Some((field, block)),
         }
     }
-    // The old name of compressed-tensors' block.
-    if chosen.is_none() && config.get("compression_config").is_some_and(|block| !block.is_null()) {
-        let problem = "describes compressed-tensors, which is not supported yet";
-        return Err(Error::field(path, "compression_config", problem));
-    }
-    Ok(chosen)
+    let old = config.get(COMPRESSION).filter(|block| !block.is_null());
+    Ok(chosen.or(old.map(|block| (COMPRESSION, block))))
 }
