@@ -5,6 +5,7 @@
 //! of a [`scheme`]. Nothing here prints: progress and interruption go through an [`Observer`].
 
 pub mod bounds;
+mod codes;
 pub mod cost;
 mod error;
 pub mod model;

@@ -1,22 +1,17 @@
 //! Weights without meaning but of real size: every tensor has its own memory and its own values.
 //!
-//! They are made in packed form, without encoding any float: codes are random bits, of which every
-//! combination is a valid code, and scales are random numbers around one that gives the weights the
-//! spread of a trained model's. Layouts are those of `keeve-codec`.
+//! They are made in packed form, without encoding any float (see [`crate::codes`]).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use half::{bf16, f16};
-use keeve_codec::{Codec, Float, PackedTensor, Parts};
+use keeve_codec::{Codec, PackedTensor, Parts};
 use keeve_graph::{Graph, Weights};
 
 use crate::Error;
+use crate::codes::{self, Random};
 use crate::scheme::{Dimensions, Scheme};
-
-/// About the standard deviation of weights.
-const SPREAD: f32 = 0.02;
 
 /// Rows that a thread takes at a time.
 const ROWS_PER_TASK: usize = 64;
@@ -24,7 +19,7 @@ const ROWS_PER_TASK: usize = 64;
 /// A tensor of random weights. The same seed gives the same tensor on any number of threads.
 ///
 /// # Errors
-/// If the shape is empty, overflows, or does not fit the codec, or random bytes make no weights in it.
+/// If the shape is empty, overflows, or does not fit the codec.
 pub fn tensor(
     codec: Codec,
     rows: usize,
@@ -33,9 +28,6 @@ pub fn tensor(
     threads: usize,
 ) -> Result<PackedTensor, keeve_codec::Error> {
     let row = codec.row_parts(cols)?;
-    if block_scales(codec).is_none() {
-        return Err(keeve_codec::Error::NoEncoder(codec));
-    }
     let buffer = |each: usize| {
         let too_large = keeve_codec::Error::TooLarge { experts: 1, rows, cols };
         rows.checked_mul(each).map(|bytes| vec![0u8; bytes]).ok_or(too_large)
@@ -44,7 +36,7 @@ pub fn tensor(
         (buffer(row.data)?, buffer(row.scales)?, buffer(row.biases)?);
     let fill = |first: usize, data: &mut [u8], scales: &mut [u8], biases: &mut [u8]| {
         let mut random = Random::new(seed ^ (first as u64).wrapping_mul(0xd6e8_feb8_6659_fd93));
-        fill_rows(codec, data, scales, biases, &mut random);
+        codes::fill(codec, data, scales, biases, &mut random);
     };
     // Tasks, each with the number of its first row. Codecs without a part give every task none.
     let mut tasks = data.chunks_mut((row.data * ROWS_PER_TASK).max(1)).enumerate();
@@ -70,128 +62,9 @@ pub fn tensor(
     });
     let present = |bytes: Vec<u8>| (!bytes.is_empty()).then(|| bytes.into());
     let (scales, biases) = (present(scales), present(biases));
-    let parts = Parts { data: data.into(), scales, biases, global_scale: None };
+    let parts =
+        Parts { data: data.into(), scales, biases, global_scale: codes::global_scale(codec) };
     PackedTensor::new(codec, 1, rows, cols, parts)
-}
-
-/// Codes and scales of a codec, in numbers that give weights the right spread.
-fn fill_rows(
-    codec: Codec,
-    data: &mut [u8],
-    scales: &mut [u8],
-    biases: &mut [u8],
-    random: &mut Random,
-) {
-    // The standard deviation of codes, all being equally likely.
-    let deviation = |codes: f32| codes / 12f32.sqrt();
-    if let Codec::Float(float) = codec {
-        return fill_floats(float, SPREAD, true, data, random);
-    }
-    random.fill(data);
-    match codec {
-        Codec::Affine { bits, scale, .. } => {
-            let codes = f32::from(bits).exp2();
-            let size = SPREAD / deviation(codes);
-            fill_floats(scale, size, false, scales, random);
-            fill_floats(scale, -size * (codes - 1.0) / 2.0, false, biases, random);
-        }
-        Codec::Int8 { scale, .. } => {
-            fill_floats(scale, SPREAD / deviation(256.0), false, scales, random);
-        }
-        Codec::Int4 { scale, .. } => {
-            fill_floats(scale, SPREAD / deviation(16.0), false, scales, random);
-        }
-        _ => {
-            for block in data.chunks_exact_mut(codec.geometry().block_bytes) {
-                for &(at, size) in block_scales(codec).unwrap_or_default() {
-                    let value = f16::from_f32(size * random.around_one());
-                    block[at..at + 2].copy_from_slice(&value.to_le_bytes());
-                }
-            }
-        }
-    }
-}
-
-/// Where the f16 scales and minimums of a ggml block are, and about how large they should be. `None` for
-/// the codecs that random weights are not made in.
-fn block_scales(codec: Codec) -> Option<&'static [(usize, f32)]> {
-    // A scale is the spread over the deviation of codes (and of the runs' own scales); a minimum
-    // moves the middle code to zero.
-    const Q4: f32 = SPREAD / 4.6;
-    const Q5: f32 = SPREAD / 9.2;
-    const Q2K: f32 = SPREAD / (1.1 * 7.5);
-    const Q4K: f32 = SPREAD / (4.6 * 31.5);
-    const Q5K: f32 = SPREAD / (9.2 * 31.5);
-    Some(match codec {
-        Codec::Q4_0 => &[(0, Q4)],
-        Codec::Q4_1 => &[(0, Q4), (2, -7.5 * Q4)],
-        Codec::Q5_0 => &[(0, Q5)],
-        Codec::Q5_1 => &[(0, Q5), (2, -15.5 * Q5)],
-        Codec::Q8_0 => &[(0, SPREAD / 74.0)],
-        Codec::Q2K => &[(80, Q2K), (82, 1.5 * Q2K)],
-        Codec::Q3K => &[(108, SPREAD / (2.3 * 18.0))],
-        Codec::Q4K => &[(0, Q4K), (2, 7.5 * Q4K)],
-        Codec::Q5K => &[(0, Q5K), (2, 15.5 * Q5K)],
-        Codec::Q6K => &[(208, SPREAD / (18.5 * 74.0))],
-        Codec::Float(_) | Codec::Affine { .. } | Codec::Int8 { .. } | Codec::Int4 { .. } => &[],
-        _ => return None,
-    })
-}
-
-/// Fills with numbers between half and one and a half of `size`, of either sign if `signed`.
-fn fill_floats(float: Float, size: f32, signed: bool, out: &mut [u8], random: &mut Random) {
-    let mut number = || {
-        let size = if signed && random.bit() { -size } else { size };
-        size * random.around_one()
-    };
-    match float {
-        Float::F32 => fill_each(out, || number().to_le_bytes()),
-        Float::F16 => fill_each(out, || f16::from_f32(number()).to_le_bytes()),
-        Float::Bf16 => fill_each(out, || bf16::from_f32(number()).to_le_bytes()),
-    }
-}
-
-fn fill_each<const BYTES: usize>(out: &mut [u8], mut next: impl FnMut() -> [u8; BYTES]) {
-    for out in out.as_chunks_mut::<BYTES>().0 {
-        *out = next();
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed);
-        // Neighbouring seeds would else give streams shifted by a step.
-        random.0 = random.next();
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn fill(&mut self, out: &mut [u8]) {
-        let (words, rest) = out.as_chunks_mut::<8>();
-        for word in words {
-            *word = self.next().to_le_bytes();
-        }
-        rest.copy_from_slice(&self.next().to_le_bytes()[..rest.len()]);
-    }
-
-    fn bit(&mut self) -> bool {
-        self.next() >> 63 == 1
-    }
-
-    /// From 0.5 to 1.5.
-    fn around_one(&mut self) -> f32 {
-        0.5 + (self.next() >> 40) as f32 / (1 << 24) as f32
-    }
 }
 
 /// `count` token ids below `vocabulary`, different for each `seed`.
@@ -286,9 +159,10 @@ fn gains(cols: usize, seed: u64) -> Result<PackedTensor, keeve_codec::Error> {
 
 #[cfg(test)]
 mod tests {
-    use keeve_codec::{Group, decode};
+    use keeve_codec::{Float, Group, decode};
 
     use super::*;
+    use crate::codes::SPREAD;
 
     fn codecs() -> Vec<Codec> {
         let floats = [Float::F32, Float::F16, Float::Bf16];

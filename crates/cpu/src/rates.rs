@@ -6,10 +6,9 @@
 //! measuring (with no result) when it says so.
 
 #[cfg(target_arch = "x86_64")]
-mod vnni;
-
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use std::sync::Barrier;
 use std::time::Instant;
@@ -32,11 +31,10 @@ pub enum Unit {
 }
 
 /// A loop on registers.
-#[derive(Clone, Copy)]
 struct Loop {
     /// Runs at least this many operations (a multiply and an addition are two), and returns how
     /// many it ran.
-    run: fn(u64) -> u64,
+    run: Box<dyn Fn(u64) -> u64 + Sync>,
     /// Operations of a round that take some ten milliseconds.
     operations: u64,
 }
@@ -69,12 +67,12 @@ fn find(unit: Unit) -> Option<Loop> {
     match unit {
         #[cfg(target_arch = "x86_64")]
         Unit::VnniInt8 => vnni::find(),
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        #[cfg(target_arch = "x86_64")]
         Unit::AmxInt8 => amx::find_int8(),
-        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        #[cfg(target_arch = "x86_64")]
         Unit::AmxBf16 => amx::find_bf16(),
-        #[allow(unreachable_patterns)] // Where every unit has an arm above.
-        _ => None,
+        #[cfg(not(target_arch = "x86_64"))]
+        Unit::VnniInt8 | Unit::AmxInt8 | Unit::AmxBf16 => None,
     }
 }
 

@@ -86,12 +86,12 @@ fn a_made_model_gives_every_number_in_json() {
         let [min, median, max] = ["min", "median", "max"].map(|key| number(&result[rate][key]));
         assert!(min <= median && median <= max, "{result}");
     }
-    // In the first and the last layer of two, value and down have more bits: K, N of each.
+    // Of two layers the last has more bits for value and down: K, N of each.
     let weights = |sizes: &[(u64, u64)]| sizes.iter().map(|(k, n)| k * n).sum::<u64>();
     let in_q4 = weights(&[(256, 256), (256, 128), (256, 256), (256, 512), (256, 512)]);
-    let in_q6 = weights(&[(256, 128), (512, 256)]);
+    let mixed = weights(&[(256, 128), (512, 256)]);
     let head_and_row = 256 * (512 + 1);
-    let packed = 2 * (in_q4 / 256 * 144 + in_q6 / 256 * 210) + head_and_row / 256 * 210;
+    let packed = (2 * in_q4 + mixed) / 256 * 144 + (mixed + head_and_row) / 256 * 210;
     let keys_and_values = result["bytes_per_token"].as_u64().unwrap() - packed;
     assert_eq!(keys_and_values % (7 * 2 * 2 * 128), 0, "of 7 tokens, 2 layers, 128 wide");
     let read = number(&result["read_gb_s"]) * 1e9;

@@ -15,11 +15,13 @@ pub(super) fn find() -> Option<Loop> {
     const OPERATIONS: u64 = 5_000_000_000;
     if is_x86_feature_detected!("avx512vnni") {
         // SAFETY: the machine has the instructions.
-        return Some(Loop { run: |count| unsafe { avx512(count) }, operations: OPERATIONS });
+        let run = Box::new(|count| unsafe { avx512(count) });
+        return Some(Loop { run, operations: OPERATIONS });
     }
     if is_x86_feature_detected!("avxvnni") {
         // SAFETY: the machine has the instructions.
-        return Some(Loop { run: |count| unsafe { avx(count) }, operations: OPERATIONS / 2 });
+        let run = Box::new(|count| unsafe { avx(count) });
+        return Some(Loop { run, operations: OPERATIONS / 2 });
     }
     None
 }
