@@ -33,7 +33,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tiles;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 mod zeroed;
 
