@@ -81,6 +81,7 @@ impl Weights for Random {
             data: part(row.data, 0).ok_or("no data")?,
             scales: part(row.scales, 1),
             biases: part(row.biases, 2),
+            global_scale: part(row.global_scale, 3),
         };
         let tensor = PackedTensor::new(self.codec, 1, self.n, self.k, parts)?;
         made.insert(name.into(), tensor.clone());

@@ -22,18 +22,11 @@ pub(crate) trait Kernels: Send + Sync {
     /// `weights` (`[cols, k]`); `stride` is at least `rows`.
     fn dots(&self, x: &[f32], weights: &[f32], k: usize, out: &mut [f32], stride: usize);
 
-    /// `out += by[i] * x[i]` over the rows of `x` (`[by.len(), out.len()]`), in order.
-    fn accumulate(&self, by: &[f32], x: &[f32], out: &mut [f32]);
-
     /// `out = x / sqrt(mean(x^2) + eps) * gain`.
     fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]);
 
     /// Replaces each `x` by `x * sigmoid(x)`.
     fn silu(&self, x: &mut [f32]);
-
-    /// Replaces scores by `exp(scale * score - m)`, `m` being the largest `scale * score`, and
-    /// returns their sum.
-    fn exp_sum(&self, scores: &mut [f32], scale: f32) -> f32;
 
     /// Quantizes a row of activations: [`quantize::row`].
     fn quantize(

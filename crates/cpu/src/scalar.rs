@@ -22,14 +22,6 @@ impl Kernels for Scalar {
         }
     }
 
-    fn accumulate(&self, by: &[f32], x: &[f32], out: &mut [f32]) {
-        for (by, x) in by.iter().zip(x.chunks_exact(out.len())) {
-            for (out, x) in out.iter_mut().zip(x) {
-                *out += by * x;
-            }
-        }
-    }
-
     fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
         let factor = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
         for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
@@ -41,20 +33,6 @@ impl Kernels for Scalar {
         for x in x {
             *x /= 1.0 + (-*x).exp();
         }
-    }
-
-    fn exp_sum(&self, scores: &mut [f32], scale: f32) -> f32 {
-        let mut largest = f32::NEG_INFINITY;
-        for score in scores.iter_mut() {
-            *score *= scale;
-            largest = largest.max(*score);
-        }
-        let mut sum = 0.0;
-        for score in scores {
-            *score = (*score - largest).exp();
-            sum += *score;
-        }
-        sum
     }
 }
 

@@ -41,11 +41,6 @@ impl Operands<'_> {
         &self.x[tile * self.x_blocks + self.first_block + block]
     }
 
-    /// The blocks of a tile of activations.
-    pub fn x_row(&self, tile: usize) -> &[Block] {
-        &self.x[tile * self.x_blocks + self.first_block..][..self.blocks]
-    }
-
     /// A block of weights.
     pub fn weights(&self, tile: usize, block: usize) -> &Panel {
         self.weights[tile * self.blocks + block]

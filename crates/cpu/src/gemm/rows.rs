@@ -49,6 +49,7 @@ impl Int8Rows {
     ///
     /// # Panics
     /// If their scales are neither of 256 columns nor of whole rows, or the lengths do not fit.
+    #[cfg(test)]
     pub fn pack(&mut self, x: &QuantizedRows, pool: &Pool) {
         let spans = if x.span >= x.cols { 1 } else { x.cols.div_ceil(x.span.max(1)) };
         assert!(x.codes.len() == x.rows * x.cols && x.scales.len() == x.rows * spans);

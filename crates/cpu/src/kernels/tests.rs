@@ -86,16 +86,9 @@ fn dots_refuse_an_output_that_is_too_short() {
 #[test]
 fn element_wise_primitives_of_every_length() {
     let mut random = Random(2);
-    for (isa, tier) in tiers("accumulate, rms_norm, silu") {
+    for (isa, tier) in tiers("rms_norm, silu") {
         for n in 1..=130 {
-            let rows = n % 7;
-            let (by, x) = (random.values(rows), random.values(rows * n));
-            let mut expected = random.values(n);
-            let mut found = expected.clone();
-            Scalar.accumulate(&by, &x, &mut expected);
-            tier.accumulate(&by, &x, &mut found);
-            assert_near(&found, &expected, &format!("accumulate {isa} {n}"));
-
+            let (mut expected, mut found) = (vec![0.0; n], vec![0.0; n]);
             let (x, gain) = (random.values(n), random.values(n));
             Scalar.rms_norm(&x, &gain, 1e-5, &mut expected);
             tier.rms_norm(&x, &gain, 1e-5, &mut found);
@@ -111,39 +104,8 @@ fn element_wise_primitives_of_every_length() {
 }
 
 #[test]
-fn exp_sum_of_every_length() {
-    let mut random = Random(3);
-    for (isa, tier) in tiers("exp_sum") {
-        for n in 1..=130 {
-            let mut expected: Vec<_> = random.values(n).iter().map(|x| x * 50.0).collect();
-            let mut found = expected.clone();
-            let scale = [1.0, 0.125, -0.3][n % 3];
-            let sum = Scalar.exp_sum(&mut expected, scale);
-            let found_sum = tier.exp_sum(&mut found, scale);
-            assert_near(&found, &expected, &format!("exp_sum {isa} {n}"));
-            assert_near(&[found_sum], &[sum], &format!("sum of exp_sum {isa} {n}"));
-        }
-    }
-}
-
-/// What `exp` is, over its whole range: two units in the last place, and the right ends.
-#[test]
-fn exp_is_within_two_units_in_the_last_place() {
-    for (isa, tier) in tiers("exp").into_iter().filter(|(isa, _)| *isa != Isa::Scalar) {
-        let mut scores: Vec<f32> = (0..=20_000).map(|i| -(i as f32) * 0.0053).collect();
-        let exact: Vec<f64> = scores.iter().map(|&x| f64::from(x).exp()).collect();
-        tier.exp_sum(&mut scores, 1.0);
-        for (index, (&found, exact)) in scores.iter().zip(exact).enumerate() {
-            let rounded = exact as f32;
-            let apart = rounded.to_bits().abs_diff(found.to_bits());
-            assert!(apart <= 2, "{isa}: exp({}) is {found:e}", -(index as f32) * 0.0053);
-        }
-        let mut ends = [0.0, -103.0, -104.5, -1e30, f32::NEG_INFINITY];
-        tier.exp_sum(&mut ends, 1.0);
-        assert_eq!(bits(&ends), bits(&[1.0, f32::from_bits(1), 0.0, 0.0, 0.0]), "{isa}");
-        let mut broken = [0.0, f32::NAN, 1.0];
-        assert!(tier.exp_sum(&mut broken, 1.0).is_nan());
-
+fn silu_has_the_right_ends() {
+    for (isa, tier) in tiers("silu").into_iter().filter(|(isa, _)| *isa != Isa::Scalar) {
         let mut x = [0.0, -0.0, 100.0, -100.0, 3e38, -3e38, f32::INFINITY, f32::NAN];
         let mut expected = x;
         tier.silu(&mut x);

@@ -125,77 +125,6 @@ unsafe fn tile<V: Lanes, const ROWS: usize, const COLS: usize>(
     }
 }
 
-/// `out += by[i] * x[i]` over the rows of `x`, in order.
-///
-/// # Safety
-/// The machine must have the instructions of `V`.
-///
-/// # Panics
-/// If `x` is not `[by.len(), out.len()]`.
-#[inline(always)]
-unsafe fn accumulate<V: Lanes>(by: &[f32], x: &[f32], out: &mut [f32]) {
-    const WIDE: usize = 8;
-    const MIDDLE: usize = 4;
-    let width = out.len();
-    assert!(x.len() == by.len() * width, "{} rows of {width} values", by.len());
-    let mut at = 0;
-    while at < width {
-        let left = width - at;
-        // SAFETY: the caller vouches for the instructions. `x` has `by.len()` rows of `width`
-        // values, and each call's columns start at `at` and end at or before `width`.
-        unsafe {
-            let (x, out) = (x.as_ptr().add(at), out.as_mut_ptr().add(at));
-            if left >= WIDE * V::COUNT {
-                accumulate_columns::<V, WIDE>(by, x, width, out);
-                at += WIDE * V::COUNT;
-            } else if left >= MIDDLE * V::COUNT {
-                accumulate_columns::<V, MIDDLE>(by, x, width, out);
-                at += MIDDLE * V::COUNT;
-            } else if left >= V::COUNT {
-                accumulate_columns::<V, 1>(by, x, width, out);
-                at += V::COUNT;
-            } else {
-                let mut sum = V::load_part(out, left);
-                for (row, &by) in by.iter().enumerate() {
-                    sum = V::load_part(x.add(row * width), left).mul_add(V::splat(by), sum);
-                }
-                sum.store_part(out, left);
-                at = width;
-            }
-        }
-    }
-}
-
-/// [`accumulate`] for `COLS` registers of columns.
-///
-/// # Safety
-/// The machine must have the instructions of `V`; there must be `COLS * V::COUNT` values at `out`
-/// and at `x + row * width` for each row.
-#[inline(always)]
-unsafe fn accumulate_columns<V: Lanes, const COLS: usize>(
-    by: &[f32],
-    x: *const f32,
-    width: usize,
-    out: *mut f32,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sums = [V::splat(0.0); COLS];
-        for (c, sum) in sums.iter_mut().enumerate() {
-            *sum = V::load(out.add(c * V::COUNT));
-        }
-        for (row, &by) in by.iter().enumerate() {
-            let by = V::splat(by);
-            for (c, sum) in sums.iter_mut().enumerate() {
-                *sum = V::load(x.add(row * width + c * V::COUNT)).mul_add(by, *sum);
-            }
-        }
-        for (c, sum) in sums.iter().enumerate() {
-            sum.store(out.add(c * V::COUNT));
-        }
-    }
-}
-
 /// `out = x / sqrt(mean(x^2) + eps) * gain`.
 ///
 /// # Safety
@@ -290,38 +219,4 @@ unsafe fn silu<V: Lanes>(x: &mut [f32]) {
 unsafe fn silu_of<V: Lanes>(x: V) -> V {
     // SAFETY: the caller vouches for the instructions.
     unsafe { x.div(V::splat(1.0).add(exp(V::splat(0.0).sub(x)))) }
-}
-
-/// Replaces scores by `exp(scale * score - m)`, `m` being the largest `scale * score`, and returns
-/// their sum.
-///
-/// # Safety
-/// The machine must have the instructions of `V`.
-#[inline(always)]
-unsafe fn exp_sum<V: Lanes>(scores: &mut [f32], scale: f32) -> f32 {
-    let (whole, part) = (scores.len() - scores.len() % V::COUNT, scores.len() % V::COUNT);
-    let scores = scores.as_mut_ptr();
-    // SAFETY: the caller vouches for the instructions; `at` ends at the last whole register of the
-    // slice, and what the last part touches ends with it.
-    unsafe {
-        let scale = V::splat(scale);
-        let lowest = V::splat(f32::NEG_INFINITY);
-        let mut largest = lowest;
-        for at in (0..whole).step_by(V::COUNT) {
-            let score = V::load(scores.add(at)).mul(scale);
-            score.store(scores.add(at));
-            largest = largest.max(score);
-        }
-        let last = V::load_part(scores.add(whole), part).mul(scale).first(part, lowest);
-        let largest = V::splat(largest.max(last).largest());
-        let mut sum = V::splat(0.0);
-        for at in (0..whole).step_by(V::COUNT) {
-            let weight = exp(V::load(scores.add(at)).sub(largest));
-            weight.store(scores.add(at));
-            sum = sum.add(weight);
-        }
-        let last = exp(last.sub(largest));
-        last.store_part(scores.add(whole), part);
-        sum.add(last.first(part, V::splat(0.0))).sum()
-    }
 }

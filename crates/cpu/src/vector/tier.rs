@@ -4,7 +4,7 @@ use std::arch::x86_64::{__m256, __m256i, __m512, __m512i};
 
 use keeve_codec::{Codec, Row};
 
-use super::{accumulate, decode, dots, exp_sum, panels, rms_norm, silu, unpack};
+use super::{decode, dots, panels, rms_norm, silu, unpack};
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -45,16 +45,6 @@ macro_rules! tier {
                 unsafe { on_tier(x, weights, k, out, stride) }
             }
 
-            fn accumulate(&self, by: &[f32], x: &[f32], out: &mut [f32]) {
-                #[target_feature($(enable = $feature),+)]
-                fn on_tier(by: &[f32], x: &[f32], out: &mut [f32]) {
-                    // SAFETY: this function has the instructions.
-                    unsafe { accumulate::<$lanes>(by, x, out) }
-                }
-                // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(by, x, out) }
-            }
-
             fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
                 #[target_feature($(enable = $feature),+)]
                 fn on_tier(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
@@ -73,16 +63,6 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(x) }
-            }
-
-            fn exp_sum(&self, scores: &mut [f32], scale: f32) -> f32 {
-                #[target_feature($(enable = $feature),+)]
-                fn on_tier(scores: &mut [f32], scale: f32) -> f32 {
-                    // SAFETY: this function has the instructions.
-                    unsafe { exp_sum::<$lanes>(scores, scale) }
-                }
-                // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(scores, scale) }
             }
 
             fn quantize(
