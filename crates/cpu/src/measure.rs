@@ -167,20 +167,17 @@ impl TimedProduct {
     }
 }
 
+/// Int8 with a scale for each `span` numbers, rounded to even: adding 1.5 * 2^23 leaves the whole number in
+/// the low bits.
 fn quantize(x: &[f32], span: usize, codes: &mut [i8], scales: &mut [f32]) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn q(x: &[f32], span: usize, codes: &mut [i8], scales: &mut [f32]) {
-        for ((x, codes), scale) in x.chunks(span).zip(codes.chunks_mut(span)).zip(scales) {
-            let m =
-                f32::from_bits(x.iter().fold(0, |most, x| most.max(x.to_bits() & i32::MAX as u32)));
-            let inverse = 127.0 / m;
-            for (code, x) in codes.iter_mut().zip(x) {
-                *code = (x * inverse + 3.0 * (1 << 22) as f32).to_bits() as i8;
-            }
-            *scale = m / 127.0;
+    for ((x, codes), scale) in x.chunks(span).zip(codes.chunks_mut(span)).zip(scales) {
+        let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code = (x * inverse + 1.5 * (1 << 23) as f32).to_bits() as i8;
         }
+        *scale = largest / 127.0;
     }
-    unsafe { q(x, span, codes, scales) }
 }
 
 /// Weights that are stored as panels.

@@ -2,6 +2,8 @@
 //! phases. The scalar tier computes with weights as they are stored, in plain loops; all others must give
 //! its bits.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
+
 mod common;
 
 use common::{Named, Random, bits, error, given, load_with, run_once, tiers};

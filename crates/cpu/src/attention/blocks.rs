@@ -152,7 +152,7 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     fn look_at<V: AttentionLanes>(&mut self, queries: &Queries<'_>, start: usize) -> Range<usize> {
         let within = |token: usize| token.saturating_sub(start).min(BLOCK);
-        let mut any = BLOCK..0;
+        let mut any = Range { start: BLOCK, end: 0 };
         for lane in 0..self.count {
             let seen = queries.sees((self.first + lane) / queries.group());
             let seen = within(seen.start)..within(seen.end);

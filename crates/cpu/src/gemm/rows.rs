@@ -1,7 +1,9 @@
 //! Activations of one step, laid out as tiles. Packed once, used by all products with them.
 
 use super::block::{BF16_COLS, Block, TILE};
-use crate::panel::{PANEL_COLS, QuantizedRows};
+use crate::panel::PANEL_COLS;
+#[cfg(test)]
+use crate::panel::QuantizedRows;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
 
