@@ -6,10 +6,11 @@
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
-//! | `f32`, `f16`, `bf16`, and codecs without [`Codec::codes`] | `auto`, `int8` | not quantized | not quantized |
+//! | `f32`, `f16`, `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`] |
 //! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `int8-g*`, `int4-g*`, `affine*`, `q*_0`, `q*_1`, `q*_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `int8-g*`, `int4-g*`, `affine*`, `q4_0` to `q8_0`, `q2_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`] |
 //!
 //! # Panels
 //! [`Recipe::Panel`] turns the weights of a row in 256 columns into int8 with one scale. Their codes `q`
@@ -29,7 +30,8 @@
 //!
 //! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.52 scales.
 //! Where all weights in the 256 columns have one scale and no offset (`int8`, `int4`, `int8-g256`,
-//! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly.
+//! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly. Codecs without
+//! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
 
 use keeve_codec::{Codec, Group};
 use keeve_graph::Activations;
@@ -50,6 +52,8 @@ pub(crate) const MOST_TOKEN_COLS: usize = 1 << 17;
 /// How a product is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recipe {
+    /// Nothing is quantized.
+    Float,
     /// Activations have a scale for each 32 columns, [`Rounding::HalfEven`]. Products with weights as they
     /// are stored are exact in `i32` within these, small integer scales included, and then summed up in
     /// `f32`: within the columns that share a float scale first.
@@ -63,19 +67,19 @@ pub(crate) enum Recipe {
 }
 
 impl Recipe {
-    /// Columns of activations that share a scale: the whole row if there are fewer.
+    /// Columns of activations that share a scale, which may be more than there are.
     pub fn span(self) -> usize {
         match self {
             Self::Block => BLOCK,
             Self::Panel => PANEL_COLS,
-            Self::Token => usize::MAX,
+            Self::Token | Self::Float => usize::MAX,
         }
     }
 
     /// How activations are rounded.
     pub fn rounding(self) -> Rounding {
         match self {
-            Self::Block | Self::Panel => Rounding::HalfEven,
+            Self::Block | Self::Panel | Self::Float => Rounding::HalfEven,
             Self::Token => Rounding::HalfAway,
         }
     }
@@ -91,18 +95,24 @@ pub(crate) struct Recipes {
 }
 
 impl Recipes {
-    /// The table above; `None` if nothing is quantized.
-    pub fn choose(codec: Codec, activations: Activations) -> Option<Self> {
-        const FAITHFUL: Recipes = Recipes { generated: Recipe::Block, prompt: Recipe::Panel };
-        const CIDER: Recipes = Recipes { generated: Recipe::Token, prompt: Recipe::Token };
+    /// Nothing is quantized.
+    pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
+    /// What computes with weights as they are stored, as far as it can be had fast.
+    const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
+    const CIDER: Self = Self { generated: Recipe::Token, prompt: Recipe::Token };
+    /// For codecs that can only be unpacked.
+    pub const UNPACKED: Self = Self { generated: Recipe::Float, prompt: Recipe::Panel };
+
+    /// The table above.
+    pub fn choose(codec: Codec, activations: Activations) -> Self {
         match (activations, codec) {
-            (Activations::Float | Activations::Bf16, _) => None,
-            _ if codec.codes().is_none() => None,
+            (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => Self::FLOAT,
+            _ if codec.codes().is_none() => Self::UNPACKED,
             (
                 Activations::Int8,
                 Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
-            ) => Some(CIDER),
-            _ => Some(FAITHFUL),
+            ) => Self::CIDER,
+            (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
         }
     }
 }
