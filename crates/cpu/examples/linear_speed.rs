@@ -7,6 +7,8 @@
 //! the rounds, and the median as a part of the bandwidth of memory, which is measured anew for each line by
 //! reading 1 GiB on as many threads; for prompts also TOP/s. Quantizing the activations is included.
 
+#![allow(clippy::print_stdout)] // That is what it is for.
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::hint::black_box;

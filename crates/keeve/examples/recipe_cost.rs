@@ -7,6 +7,8 @@
 //! or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each,
 //! which should be done to a model of floats.
 
+#![allow(clippy::print_stdout)] // That is what it is for.
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
