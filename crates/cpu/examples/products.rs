@@ -3,6 +3,8 @@
 //!
 //! From `f32` activations to `f32` results: quantizing or rounding the activations is included.
 
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use keeve_cpu::Isa;
 use keeve_cpu::measure::{Machine, ProductKind, TimedProduct, Unit};
 

@@ -145,9 +145,9 @@ fn tiers_agree() {
         for &isa in &tiers {
             // Two layers of f32 sums in another order, in a model that amplifies little. Products of
             // quantized activations have the same bits, but what a tier makes of the values between
-            // them may round to other codes, and then two tiers are off from each other about as far
-            // as each is from float activations.
-            let bound = if activations == Activations::Float { 1e-5 } else { 3e-2 };
+            // them may round to another code, a 127th of the largest of its neighbours away, or (in
+            // attention, whose keys, values and weights are rounded too) to another bf16.
+            let bound = if activations == Activations::Float { 1e-5 } else { 2e-2 };
             let error = common::error(&logits(&*load(isa), &run()), &oracle);
             assert!(error < bound, "{isa} {activations:?}: {error:e}");
         }

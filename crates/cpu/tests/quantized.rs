@@ -51,7 +51,10 @@ fn in_phases<'a>(mut step: Step<'a>, phase: fn(usize) -> Phase) -> Step<'a> {
     step
 }
 
-const PHASES: [(&str, fn(usize) -> Phase); 3] = [
+/// The phase of a row.
+type PhaseOf = fn(usize) -> Phase;
+
+const PHASES: [(&str, PhaseOf); 3] = [
     ("prompt", |_| Phase::Prompt),
     ("generated", |_| Phase::Generated),
     ("mixed", |at| if at % 3 == 1 { Phase::Generated } else { Phase::Prompt }),

@@ -7,7 +7,7 @@
 //! or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each,
 //! which should be done to a model of floats.
 
-#![allow(clippy::print_stdout)] // That is what it is for.
+#![allow(clippy::print_stdout, reason = "an example prints")]
 
 use std::collections::HashMap;
 use std::error::Error;

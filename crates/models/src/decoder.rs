@@ -3,7 +3,7 @@
 
 use keeve_graph::{Attention, Graph, Rope, RopeId, Slot, UnaryOp, ValueId, Want};
 
-use crate::config::{Config, wrong};
+use crate::config::{Config, quoted, wrong};
 use crate::rope::rope;
 use crate::{Error, Model};
 
@@ -64,7 +64,10 @@ pub(crate) fn activation(
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Some(UnaryOp::GeluTanh)),
         Some(other) => Err(wrong(
             field,
-            format!("'{other}' is not supported (expected silu or gelu_pytorch_tanh)"),
+            format!(
+                "is {}, which is not supported (known: silu, gelu_pytorch_tanh)",
+                quoted(other)
+            ),
         )),
     }
 }

@@ -100,10 +100,10 @@ fn what_is_wrong_is_named() {
     let cases: [(Change, &str); 8] = [
         (|c| c["layer_types"] = json!(["full_attention"]), "layer_types"),
         (|c| c["layer_types"] = vec!["chunked_attention"; 7].into(), "chunked_attention"),
-        (|c| c["sliding_window_pattern"] = 0.into(), "sliding_window_pattern is 0"),
-        (|c| c["final_logit_softcapping"] = 0.0.into(), "final_logit_softcapping is 0"),
-        (|c| c["query_pre_attn_scalar"] = 1e-40.into(), "query_pre_attn_scalar is"),
-        (|c| c["hidden_activation"] = "relu".into(), "hidden_activation 'relu'"),
+        (|c| c["sliding_window_pattern"] = 0.into(), "'sliding_window_pattern' is 0"),
+        (|c| c["final_logit_softcapping"] = 0.0.into(), "'final_logit_softcapping' is 0"),
+        (|c| c["query_pre_attn_scalar"] = 1e-40.into(), "'query_pre_attn_scalar' is"),
+        (|c| c["hidden_activation"] = "relu".into(), "'hidden_activation' is \"relu\""),
         (|c| c["rope_parameters"] = json!({"full_attention": {}}), "no object 'sliding_attention'"),
         (|c| c["use_bidirectional_attention"] = true.into(), "use_bidirectional_attention"),
     ];

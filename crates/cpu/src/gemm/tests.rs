@@ -162,9 +162,9 @@ fn int8_products_of_every_tier_are_the_definition_to_the_last_bit() {
         for (weights_by_block, x_by_block) in
             [(false, false), (true, false), (true, true), (false, true)]
         {
-            // Odd N, and every K tail that is a multiple of 32, in turn.
+            // Odd N, and every K tail that is a multiple of 32, in turn; the last K is longer than a run.
             for part in 0..3 {
-                let k = [32, 256, 512][part] + 32 * ((index * 3 + part) % 9);
+                let k = [32, 256, 2560][part] + 32 * ((index * 3 + part) % 9);
                 let n = [1, 15, 31, 33, 49, 77, 131][(index + part) % 7];
                 let weight_span = if weights_by_block { 256 } else { k };
                 let x_span = if x_by_block { 256 } else { k.next_multiple_of(256) };
@@ -186,5 +186,220 @@ fn int8_products_of_every_tier_are_the_definition_to_the_last_bit() {
                 }
             }
         }
+    }
+}
+
+/// bf16 weights as `[N][K]`.
+struct Bf16Weights {
+    n: usize,
+    k: usize,
+    values: Vec<u16>,
+    stored: Option<Vec<u16>>,
+}
+
+impl Bf16Weights {
+    fn random(random: &mut Random, n: usize, k: usize, stored: bool) -> Self {
+        let values = (0..n * k).map(|_| to_bf16(random.value())).collect();
+        let mut weights = Self { n, k, values, stored: None };
+        weights.stored = stored.then(|| {
+            let blocks = k.div_ceil(BF16_COLS);
+            let panel = |index: usize| {
+                let mut values = [0; 2048];
+                weights.panel(index / blocks, index % blocks, &mut values);
+                values
+            };
+            (0..n.div_ceil(16) * blocks).flat_map(panel).collect()
+        });
+        weights
+    }
+}
+
+impl Bf16Source for Bf16Weights {
+    fn rows(&self) -> usize {
+        self.n
+    }
+
+    fn cols(&self) -> usize {
+        self.k
+    }
+
+    fn panel(&self, tile: usize, block: usize, values: &mut [u16; 2048]) {
+        values.fill(0);
+        for lane in 0..16.min(self.n - 16 * tile) {
+            for column in 0..(self.k - BF16_COLS * block).min(BF16_COLS) {
+                values[column / 2 * 32 + lane * 2 + column % 2] =
+                    self.values[(16 * tile + lane) * self.k + BF16_COLS * block + column];
+            }
+        }
+    }
+
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
+        let at = (tile * self.k.div_ceil(BF16_COLS) + block) * 2048;
+        self.stored.as_ref().map(|all| &all[at..at + 2048])
+    }
+}
+
+fn bf16(
+    isa: Isa,
+    weights: &Bf16Weights,
+    x: &[f32],
+    bias: Option<&[f32]>,
+    places: Option<&[usize]>,
+    pool: &Pool,
+) -> Vec<f32> {
+    let mut tiles = Bf16Rows::default();
+    tiles.round(x, weights.k, pool);
+    let mut values = vec![f32::NAN; x.len() / weights.k * weights.n];
+    let out = Output { values: &mut values, rows: places, bias };
+    Gemm::new(isa).bf16(weights, &tiles, out, pool);
+    values
+}
+
+#[test]
+fn bf16_products_of_every_tier_are_the_definition_to_the_last_bit() {
+    let mut random = Random(2);
+    let pool = Pool::new(2).expect("threads");
+    println!("bf16: {}", Isa::found().map(Isa::name).collect::<Vec<_>>().join(", "));
+    let number = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    for (index, &rows) in ROWS.iter().enumerate() {
+        for part in 0..3 {
+            // The last one is longer than a run of blocks.
+            let k = [32, 128, 1280][part] + 32 * ((index * 3 + part) % 5);
+            let n = [1, 15, 31, 33, 49, 77, 131][(index + part) % 7];
+            let weights = Bf16Weights::random(&mut random, n, k, (index + part) % 2 == 0);
+            let x: Vec<_> = (0..rows * k).map(|_| random.value()).collect();
+            let bias: Option<Vec<_>> =
+                (part != 1).then(|| (0..n).map(|_| random.value()).collect());
+            let expected: Vec<f32> = (0..rows * n)
+                .map(|at| {
+                    let (row, n) = (at / n, at % n);
+                    let mut y = 0.0;
+                    for run in (0..k).step_by(32) {
+                        let mut both = [0.0; 2];
+                        for column in run..run + 32 {
+                            let x = number(to_bf16(x[row * k + column]));
+                            both[column % 2] += x * number(weights.values[n * k + column]);
+                        }
+                        y += both[0] + both[1];
+                    }
+                    bias.as_ref().map_or(y, |bias| y + bias[n])
+                })
+                .collect();
+            for isa in Isa::found() {
+                let found = bf16(isa, &weights, &x, bias.as_deref(), None, &pool);
+                assert_eq!(bits(&found), bits(&expected), "{isa} {rows} rows N={n} K={k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bf16_rounds_to_the_nearest_and_ties_to_even() {
+    for (value, expected) in [
+        (1.0, 0x3f80),
+        (-2.0, 0xc000),
+        (f32::from_bits(0x3f80_8000), 0x3f80),
+        (f32::from_bits(0x3f81_8000), 0x3f82),
+        (f32::from_bits(0x3f80_8001), 0x3f81),
+        (f32::from_bits(0x3f80_7fff), 0x3f80),
+        (f32::MAX, 0x7f80),
+        (f32::INFINITY, 0x7f80),
+        (-f32::INFINITY, 0xff80),
+        (1e-40, 0),
+        (-1e-40, 0x8000),
+        (f32::from_bits(0x007f_ffff), 0),
+        (-0.0, 0x8000),
+    ] {
+        assert_eq!(to_bf16(value), expected, "{value:e}");
+    }
+    for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)] {
+        let bits = to_bf16(nan);
+        assert!(f32::from_bits(u32::from(bits) << 16).is_nan(), "{bits:x}");
+    }
+}
+
+/// Any rows alone, in any order and place, on any number of threads, give what they give among all.
+#[test]
+fn a_row_does_not_depend_on_the_rows_beside_it() {
+    let mut random = Random(3);
+    let pools = [1, 2, 3].map(|threads| Pool::new(threads).expect("threads"));
+    // More rows than a task has, and more columns than a run of blocks.
+    let (rows, n, k) = (600, 83, 2560 + 96);
+    let int8_weights = Weights::random(&mut random, n, k, 256, true);
+    let int8_row_weights = Weights::random(&mut random, n, k, k, false);
+    let bf16_weights = Bf16Weights::random(&mut random, n, k, false);
+    let floats: Vec<_> = (0..rows * k).map(|_| random.value()).collect();
+    let by_block = random_rows(&mut random, rows, k, 256);
+    let by_row = random_rows(&mut random, rows, k, k.next_multiple_of(256));
+    let pick = |x: &QuantizedRows, picked: &[usize]| {
+        let spans = x.scales.len() / x.rows;
+        let codes = picked.iter().flat_map(|row| &x.codes[row * x.cols..][..x.cols]);
+        let scales = picked.iter().flat_map(|row| &x.scales[row * spans..][..spans]);
+        QuantizedRows {
+            rows: picked.len(),
+            codes: codes.copied().collect(),
+            scales: scales.copied().collect(),
+            ..*x
+        }
+    };
+    let subsets: [Vec<usize>; 4] =
+        [vec![599], (0..17).rev().collect(), (3..600).step_by(7).collect(), (500..565).collect()];
+    for isa in Isa::found().filter(|&isa| isa != Isa::Scalar) {
+        let all = [
+            int8(isa, &int8_weights, &by_block, None, &pools[1]),
+            int8(isa, &int8_row_weights, &by_row, None, &pools[1]),
+            bf16(isa, &bf16_weights, &floats, None, None, &pools[1]),
+        ];
+        for (subset, pool) in subsets.iter().zip(pools.iter().cycle()) {
+            let some_floats: Vec<_> =
+                subset.iter().flat_map(|row| &floats[row * k..][..k]).copied().collect();
+            let alone = [
+                int8(isa, &int8_weights, &pick(&by_block, subset), None, pool),
+                int8(isa, &int8_row_weights, &pick(&by_row, subset), None, pool),
+                bf16(isa, &bf16_weights, &some_floats, None, None, pool),
+            ];
+            for (all, alone) in all.iter().zip(&alone) {
+                for (&row, alone) in subset.iter().zip(alone.chunks(n)) {
+                    assert_eq!(bits(&all[row * n..][..n]), bits(alone), "{isa} row {row}");
+                }
+            }
+        }
+        let places: Vec<_> = (0..rows).map(|row| (row * 7 + 5) % rows).collect();
+        let placed = bf16(isa, &bf16_weights, &floats, None, Some(&places), &pools[2]);
+        for (row, &place) in places.iter().enumerate() {
+            assert_eq!(bits(&placed[place * n..][..n]), bits(&all[2][row * n..][..n]), "{isa}");
+        }
+    }
+}
+
+/// A result that is large enough to be written past the caches, with every tail there can be.
+#[test]
+fn large_results_are_the_same_as_small_ones() {
+    let mut random = Random(4);
+    let pool = Pool::new(2).expect("threads");
+    let (rows, n, k) = (65, 16 * 1024 + 7, 32);
+    assert!(rows * n >= PAST_CACHE);
+    let weights = Weights::random(&mut random, n, k, k, true);
+    let x = random_rows(&mut random, rows, k, 256);
+    let bias: Vec<_> = (0..n).map(|_| random.value()).collect();
+    for isa in Isa::found() {
+        let found = int8(isa, &weights, &x, Some(&bias), &pool);
+        for (at, found) in found.iter().enumerate() {
+            let expected = expected(&weights, &x, Some(bias[at % n]), at / n, at % n);
+            assert_eq!(found.to_bits(), expected.to_bits(), "{isa} {at}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_computed_of_nothing() {
+    let mut random = Random(5);
+    let pool = Pool::new(2).expect("threads");
+    for isa in Isa::found() {
+        let weights = Weights::random(&mut random, 5, 64, 64, false);
+        let none = QuantizedRows { rows: 0, cols: 256, codes: vec![], scales: vec![], span: 256 };
+        assert!(int8(isa, &weights, &none, None, &pool).is_empty());
+        let weights = Weights::random(&mut random, 0, 64, 64, false);
+        assert!(int8(isa, &weights, &random_rows(&mut random, 3, 64, 256), None, &pool).is_empty());
     }
 }

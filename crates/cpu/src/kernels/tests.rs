@@ -45,10 +45,6 @@ fn assert_near(found: &[f32], expected: &[f32], what: &str) {
     assert!(error <= BOUND * size.max(1e-30), "{what}: {error:e} of {size:e}");
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
 #[test]
 fn dots_of_every_length_do_not_depend_on_their_neighbours() {
     let mut random = Random(1);
