@@ -89,7 +89,12 @@ impl Started {
             // SAFETY: this function has the instructions.
             unsafe { bf16_lanes::multiply::<__m512, 8>(operands, group, sums) }
         }
-        if fresh && !matches!(self, Self::Amx(_)) {
+        // The tile unit starts from zero by itself.
+        #[cfg(target_arch = "x86_64")]
+        let starts_itself = matches!(self, Self::Amx(_));
+        #[cfg(not(target_arch = "x86_64"))]
+        let starts_itself = false;
+        if fresh && !starts_itself {
             *sums = Sums::ZERO;
         }
         match self {

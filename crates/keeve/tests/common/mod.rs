@@ -11,6 +11,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -213,13 +214,18 @@ impl Model {
 }
 
 /// The demo model's weights as a file that several models link to.
-fn shared_weights(folder: &Path, bytes: &[u8]) -> PathBuf {
-    let shared = folder.join("demo-model.safetensors");
-    if fs::read(&shared).is_ok_and(|known| known == bytes) {
-        return shared;
-    }
-    let mut file = tempfile::NamedTempFile::new_in(folder).unwrap();
-    file.write_all(bytes).unwrap();
-    file.persist(&shared).unwrap();
-    shared
+///
+/// Made once by each process and replaced only when its contents are others: linking to a file
+/// fails while another takes its name.
+fn shared_weights(folder: &Path, bytes: &[u8]) -> &'static Path {
+    static SHARED: OnceLock<PathBuf> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let shared = folder.join("demo-model.safetensors");
+        if !fs::read(&shared).is_ok_and(|known| known == bytes) {
+            let mut file = tempfile::NamedTempFile::new_in(folder).unwrap();
+            file.write_all(bytes).unwrap();
+            file.persist(&shared).unwrap();
+        }
+        shared
+    })
 }
