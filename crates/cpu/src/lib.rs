@@ -33,6 +33,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod unpacked_linear;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 mod zeroed;
