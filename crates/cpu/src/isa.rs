@@ -86,6 +86,7 @@ mod tests {
             assert_eq!(Isa::named_or_best(None), Ok(Isa::found().last().unwrap_or(isa)));
         }
         assert!(Isa::found().any(|isa| isa == Isa::Scalar));
+        assert_eq!(Isa::found().any(|isa| isa == Isa::Neon), cfg!(target_arch = "aarch64"));
         for wrong in ["", "AVX2", "sse9", "avx2 "] {
             let error = Isa::named_or_best(Some(wrong.into())).unwrap_err().to_string();
             assert!(error.starts_with(&format!("KEEVE_ISA={wrong}: this machine has scalar")));
