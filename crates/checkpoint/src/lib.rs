@@ -19,6 +19,7 @@
 //! in place while any of its tensors lives; the operating system would end the process on the next
 //! access. Replace model files by renaming, as the writers of this crate do.
 
+mod activations;
 mod checkpoint;
 mod config;
 mod dialect;
@@ -33,6 +34,7 @@ mod stored;
 mod stream;
 mod tokenizer_files;
 
+pub use activations::{ActivationRule, ActivationScheme, ActivationStrategy};
 pub use checkpoint::{Checkpoint, FileInfo};
 pub use dialect::TensorInfo;
 pub use error::Error;
