@@ -125,6 +125,7 @@ fn fields(codec: Codec) -> &'static [Field] {
         | Codec::Int4 { .. }
         | Codec::MlxMxfp4
         | Codec::MlxMxfp8
+        | Codec::Fp8 { .. }
         | Codec::MlxNvfp4 { .. } => &[],
     }
 }
