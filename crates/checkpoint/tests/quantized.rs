@@ -711,3 +711,38 @@ fn activations_of_compressed_tensors() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+/// The tensors of a module may lie in different files.
+#[test]
+fn modules_over_several_files() {
+    let matrix = Matrix::new(32, 128, 4, 64, false);
+    let tensors = awq(&matrix);
+    let whole = |tensors: &[Tensor]| model_of(awq_config(64, "gemm"), tensors);
+    let shard = |tensors: &[Tensor], number: usize| {
+        let name = format!("model-0000{number}-of-00002.safetensors");
+        (name, whole(tensors).remove(1).1)
+    };
+    let split = |first: &[Tensor], second: &[Tensor]| {
+        vec![whole(&tensors).remove(0), shard(first, 1), shard(second, 2)]
+    };
+    let tensor = read(&split(&tensors[..1], &tensors[1..])).unwrap();
+    assert_values(&tensor, &matrix.values(), "two files");
+    let error = read(&split(&tensors[..1], &tensors[1..2])).unwrap_err();
+    assert!(
+        error.contains("model-00001-of-00002.safetensors: tensor 'p.weight' lacks its 'scales'"),
+        "{error}"
+    );
+    let error = open(&split(&tensors[..2], &tensors[1..])).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("'p.qzeros' stands in another file of the model as well"), "{error}");
+    // Scales without codes are listed, and are no weights.
+    let orphans = open(&split(&tensors[1..2], &tensors[2..])).unwrap();
+    let error = orphans.tensor("p.qzeros").unwrap_err().to_string();
+    assert!(error.contains("is stored as I32, which keeve does not read as weights"), "{error}");
+    // Codes of one dialect in a model of another.
+    let gptq = model_of(gptq_config(4, 64, true, "gptq"), &tensors);
+    let error = read(&gptq).unwrap_err();
+    assert!(
+        error.contains("qweight [128, 4], scales [2, 32] and qzeros [2, 4], which do not"),
+        "{error}"
+    );
+}

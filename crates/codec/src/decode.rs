@@ -96,8 +96,9 @@ pub fn decode_row(tensor: &PackedTensor, index: usize, out: &mut [f32]) {
 
 fn put_columns_back(tensor: &PackedTensor, row: &mut [f32]) {
     if let Some(order) = tensor.column_order() {
-        for (value, &column) in row.to_vec().into_iter().zip(order) {
-            row[column as usize] = value;
+        let stored = row.to_vec();
+        for (value, &column) in stored.iter().zip(order) {
+            row[column as usize] = *value;
         }
     }
 }

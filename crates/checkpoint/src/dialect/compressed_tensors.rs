@@ -234,8 +234,8 @@ impl Module<'_> {
                 // Signed bytes, counted from the lowest.
                 data.iter_mut().for_each(|byte| *byte ^= 0x80);
             }
-            if let Some((order, _)) = &order {
-                reorder(&mut data, layout.bits, order);
+            if let Some(moved) = &order {
+                reorder(&mut data, layout.bits, &moved.order);
             }
             let factors = floats(&scales).ok_or("has scales that are no floats")?;
             let middle = layout.middle();
@@ -249,11 +249,11 @@ impl Module<'_> {
                 Some((*factors.get(at)?, zero?))
             };
             let group_of = |column: usize| match &order {
-                Some((_, groups)) => groups[column],
+                Some(moved) => moved.groups[column],
                 None => column / layout.group,
             };
             let parts = layout.parts(codec, data, scale_and_zero, group_of)?;
-            in_order(packed(codec, &shape, false, parts)?, order.map(|(order, _)| order))
+            in_order(packed(codec, &shape, false, parts)?, order)
         })
     }
 }

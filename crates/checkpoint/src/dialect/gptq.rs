@@ -91,9 +91,9 @@ fn settings(path: &Path, field: &str, block: &Value) -> Result<Settings, Error> 
             Some(_) => return Err(wrong(key, "\"gptq\" or \"gptq_v2\"")),
         }
     }
-    for (key, only) in [("is_marlin_format", "false"), ("pack_dtype", "\"int32\"")] {
-        if given(key).is_some_and(|value| value.to_string() != only) {
-            return Err(wrong(key, only));
+    for (key, only) in [("is_marlin_format", Value::from(false)), ("pack_dtype", "int32".into())] {
+        if given(key).is_some_and(|value| *value != only) {
+            return Err(wrong(key, &only.to_string()));
         }
     }
     let varied = match given("dynamic") {
@@ -140,8 +140,8 @@ impl Module<'_> {
             };
             let mut data =
                 transposed(&weight.data, weight.data.len() / 4 / layout.rows, layout.rows);
-            if let Some((order, _)) = &order {
-                reorder(&mut data, layout.bits, order);
+            if let Some(moved) = &order {
+                reorder(&mut data, layout.bits, &moved.order);
             }
             let factors = floats(&scales).ok_or("has scales that are no floats")?;
             let words = zeros.data.len() / 4 / layout.groups();
@@ -152,11 +152,11 @@ impl Module<'_> {
                 Some((*factors.get(group * layout.rows + row)?, zero))
             };
             let group_of = |column: usize| match &order {
-                Some((_, groups)) => groups[column],
+                Some(moved) => moved.groups[column],
                 None => column / layout.group,
             };
             let parts = layout.parts(codec, data, scale_and_zero, group_of)?;
-            in_order(packed(codec, &shape, false, parts)?, order.map(|(order, _)| order))
+            in_order(packed(codec, &shape, false, parts)?, order)
         })
     }
 

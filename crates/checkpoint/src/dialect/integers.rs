@@ -127,8 +127,15 @@ impl Layout {
     }
 }
 
-/// The order of columns that brings those of a group together, and the group of each stored column; `None` if
-/// they are together already. `g_idx` gives the group of each column.
+/// Columns brought together by group.
+pub(super) struct Moved {
+    /// The column that each stored one is.
+    pub(super) order: Arc<[u32]>,
+    /// The group of each stored column.
+    pub(super) groups: Vec<usize>,
+}
+
+/// The order of columns that brings those of a group together; `None` if they are together already. `g_idx` gives the group of each column.
 ///
 /// # Errors
 /// If a group is out of range; the text ends a sentence that begins with the tensor's name.
@@ -136,7 +143,7 @@ pub(super) fn column_order(
     g_idx: &StoredTensor,
     group: usize,
     groups: usize,
-) -> Result<Option<(Arc<[u32]>, Vec<usize>)>, String> {
+) -> Result<Option<Moved>, String> {
     let mut of_column = Vec::with_capacity(g_idx.data.len() / 4);
     for (column, bytes) in g_idx.data.as_chunks().0.iter().enumerate() {
         let found = i32::from_le_bytes(*bytes);
@@ -151,17 +158,14 @@ pub(super) fn column_order(
     let count = u32::try_from(of_column.len()).map_err(|_| "has too many columns")?;
     let mut order: Vec<u32> = (0..count).collect();
     order.sort_by_key(|column| of_column[*column as usize]);
-    let of_stored = order.iter().map(|column| of_column[*column as usize]).collect();
-    Ok(Some((order.into(), of_stored)))
+    let groups = order.iter().map(|column| of_column[*column as usize]).collect();
+    Ok(Some(Moved { order: order.into(), groups }))
 }
 
-/// A tensor whose columns are stored in `order`, if there is one.
-pub(super) fn in_order(
-    tensor: PackedTensor,
-    order: Option<Arc<[u32]>>,
-) -> Result<PackedTensor, String> {
-    let Some(order) = order else { return Ok(tensor) };
-    tensor.with_column_order(order).map_err(|error| format!("is wrong: {error}"))
+/// A tensor whose columns were moved, if they were.
+pub(super) fn in_order(tensor: PackedTensor, moved: Option<Moved>) -> Result<PackedTensor, String> {
+    let Some(moved) = moved else { return Ok(tensor) };
+    tensor.with_column_order(moved.order).map_err(|error| format!("is wrong: {error}"))
 }
 
 /// Puts the codes of every row in another order: code `i` becomes code `order[i]` of before. The codes of a row fill
