@@ -16,6 +16,7 @@ use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
 use crate::key_values::{KvShape, PAGE_TOKENS};
 use crate::linear::{PackedLinear, StoredLinear};
+use crate::ordered::OrderedLinear;
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
@@ -140,7 +141,13 @@ impl Backend for Cpu {
         for node in graph.nodes() {
             match node.op {
                 Op::Embed { table } => {
-                    loaded[table.index()].table = Some(tensors[table.index()].clone())
+                    let tensor = tensors[table.index()].clone();
+                    if tensor.column_order().is_some() {
+                        let name = &graph.weight(table).name;
+                        let what = format!("embed with reordered columns (tensor {name})");
+                        return Err(unsupported(what));
+                    }
+                    loaded[table.index()].table = Some(tensor)
                 }
                 Op::Linear { weight, bias, .. } => {
                     if loaded[weight.index()].linear.is_none() {
@@ -203,6 +210,20 @@ impl Loading<'_> {
 
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
+        let (tensor, order) = tensor.into_stored_columns();
+        let stored = self.stored_linear(name, tensor)?;
+        Ok(match order {
+            Some(order) => Box::new(OrderedLinear { order, stored, kernels: self.kernels }),
+            None => stored,
+        })
+    }
+
+    /// [`Self::linear`] for columns as they are stored.
+    fn stored_linear(
+        &self,
+        name: &str,
+        tensor: PackedTensor,
+    ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {

@@ -1,6 +1,6 @@
 //! `keeve inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use keeve::Checkpoint;
@@ -52,6 +52,8 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
             "parameters": total.weights,
             "bytes": total.bytes,
             "bits_per_weight": total.bits(),
+            "activations": activations(&checkpoint),
+            "notes": checkpoint.notes(),
             "roles": roles.iter().map(|((role, codec), sum)| json!({
                 "role": role, "codec": codec, "tensors": sum.tensors, "parameters": sum.weights,
                 "bytes": sum.bytes, "bits_per_weight": sum.bits(),
@@ -68,6 +70,12 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     output.text(&heading(&checkpoint, architecture, &total))?;
+    for activations in activations(&checkpoint) {
+        output.text(&format!("activations      {activations}\n"))?;
+    }
+    for note in checkpoint.notes() {
+        output.text(&format!("note             {note}\n"))?;
+    }
     if let Err(error) = &model {
         output.text(&format!("not runnable: {}\n", one_line(error)))?;
     }
@@ -109,12 +117,19 @@ fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
     )
 }
 
+/// How the checkpoint says inputs are rounded, each way once.
+fn activations(checkpoint: &Checkpoint) -> BTreeSet<String> {
+    let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
+    schemes.map(|scheme| scheme.to_string()).collect()
+}
+
 fn tensor_json(tensor: &TensorInfo) -> Value {
     json!({
         "name": tensor.name,
         "codec": tensor.format,
         "shape": tensor.shape,
         "bytes": tensor.bytes,
+        "activations": tensor.activations.map(|scheme| scheme.to_string()),
     })
 }
 
