@@ -40,6 +40,8 @@ pub enum Command {
     Tensor(Tensor),
     /// Turn text into token ids.
     Tokenize(Tokenize),
+    /// Measure how well models predict a text, and how far they are from a reference.
+    Eval(Eval),
     /// Measure a model's speed, and how near it is to the machine's limits.
     Bench(Bench),
     /// Print a completion script for a shell.
@@ -268,6 +270,42 @@ pub struct Bench {
     /// Draw the result.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Eval {
+    /// Directories or .gguf files; a table row for each [default: the demo model].
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// The text, as UTF-8.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// The model that the others are compared with, such as the float original: Kullback-Leibler
+    /// divergence and how often the likeliest token is the same.
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    /// Tokens that the model sees at a time [default: 2048, with --like llama.cpp 512].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub window: Option<usize>,
+    /// Tokens between the beginnings of windows; the overlap gives context and is not judged again
+    /// [default: the window, so that nothing overlaps].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, conflicts_with = "like")]
+    pub stride: Option<usize>,
+    /// Cut the text as another program does, so that numbers can be compared.
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    pub like: Option<Like>,
+    /// Judge only so many predictions, from the beginning.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Like {
+    /// llama-perplexity: whole windows, in each of which only the second half is judged.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
 }
 
 #[derive(Debug, clap::Args)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use keeve::checkpoint::TensorInfo;
 use keeve::{Checkpoint, Engine, EngineOptions};
 
 use crate::args::Compute;
@@ -48,4 +49,30 @@ pub fn notes(engine: &Engine, output: &Output) {
     for note in &engine.info().notes {
         output.note(&format!("note: {note}"));
     }
+}
+
+/// How much there is of some tensors.
+#[derive(Default)]
+pub struct Sum {
+    pub tensors: u64,
+    pub weights: u64,
+    pub bytes: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, tensor: &TensorInfo) {
+        self.tensors += 1;
+        self.weights = self.weights.saturating_add(weights(tensor));
+        self.bytes = self.bytes.saturating_add(tensor.bytes);
+    }
+
+    /// Bits that a weight takes.
+    pub fn bits(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
+    }
+}
+
+/// The number of weights in a tensor.
+fn weights(tensor: &TensorInfo) -> u64 {
+    tensor.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
 }

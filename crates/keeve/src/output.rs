@@ -101,6 +101,14 @@ impl Output {
         StageBar(self.bar("{msg} {bar:30} {pos}/{len} {elapsed}"))
     }
 
+    /// A bar that counts tokens and says how long it will take; hidden where nobody would see it.
+    pub fn token_bar(&self, what: &str, total: usize) -> TokenBar {
+        let bar = self.bar("{msg} {bar:30} {pos}/{len} tokens, {eta} left");
+        bar.set_message(one_line(what));
+        bar.set_length(total as u64);
+        TokenBar(bar)
+    }
+
     fn bar(&self, template: &str) -> ProgressBar {
         let visible = !self.quiet && io::stderr().is_terminal();
         let target =
@@ -126,6 +134,22 @@ impl StageBar {
 }
 
 impl Drop for StageBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// See [`Output::token_bar`]. Disappears when dropped.
+pub struct TokenBar(ProgressBar);
+
+impl TokenBar {
+    /// Counts `tokens` more.
+    pub fn add(&self, tokens: usize) {
+        self.0.inc(tokens as u64);
+    }
+}
+
+impl Drop for TokenBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

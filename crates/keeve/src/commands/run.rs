@@ -222,7 +222,7 @@ fn profile_json(engine: &Engine) -> Result<Value, Failure> {
     Ok(engine.profile()?.into_iter().map(row).collect())
 }
 
-fn profile_table(engine: &Engine) -> Result<String, Failure> {
+pub fn profile_table(engine: &Engine) -> Result<String, Failure> {
     let profile = engine.profile()?;
     let total: u64 = profile.iter().map(|op| op.nanoseconds).sum();
     let mut table = format!("{:24} {:>9} {:>12} {:>6} {:>9}", "op", "calls", "ms", "%", "GB/s");
