@@ -16,6 +16,8 @@ pub struct Args {
     /// No progress and no summary on standard error.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub hub: Hub,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -26,6 +28,18 @@ fn version() -> &'static str {
         format!("{} (instruction sets found: {})", env!("CARGO_PKG_VERSION"), tiers.join(", "))
     });
     &VERSION
+}
+
+/// How models are had from the Hugging Face hub. A MODEL that is no path is one there: `owner/name`,
+/// or `owner/name:FILE.gguf` or `owner/name:LABEL` (such as `Q4_K_M`) where there are several.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Hub {
+    /// Branch, tag or commit of a model on the hub [default: main].
+    #[arg(long, global = true, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Use only what is in the cache of the hub.
+    #[arg(long, global = true)]
+    pub offline: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +58,12 @@ pub enum Command {
     Eval(Eval),
     /// Measure a model's speed, and how near it is to the machine's limits.
     Bench(Bench),
+    /// Download a model from the Hugging Face hub.
+    Download(Download),
+    /// List the models in the cache of the hub.
+    List,
+    /// Remove models from the cache of the hub.
+    Rm(Rm),
     /// Print a completion script for a shell.
     Completions(Completions),
 }
@@ -306,6 +326,25 @@ pub enum Like {
     /// llama-perplexity: whole windows, in each of which only the second half is judged.
     #[value(name = "llama.cpp")]
     LlamaCpp,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Download {
+    /// A model on the hub: owner/name, or owner/name:FILE.gguf or owner/name:LABEL.
+    pub model: String,
+    /// The GGUF file, or a label in its name such as Q4_K_M.
+    #[arg(long, value_name = "FILE|LABEL")]
+    pub file: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Rm {
+    /// Models as `keeve list` names them.
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -19,6 +19,7 @@ pub use keeve_engine::{
 };
 pub use keeve_eval as eval;
 pub use keeve_graph::{self as graph, Activations};
+pub use keeve_hub as hub;
 pub use keeve_models as models;
 
 /// The demo model that is part of the program.

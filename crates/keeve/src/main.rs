@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod hub;
 mod interrupt;
 mod model;
 mod output;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(args.json, args.quiet);
+    hub::configure(args.hub, args.quiet);
     let outcome = match args.command {
         Command::Run(run) => commands::run::run(&run, &output),
         Command::Inspect(inspect) => commands::inspect::run(&inspect, &output),
@@ -30,6 +32,9 @@ fn main() -> ExitCode {
         Command::Tokenize(tokenize) => commands::tokenize::run(&tokenize, &output),
         Command::Eval(eval) => commands::eval::run(&eval, &output),
         Command::Bench(bench) => commands::bench::run(&bench, &output),
+        Command::Download(download) => commands::download::run(&download, &output),
+        Command::List => commands::list::run(&output),
+        Command::Rm(rm) => commands::rm::run(&rm, &output),
         Command::Completions(completions) => commands::completions::run(&completions, &output),
     };
     match outcome {

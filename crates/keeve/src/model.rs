@@ -3,19 +3,25 @@
 use std::path::Path;
 
 use keeve::checkpoint::TensorInfo;
+use keeve::hub::ModelName;
 use keeve::{Checkpoint, Engine, EngineOptions};
 
 use crate::args::Compute;
-use crate::interrupt;
 use crate::output::{Failure, Output};
+use crate::{hub, interrupt};
 
-/// Opens MODEL: a directory, a `.gguf` file, or (without one) the demo model.
+/// Opens MODEL: a directory, a `.gguf` file, a model on the hub (which is downloaded unless it is in the
+/// cache), or (without one) the demo model. A path that exists wins.
 pub fn open(model: Option<&str>) -> Result<Checkpoint, Failure> {
     match model {
         None => Ok(keeve::demo_model()?),
-        Some(path) if !Path::new(path).exists() => {
-            Err(format!("no model at '{path}': expected a directory or a .gguf file").into())
-        }
+        Some(name) if !Path::new(name).exists() => match ModelName::parse(name) {
+            Ok(name) => Ok(Checkpoint::open(&hub::fetch(&name)?.path)?),
+            Err(_) => Err(format!(
+                "no model at '{name}': expected a directory, a .gguf file, or owner/name on the hub"
+            )
+            .into()),
+        },
         Some(path) => Ok(Checkpoint::open(Path::new(path))?),
     }
 }

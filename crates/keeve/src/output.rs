@@ -77,6 +77,13 @@ impl Output {
         }
     }
 
+    /// Asks something on standard error; the answer comes on the same line.
+    pub fn ask(&self, question: &str) {
+        let mut out = io::stderr().lock();
+        // As above.
+        let _ = out.write_all(question.as_bytes()).and_then(|()| out.flush());
+    }
+
     /// Reports a failure on one line: on standard error, and in JSON mode as an object on standard
     /// output.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
@@ -107,6 +114,12 @@ impl Output {
         bar.set_message(one_line(what));
         bar.set_length(total as u64);
         TokenBar(bar)
+    }
+
+    /// A bar that follows a download; hidden where nobody would see it.
+    pub fn download_bar(&self) -> DownloadBar {
+        let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        DownloadBar(self.bar(template))
     }
 
     fn bar(&self, template: &str) -> ProgressBar {
@@ -150,6 +163,24 @@ impl TokenBar {
 }
 
 impl Drop for TokenBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// See [`Output::download_bar`]. Disappears when dropped.
+pub struct DownloadBar(ProgressBar);
+
+impl DownloadBar {
+    /// Shows that `done` of `total` bytes are here, `file` being the one that is coming.
+    pub fn set(&self, file: &str, done: u64, total: u64) {
+        self.0.set_message(one_line(file));
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for DownloadBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -2,9 +2,12 @@
 
 pub mod bench;
 pub mod completions;
+pub mod download;
 pub mod eval;
 pub mod inspect;
+pub mod list;
 pub mod logits;
+pub mod rm;
 pub mod run;
 pub mod tensor;
 pub mod tokenize;
