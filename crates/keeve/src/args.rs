@@ -46,6 +46,8 @@ pub struct Hub {
 pub enum Command {
     /// Answer a prompt.
     Run(Run),
+    /// Talk with a model.
+    Chat(Chat),
     /// Say what a model is made of.
     Inspect(Inspect),
     /// Write the logits of every position of a prompt.
@@ -175,6 +177,32 @@ pub struct Run {
     /// Go on after the model's end tokens.
     #[arg(long)]
     pub ignore_eos: bool,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Chat {
+    /// A directory, a .gguf file or a model on the hub [default: the demo model].
+    pub model: Option<String>,
+    /// A system prompt.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Further variables for the chat template, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub chat_template_args: Option<String>,
+    /// The most tokens of a reply.
+    #[arg(long, short = 'n', value_name = "TOKENS", default_value = "2048", value_parser = at_least_one)]
+    pub max_tokens: usize,
+    /// The most tokens of the conversation that the model sees: when they are reached, the oldest
+    /// messages leave (never the system prompt) [default: what the model was made for].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, conflicts_with = "max_context")]
+    pub max_kv_size: Option<usize>,
+    /// Do not keep what is typed, and do not read what was kept.
+    #[arg(long)]
+    pub no_history: bool,
+    #[command(flatten)]
+    pub sampling: Sampling,
     #[command(flatten)]
     pub compute: Compute,
 }

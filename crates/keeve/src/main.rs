@@ -1,6 +1,7 @@
 //! The `keeve` command.
 
 mod args;
+mod chat;
 mod commands;
 mod hub;
 mod interrupt;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     hub::configure(args.hub, args.quiet);
     let outcome = match args.command {
         Command::Run(run) => commands::run::run(&run, &output),
+        Command::Chat(chat) => commands::chat::run(&chat, &output),
         Command::Inspect(inspect) => commands::inspect::run(&inspect, &output),
         Command::Logits(logits) => commands::logits::run(&logits, &output),
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),

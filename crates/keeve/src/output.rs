@@ -27,6 +27,11 @@ impl Failure {
         Self { message: "interrupted".into(), code: interrupt::EXIT_CODE }
     }
 
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The arguments make no sense: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 2 }

@@ -1,5 +1,11 @@
 //! A hub on this machine that misbehaves as told.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "helpers of several tests, each of which uses some"
+)]
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
