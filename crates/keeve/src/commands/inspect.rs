@@ -8,28 +8,8 @@ use keeve::checkpoint::TensorInfo;
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
-use crate::model;
+use crate::model::{self, Sum};
 use crate::output::{Outcome, Output, bytes, one_line};
-
-/// Tensors, weights and bytes of one role in one codec.
-#[derive(Default)]
-struct Sum {
-    tensors: u64,
-    weights: u64,
-    bytes: u64,
-}
-
-impl Sum {
-    fn add(&mut self, tensor: &TensorInfo) {
-        self.tensors += 1;
-        self.weights = self.weights.saturating_add(weights(tensor));
-        self.bytes = self.bytes.saturating_add(tensor.bytes);
-    }
-
-    fn bits(&self) -> f64 {
-        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
-    }
-}
 
 pub fn run(args: &Inspect, output: &Output) -> Outcome {
     let checkpoint = model::open(args.model.as_deref())?;
@@ -131,10 +111,6 @@ fn tensor_json(tensor: &TensorInfo) -> Value {
         "bytes": tensor.bytes,
         "activations": tensor.activations.map(|scheme| scheme.to_string()),
     })
-}
-
-fn weights(tensor: &TensorInfo) -> u64 {
-    tensor.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
 }
 
 /// The part a tensor plays, the same in every layer: its name without the layer's number.
