@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod embed;
+mod experts;
 mod gemm;
 mod inputs;
 mod int_linear;
@@ -26,6 +27,7 @@ mod quantize;
 pub mod rates;
 mod recipe;
 mod rope;
+mod round;
 mod scalar;
 mod scratch;
 mod shared_out;

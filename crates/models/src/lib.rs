@@ -8,7 +8,9 @@
 mod config;
 mod decoder;
 mod error;
+mod experts;
 mod gemma3;
+mod layer;
 mod llama;
 mod qwen;
 mod rope;
@@ -38,15 +40,18 @@ pub struct Model {
     pub tied_head: bool,
 }
 
-type Build = fn(&Value) -> Result<Model, Error>;
+type Build = fn(&Config<'_>) -> Result<Model, Error>;
 
 /// Every architecture by `model_type`.
-const ARCHITECTURES: [(&str, Build); 5] = [
+const ARCHITECTURES: [(&str, Build); 8] = [
     ("gemma3_text", gemma3::build),
     ("llama", llama::build),
     ("mistral", llama::build_mistral),
+    ("mixtral", llama::build_mixtral),
     ("qwen2", qwen::build2),
+    ("qwen2_moe", qwen::build2_experts),
     ("qwen3", qwen::build3),
+    ("qwen3_moe", qwen::build3_experts),
 ];
 
 /// The values of `model_type` that [`build`] knows.
@@ -61,10 +66,20 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 /// If the architecture is unknown, or a field is missing, of the wrong type, out of range or asks
 /// for something that keeve does not do. The message names the field.
 pub fn build(config: &Value) -> Result<Model, Error> {
-    let fields = Config(config);
-    let name = fields.string("model_type")?.ok_or_else(|| wrong("model_type", "is missing"))?;
+    build_for(config, None)
+}
+
+/// [`build`] for sequences of at most `context` tokens, where that is known: models that turn
+/// positions differently in long sequences are built for those that long (without it, for those that
+/// they were first trained with).
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(config: &Value, context: Option<usize>) -> Result<Model, Error> {
+    let config = Config { value: config, context };
+    let name = config.string("model_type")?.ok_or_else(|| wrong("model_type", "is missing"))?;
     match ARCHITECTURES.iter().find(|(known, _)| *known == name) {
-        Some((_, build)) => build(config),
+        Some((_, build)) => build(&config),
         None => Err(Error::Architecture(quoted(name))),
     }
 }
