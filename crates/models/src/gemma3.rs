@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, wrong};
 use crate::decoder::{Decoder, Local, Norms, QkNorm, activation};
+use crate::gemma::{cap, local_layers};
 use crate::rope::rope;
 use crate::{Error, Model};
 
@@ -30,12 +31,12 @@ pub(crate) fn build(config: &Config<'_>) -> Result<Model, Error> {
     decoder.embedding_scale = Some(embedding_scale(config, decoder.hidden));
     let scalar = config.moderate("query_pre_attn_scalar")?.unwrap_or(256.0);
     decoder.attention_scale = Some((1.0 / scalar.sqrt()) as f32);
-    decoder.score_cap = cap(config, "attn_logit_softcapping")?;
-    decoder.logits_cap = cap(config, "final_logit_softcapping")?;
+    decoder.score_cap = cap(config, "attn_logit_softcapping", None)?;
+    decoder.logits_cap = cap(config, "final_logit_softcapping", None)?;
     decoder.window = Some(config.width("sliding_window")?.unwrap_or(4096));
     let (global, local) = rope_settings(config)?;
     let (dims, positions) = (decoder.head_dim, decoder.max_positions);
-    let layers = local_layers(config, decoder.layers)?;
+    let layers = layers_with_window(config, decoder.layers)?;
     decoder.local = Some(Local { rope: rope(&Config::new(&local), dims, positions)?, layers });
     let global = rope(&Config::new(&global), dims, positions)?;
     decoder.build_with("gemma3_text", global)
@@ -47,11 +48,6 @@ fn embedding_scale(config: &Config<'_>, hidden: usize) -> f32 {
     let scale = (hidden as f64).sqrt() as f32;
     let by_mlx = config.get("quantization").is_some();
     if by_mlx { half::bf16::from_f32(scale).to_f32() } else { scale }
-}
-
-/// A cap for `cap * tanh(x / cap)`.
-fn cap(config: &Config<'_>, field: &'static str) -> Result<Option<f32>, Error> {
-    Ok(config.moderate(field)?.map(|cap| cap as f32))
 }
 
 /// The rope settings of global and of local layers, in the classic form of a config. The factor is
@@ -79,13 +75,8 @@ fn rope_settings(config: &Config<'_>) -> Result<(Value, Value), Error> {
 }
 
 /// Which layers are local: as `layer_types` says, else all but each `sliding_window_pattern`-th.
-fn local_layers(config: &Config<'_>, layers: usize) -> Result<Vec<bool>, Error> {
-    let local = |kind: &Value| match kind.as_str() {
-        Some("sliding_attention") => Some(true),
-        Some("full_attention") => Some(false),
-        _ => None,
-    };
-    if let Some(types) = config.by_layer("layer_types", layers, local)? {
+fn layers_with_window(config: &Config<'_>, layers: usize) -> Result<Vec<bool>, Error> {
+    if let Some(types) = local_layers(config, layers)? {
         return Ok(types);
     }
     let pattern = config.width("sliding_window_pattern")?.unwrap_or(6);

@@ -5,15 +5,22 @@
 
 #![forbid(unsafe_code)]
 
+mod bitnet;
 mod config;
 mod decoder;
 mod error;
 mod experts;
+mod gemma;
 mod gemma3;
+mod granite;
 mod layer;
 mod llama;
+mod long_rope;
+mod olmo2;
+mod phi3;
 mod qwen;
 mod rope;
+mod smollm3;
 
 use keeve_graph::Graph;
 use serde_json::Value;
@@ -43,15 +50,23 @@ pub struct Model {
 type Build = fn(&Config<'_>) -> Result<Model, Error>;
 
 /// Every architecture by `model_type`.
-const ARCHITECTURES: [(&str, Build); 8] = [
+const ARCHITECTURES: [(&str, Build); 16] = [
+    ("bitnet", bitnet::build),
+    ("gemma", gemma::build),
+    ("gemma2", gemma::build2),
     ("gemma3_text", gemma3::build),
+    ("granite", granite::build),
     ("llama", llama::build),
     ("mistral", llama::build_mistral),
     ("mixtral", llama::build_mixtral),
+    ("olmo2", olmo2::build),
+    ("olmoe", olmo2::build_experts),
+    ("phi3", phi3::build),
     ("qwen2", qwen::build2),
     ("qwen2_moe", qwen::build2_experts),
     ("qwen3", qwen::build3),
     ("qwen3_moe", qwen::build3_experts),
+    ("smollm3", smollm3::build),
 ];
 
 /// The values of `model_type` that [`build`] knows.

@@ -48,9 +48,13 @@ pub(crate) fn build3_experts(config: &Config<'_>) -> Result<Model, Error> {
     decoder.build("qwen3_moe", config)
 }
 
-fn refuse_window(config: &Config<'_>) -> Result<(), Error> {
+/// Refuses layers that see a window: which they are differs by model.
+pub(crate) fn refuse_window(config: &Config<'_>) -> Result<(), Error> {
     if config.flag("use_sliding_window", false)? && config.width("sliding_window")?.is_some() {
-        return Err(wrong("use_sliding_window", "is true, which is not supported for qwen"));
+        return Err(wrong(
+            "use_sliding_window",
+            "is true, which keeve does not support for this architecture",
+        ));
     }
     Ok(())
 }

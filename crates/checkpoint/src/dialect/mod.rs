@@ -3,8 +3,10 @@
 //! a file here and name it in [`translate`].
 
 mod compressed_tensors;
+mod gguf_architectures;
 pub(crate) mod gguf_config;
 pub(crate) mod gguf_names;
+mod gguf_own_config;
 mod hf;
 mod integers;
 mod mlx_affine;
