@@ -35,7 +35,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tiles;
-#[cfg(target_arch = "x86_64")]
+mod unpacked_linear;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 mod zeroed;
 

@@ -124,10 +124,14 @@ pub(super) fn known(ggml: &str) -> Option<&'static Architecture> {
 }
 
 impl Architecture {
+    /// Names of the modules of a layer that are not called as in llama.
+    pub fn layer_names(&self) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+        let experts = self.experts.as_ref().map_or(&[][..], |experts| experts.layer);
+        self.layer.iter().chain(experts)
+    }
+
     /// Hugging Face's name for a module of a layer that is not called as in llama.
     pub fn own(&self, module: &str) -> Option<&'static str> {
-        let experts = self.experts.as_ref().map_or(&[][..], |experts| experts.layer);
-        let mut names = self.layer.iter().chain(experts);
-        names.find(|(ggml, _)| *ggml == module).map(|(_, name)| *name)
+        self.layer_names().find(|(ggml, _)| *ggml == module).map(|(_, name)| *name)
     }
 }

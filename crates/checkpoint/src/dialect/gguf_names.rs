@@ -54,6 +54,27 @@ fn canonical(name: &str, architecture: &Architecture) -> Option<String> {
     Some(format!("model.layers.{layer}.{module}.{kind}"))
 }
 
+/// The name that ggml's programs give the weight that Hugging Face calls `name` in a model of
+/// `architecture` (ggml's name of it), if there is one.
+pub fn ggml_name(name: &str, architecture: &str) -> Option<String> {
+    let known = known(architecture)?;
+    let (module, kind) = name.rsplit_once('.')?;
+    let (place, module) = match module.strip_prefix("model.layers.") {
+        None => (String::new(), module),
+        Some(rest) => {
+            let (layer, module) = rest.split_once('.')?;
+            (format!("blk.{layer}."), module)
+        }
+    };
+    known
+        .layer_names()
+        .chain(GLOBAL.iter().chain(&LAYER))
+        .filter(|(_, own)| *own == module)
+        .map(|(ggml, _)| format!("{place}{ggml}.{kind}"))
+        // Where maps differ, reading says which one is meant.
+        .find(|ggml| canonical(ggml, known).as_deref() == Some(name))
+}
+
 /// Translates the tensors of a file. Those of architectures without a name map keep ggml's names,
 /// so that they can be listed.
 ///
@@ -191,6 +212,9 @@ mod tests {
         ] {
             let found = canonical(ggml, known("llama").unwrap());
             assert_eq!(found.as_deref(), name, "{ggml}");
+            if let Some(name) = name {
+                assert_eq!(ggml_name(name, "llama").as_deref(), Some(ggml));
+            }
         }
         // The same name for different places.
         let place = |architecture: &str| {
@@ -208,6 +232,10 @@ mod tests {
             "model.layers.1.block_sparse_moe.switch_mlp.up_proj.weight"
         );
         assert_eq!(up("qwen3", "blk.1.ffn_up_exps.weight"), None);
+        let post = "model.layers.1.post_attention_layernorm.weight";
+        assert_eq!(ggml_name(post, "llama").as_deref(), Some("blk.1.ffn_norm.weight"));
+        assert_eq!(ggml_name(post, "gemma3").as_deref(), Some("blk.1.post_attention_norm.weight"));
+        assert_eq!(ggml_name(post, "unknown"), None);
     }
 
     #[test]
