@@ -135,7 +135,7 @@ impl CpuPlan {
             }
             Op::Attention { q, k, v, state, spec } => {
                 let kv = &mut pages.slots[state.slot.index()];
-                append(kv, context.step, self.value(*k), self.value(*v), pool);
+                append(&**attention, kv, context.step, self.value(*k), self.value(*v), pool);
                 let q = self.value(*q);
                 attend(&**attention, *float, spec, kv, context.step, q, out, pool);
                 let tokens: usize =

@@ -14,6 +14,9 @@ pub(super) trait AttentionLanes: Lanes {
 
     /// The nearest bf16 numbers, ties to even, NaN left as it is.
     unsafe fn round_to_bf16(self) -> Self;
+
+    /// Stores `COUNT` values as the nearest binary16 numbers, ties to even.
+    unsafe fn store_f16(self, to: *mut u8);
 }
 
 impl AttentionLanes for __m256 {
@@ -34,6 +37,14 @@ impl AttentionLanes for __m256 {
         let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(self, self);
         _mm256_blendv_ps(_mm256_castsi256_ps(kept), self, nan)
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store_f16(self, to: *mut u8) {
+        let narrow = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self);
+        // SAFETY: the caller has room for eight numbers of two bytes there.
+        unsafe { _mm_storeu_si128(to.cast(), narrow) }
+    }
 }
 
 impl AttentionLanes for __m512 {
@@ -52,6 +63,14 @@ impl AttentionLanes for __m512 {
         let kept = _mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32 as i32));
         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
         _mm512_mask_blend_ps(nan, _mm512_castsi512_ps(kept), self)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn store_f16(self, to: *mut u8) {
+        let narrow = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self);
+        // SAFETY: the caller has room for sixteen numbers of two bytes there.
+        unsafe { _mm256_storeu_si256(to.cast(), narrow) }
     }
 }
 

@@ -2,7 +2,7 @@
 //! block, scales applied as they are stored. The order of `f32` operations is that of
 //! [`crate::scalar::oracle`], so that results are the same bits.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use keeve_codec::{Float, Group, Scaling};
 
@@ -12,7 +12,9 @@ use crate::panel::TILE_ROWS;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 
-/// How far ahead weights are asked for, in bytes.
+/// How far ahead weights are asked for, in bytes: first for the second level of cache, which can wait for
+/// more of memory at the same time than the first, then for the first.
+const FAR_AHEAD: usize = 8192;
 const AHEAD: usize = 2048;
 /// Vectors of a block.
 const WORDS: usize = BLOCK / 4;
@@ -111,13 +113,16 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     }
 }
 
-/// Asks for the weights that come [`AHEAD`] bytes after `lines` lines.
+/// Asks for the weights that come [`FAR_AHEAD`], and [`AHEAD`], bytes after `lines` lines.
 #[inline(always)]
 fn ask_ahead(at: *const u8, lines: usize) {
     for line in 0..lines {
         // SAFETY: every x86-64 processor has the instruction, and it does nothing for addresses that
         // cannot be read, as there are past the end of a tensor.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast()) };
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR_AHEAD + line * LINE).cast());
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast());
+        }
     }
 }
 
