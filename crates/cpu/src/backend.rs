@@ -21,6 +21,7 @@ use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
 use crate::state::{Pages, page_bytes};
 use crate::tiles::Layout;
+use crate::unpacked_linear::UnpackedLinear;
 
 pub(crate) const NAME: &str = "cpu";
 
@@ -203,9 +204,16 @@ impl Loading<'_> {
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
-        let Some(recipes) = Recipes::choose(codec, self.options.activations) else {
-            return Ok(Box::new(StoredLinear { tensor, kernels: self.kernels }));
-        };
+        let recipes = Recipes::choose(codec, self.options.activations);
+        if recipes.generated == Recipe::Float {
+            let go_on = self.count(tensor.bytes() as u64);
+            let stored = StoredLinear { tensor, kernels: self.kernels };
+            return match recipes {
+                _ if !go_on => Err(Error::Cancelled),
+                Recipes::UNPACKED => Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm })),
+                _ => Ok(Box::new(stored)),
+            };
+        }
         let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;
         if by_token && tensor.cols() > MOST_TOKEN_COLS {
             let columns = tensor.cols();

@@ -33,6 +33,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tiles;
+mod unpacked_linear;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 mod zeroed;
