@@ -9,6 +9,7 @@ use crate::kernels::Kernels;
 use crate::pool::Pool;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::recipe::Recipe;
+use crate::row_wise::RowSource;
 use crate::tiles::BLOCK;
 
 /// Activations that a task quantizes, at least.
@@ -44,11 +45,12 @@ impl Inputs {
         self.of = None;
     }
 
-    /// `x`, which is `value` in this step.
+    /// `x`, which is `value` in this step. Where that is made as it is read, only its rows are there.
     pub fn input<'a>(
         &'a mut self,
         value: ValueId,
         x: &'a [f32],
+        rows: &'a dyn RowSource,
         kernels: &'static dyn Kernels,
     ) -> Input<'a> {
         if self.of != Some(value) {
@@ -56,14 +58,16 @@ impl Inputs {
             self.rows.iter_mut().for_each(|kept| kept.made = false);
             self.tiles.iter_mut().for_each(|kept| kept.made = false);
         }
-        Input { x, kernels, inputs: self }
+        Input { x, rows, kernels, inputs: self }
     }
 }
 
 /// The input of a product: `[rows, K]`.
 pub(crate) struct Input<'a> {
-    /// As it is.
+    /// As it is; nothing if it is only read row by row ([`crate::linear::PackedLinear::reads_rows`]).
     pub x: &'a [f32],
+    /// Its rows.
+    rows: &'a dyn RowSource,
     kernels: &'static dyn Kernels,
     inputs: &'a mut Inputs,
 }
@@ -84,7 +88,7 @@ impl Input<'_> {
         let Kept { made, value } = &mut self.inputs.rows[(recipe == Recipe::Token) as usize];
         if !*made {
             *made = true;
-            quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, value);
+            quantize_rows(self.rows, rows, cols, recipe, self.kernels, pool, value);
         }
         value
     }
@@ -103,9 +107,9 @@ impl Input<'_> {
         let Kept { made, value } = &mut self.inputs.tiles[(recipe == Recipe::Token) as usize];
         if !*made {
             *made = true;
-            let (x, kernels, span) = (self.x, self.kernels, recipe.span());
-            value.quantize(rows.len(), cols, span, pool, |row, codes, scales| {
-                let x = &x[rows[row] * cols..][..cols];
+            let (x, kernels, span) = (self.rows, self.kernels, recipe.span());
+            value.quantize([rows.len(), cols], span, x.room(), pool, |row, codes, scales, room| {
+                let x = x.row(rows[row], room);
                 let span = span.min(codes.len());
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
             });
@@ -116,7 +120,7 @@ impl Input<'_> {
 
 /// Quantizes rows, on all threads if there are many.
 fn quantize_rows(
-    x: &[f32],
+    x: &dyn RowSource,
     rows: &[usize],
     k: usize,
     recipe: Recipe,
@@ -134,13 +138,14 @@ fn quantize_rows(
     let places = rows.iter().zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
-    pool.run(rows.len().div_ceil(each), |_, _| {
+    pool.run(rows.len().div_ceil(each), |_, scratch| {
+        let [room] = scratch.take([x.room()]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
             let Some(((&row, (codes, scales)), (sums, (weighted16, weighted32)))) = next else {
                 return;
             };
-            let x = &x[row * k..][..k];
+            let x = x.row(row, room);
             kernels.quantize(x, span, recipe.rounding(), codes, scales);
             kernels.sums(codes, scales, sums, weighted16, weighted32);
         }

@@ -183,6 +183,10 @@ impl PackedLinear for IntLinear {
         }
     }
 
+    fn reads_rows(&self) -> bool {
+        true
+    }
+
     fn forward(
         &self,
         x: &mut Input<'_>,

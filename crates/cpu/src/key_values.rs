@@ -193,35 +193,30 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Stores the keys and values (`[tokens, kv_heads * head_dim]` each) of consecutive tokens from
-    /// `index` of `page` on.
+    /// Stores the key and the value (`[kv_heads * head_dim]` each) of a token at `index` of `page`.
     ///
     /// # Safety
     /// No other call may be writing to the page.
     ///
     /// # Panics
-    /// If the tokens reach beyond the page.
+    /// If the page does not have the token.
     pub unsafe fn store(
         &self,
         page: PageId,
         index: usize,
-        keys: &[f32],
-        values: &[f32],
+        key: &[f32],
+        value: &[f32],
         kernels: &dyn AttentionKernels,
     ) {
         let KvShape { kv_heads, head_dim, .. } = self.shape;
         let len = self.shape.head_bytes();
-        let width = kv_heads * head_dim;
         // SAFETY: nobody else writes to the page, by this function's contract.
         let page = unsafe { self.pages.part(page as usize, 0..self.shape.page_bytes()) };
         for head in 0..kv_heads {
             let (key_bytes, value_bytes) = page[2 * head * len..][..2 * len].split_at_mut(len);
             let columns = head * head_dim..(head + 1) * head_dim;
-            let tokens = keys.chunks_exact(width).zip(values.chunks_exact(width));
-            for (offset, (key, value)) in tokens.enumerate() {
-                kernels.store(self.shape, key_bytes, index + offset, &key[columns.clone()]);
-                kernels.store(self.shape, value_bytes, index + offset, &value[columns.clone()]);
-            }
+            kernels.store(self.shape, key_bytes, index, &key[columns.clone()]);
+            kernels.store(self.shape, value_bytes, index, &value[columns]);
         }
     }
 }

@@ -26,6 +26,7 @@ mod quantize;
 pub mod rates;
 mod recipe;
 mod rope;
+mod row_wise;
 mod scalar;
 mod scratch;
 mod shared_out;

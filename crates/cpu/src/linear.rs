@@ -21,6 +21,11 @@ pub(crate) trait PackedLinear: Send + Sync {
     /// Bytes that one product reads.
     fn bytes(&self) -> usize;
 
+    /// Whether it reads its input only row by row, and not as a whole.
+    fn reads_rows(&self) -> bool {
+        false
+    }
+
     /// `out[r, n] = x[r] . weight[n] + bias[n]`. `x` is `[phases.len(), K]`, `out` `[.., N]`.
     /// Kernels that quantize activations choose how by each row's phase.
     fn forward(

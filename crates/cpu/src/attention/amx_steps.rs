@@ -18,6 +18,8 @@ pub(super) const LANES: usize = 16;
 pub(super) const PAIR: usize = 2;
 /// Numbers that a step of a product goes over: of a head, then keys.
 pub(super) const KEYS: usize = 32;
+/// Queries after those that are packed, or whose results are written, for which memory is asked for.
+const AHEAD: usize = 2 * LANES;
 /// Length of a tile, in `f32`.
 pub(super) const TILE: usize = LANES * LANES;
 
@@ -59,6 +61,13 @@ pub(super) fn pack_values(values: &[f32], head_dim: usize, tiles: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) fn pack_queries(queries: &Queries<'_>, first: usize, tiles: &mut [f32]) {
     let head_dim = queries.spec.head_dim;
+    // Rows lie far apart: nobody else sees what comes next.
+    for (row, heads) in queries.members(first + AHEAD).take(LANES) {
+        for line in queries.row(row)[heads].chunks(LANES) {
+            // SAFETY: every processor with these instructions has this one, which does nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+        }
+    }
     let mut own: [&[f32]; LANES] = [&[]; LANES];
     for ((row, heads), own) in queries.members(first).zip(&mut own) {
         *own = &queries.row(row)[heads];
@@ -223,7 +232,7 @@ pub(super) fn softmax(
             }
         }
     } else {
-        let limits = seen.map(|seen| (load_ints(&seen.from), load_ints(&seen.to)));
+        let limits = seen.as_ref().map(|seen| (load_ints(&seen.from), load_ints(&seen.to)));
         for (key, score) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
             let mut value = load(score);
             match factors.before {
@@ -254,8 +263,9 @@ pub(super) fn softmax(
     for (index, (scores, tile)) in tiles.enumerate() {
         let pairs = scores.as_chunks::<{ 2 * LANES }>().0.iter();
         for (pair, out) in pairs.zip(tile.as_chunks_mut::<LANES>().0) {
-            let [first, second] = [&pair[..LANES], &pair[LANES..]]
-                .map(|score| power_of_two(_mm512_fmsub_ps(load(score), times, base)));
+            // Not by a closure: what calls it would have to have the instructions too.
+            let first = power_of_two(_mm512_fmsub_ps(load(&pair[..LANES]), times, base));
+            let second = power_of_two(_mm512_fmsub_ps(load(&pair[LANES..]), times, base));
             sums = [_mm512_add_ps(sums[0], first), _mm512_add_ps(sums[1], second)];
             store(interleave(first, second), out);
         }
@@ -306,6 +316,12 @@ pub(super) fn add_split(split: &[f32], total: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn finish(queries: &Queries<'_>, first: usize, total: &[f32], out: &mut [&mut [f32]]) {
     let head_dim = queries.spec.head_dim;
+    for (row, heads) in queries.members(first + AHEAD).take(LANES) {
+        for line in out[row][heads].chunks(LANES) {
+            // SAFETY: as in `pack_queries`; to be written to.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+        }
+    }
     let (values, numbers) = total.split_at(total.len() - 2 * LANES);
     let parts = _mm512_div_ps(_mm512_set1_ps(1.0), load(&numbers[LANES..]));
     for (index, tile) in values.chunks_exact(TILE).enumerate() {
@@ -386,11 +402,12 @@ fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
     // Column 4 q + c of rows 4 i .. 4 i + 4 is quarter q of quads[4 i + c].
     let mut quads = pairs;
     for (to, from) in quads.chunks_exact_mut(4).zip(pairs.chunks_exact(4)) {
-        let from = [from[0], from[1], from[2], from[3]].map(|row| _mm512_castps_pd(row));
-        to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(from[0], from[2]));
-        to[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(from[0], from[2]));
-        to[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(from[1], from[3]));
-        to[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(from[1], from[3]));
+        let (low, high) = (_mm512_castps_pd(from[0]), _mm512_castps_pd(from[1]));
+        let (next_low, next_high) = (_mm512_castps_pd(from[2]), _mm512_castps_pd(from[3]));
+        to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, next_low));
+        to[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, next_low));
+        to[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, next_high));
+        to[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, next_high));
     }
     let mut columns = quads;
     for c in 0..4 {

@@ -56,6 +56,7 @@ use keeve_graph::{Attention, PageId, Phase, SequenceRows, Step};
 use crate::isa::Isa;
 use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
 use crate::pool::Pool;
+use crate::row_wise::RowSource;
 use crate::scratch::Scratch;
 use crate::shared_out::SharedOut;
 
@@ -289,11 +290,10 @@ pub(crate) fn append(
     kernels: &dyn AttentionKernels,
     kv: &mut KeyValues,
     step: &Step<'_>,
-    keys: &[f32],
-    values: &[f32],
+    keys: &dyn RowSource,
+    values: &dyn RowSource,
     pool: &Pool,
 ) {
-    let width = kv.shape.kv_heads * kv.shape.head_dim;
     // A task is what a sequence puts into one page.
     let of_sequence = |sequence: &SequenceRows<'_>| {
         let (past, rows) = (sequence.past, sequence.rows.clone());
@@ -308,13 +308,15 @@ pub(crate) fn append(
         .flat_map(|sequence| of_sequence(sequence).map(move |task| (sequence, task)))
         .collect();
     let writer = kv.writer();
-    pool.run(tasks.len(), |index, _| {
+    pool.run(tasks.len(), |index, scratch| {
         let (sequence, (page, tokens, row)) = &tasks[index];
-        let rows = row * width..(row + tokens.len()) * width;
-        let (keys, values) = (&keys[rows.clone()], &values[rows]);
-        // SAFETY: a step is checked to write to a page for one sequence only, and a sequence's tasks
-        // are of different pages.
-        unsafe { writer.store(sequence.pages[*page], tokens.start, keys, values, kernels) };
+        let [key_room, value_room] = scratch.take([keys.room(), values.room()]);
+        for (row, token) in (*row..).zip(tokens.clone()) {
+            let (key, value) = (keys.row(row, key_room), values.row(row, value_room));
+            // SAFETY: a step is checked to write to a page for one sequence only, and a sequence's
+            // tasks are of different pages.
+            unsafe { writer.store(sequence.pages[*page], token, key, value, kernels) };
+        }
     });
 }
 

@@ -17,6 +17,7 @@ use super::{AttentionKernels, append, attend, attention_kernels};
 use crate::isa::Isa;
 use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
 use crate::pool::Pool;
+use crate::row_wise::RowSource;
 use crate::scratch::Scratch;
 
 const FLOAT: f64 = 3e-6;
@@ -64,6 +65,22 @@ impl Sequence {
         let (k, v) = (values(seed + 1, tokens * width), values(seed + 2, tokens * width));
         assert!(pages.len() * PAGE_TOKENS >= tokens);
         Self { q, k, v, tokens, generated, pages }
+    }
+}
+
+/// Rows that are there.
+struct Held<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl RowSource for Held<'_> {
+    fn room(&self) -> usize {
+        0
+    }
+
+    fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
+        &self.values[row * self.width..][..self.width]
     }
 }
 
@@ -140,6 +157,7 @@ fn run(
             past[index] = tokens.end;
         }
         pad(&mut step, &mut q, &mut k, &mut v);
+        let (k, v) = (Held { values: &k, width: kv_width }, Held { values: &v, width: kv_width });
         append(mode.kernels, &mut kv, &step, &k, &v, mode.pool);
         let mut out = vec![f32::NAN; step.rows.len() * width];
         attend(mode.kernels, mode.float, &spec, &kv, &step, &q, &mut out, mode.pool);
