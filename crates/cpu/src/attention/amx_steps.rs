@@ -64,8 +64,7 @@ pub(super) fn pack_queries(queries: &Queries<'_>, first: usize, tiles: &mut [f32
     // Rows lie far apart: nobody else sees what comes next.
     for (row, heads) in queries.members(first + AHEAD).take(LANES) {
         for line in queries.row(row)[heads].chunks(LANES) {
-            // SAFETY: every processor with these instructions has this one, which does nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         }
     }
     let mut own: [&[f32]; LANES] = [&[]; LANES];
@@ -318,8 +317,7 @@ pub(super) fn finish(queries: &Queries<'_>, first: usize, total: &[f32], out: &m
     let head_dim = queries.spec.head_dim;
     for (row, heads) in queries.members(first + AHEAD).take(LANES) {
         for line in out[row][heads].chunks(LANES) {
-            // SAFETY: as in `pack_queries`; to be written to.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+            _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
         }
     }
     let (values, numbers) = total.split_at(total.len() - 2 * LANES);
