@@ -45,34 +45,82 @@ impl Inputs {
         self.of = None;
     }
 
-    /// `x`, which is `value` in this step. Where that is made as it is read, only its rows are there.
+    /// `x`, which is `value` in this step.
     pub fn input<'a>(
         &'a mut self,
         value: ValueId,
         x: &'a [f32],
+        kernels: &'static dyn Kernels,
+    ) -> Input<'a> {
+        self.begin(value);
+        Input { x: Source::Held(x), kernels, inputs: self }
+    }
+
+    /// `value` of this step, by its rows.
+    pub fn rows<'a>(
+        &'a mut self,
+        value: ValueId,
         rows: &'a dyn RowSource,
         kernels: &'static dyn Kernels,
     ) -> Input<'a> {
+        self.begin(value);
+        Input { x: Source::Rows(rows), kernels, inputs: self }
+    }
+
+    /// Forgets what was made of another value than this one.
+    fn begin(&mut self, value: ValueId) {
         if self.of != Some(value) {
             self.of = Some(value);
             self.rows.iter_mut().for_each(|kept| kept.made = false);
             self.tiles.iter_mut().for_each(|kept| kept.made = false);
         }
-        Input { x, rows, kernels, inputs: self }
+    }
+}
+
+/// Where an input is.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// All of it.
+    Held(&'a [f32]),
+    /// Its rows can be had.
+    Rows(&'a dyn RowSource),
+}
+
+impl Source<'_> {
+    /// Values of room that [`Source::row`] needs.
+    fn room(self) -> usize {
+        match self {
+            Self::Held(_) => 0,
+            Self::Rows(rows) => rows.room(),
+        }
+    }
+
+    /// A row of `cols` values.
+    fn row<'a>(&'a self, row: usize, cols: usize, room: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::Held(x) => &x[row * cols..][..cols],
+            Self::Rows(rows) => rows.row(row, room),
+        }
     }
 }
 
 /// The input of a product: `[rows, K]`.
 pub(crate) struct Input<'a> {
-    /// As it is; nothing if it is only read row by row ([`crate::linear::PackedLinear::reads_rows`]).
-    pub x: &'a [f32],
-    /// Its rows.
-    rows: &'a dyn RowSource,
+    x: Source<'a>,
     kernels: &'static dyn Kernels,
     inputs: &'a mut Inputs,
 }
 
 impl Input<'_> {
+    /// As it is; nothing if it can only be read row by row: see
+    /// [`crate::linear::PackedLinear::reads_rows`].
+    pub fn x(&self) -> &[f32] {
+        match self.x {
+            Source::Held(x) => x,
+            Source::Rows(_) => &[],
+        }
+    }
+
     /// The rows `rows` of `cols` columns, for products of few rows. In a step, the rows of a recipe are
     /// always the same.
     ///
@@ -88,7 +136,7 @@ impl Input<'_> {
         let Kept { made, value } = &mut self.inputs.rows[(recipe == Recipe::Token) as usize];
         if !*made {
             *made = true;
-            quantize_rows(self.rows, rows, cols, recipe, self.kernels, pool, value);
+            quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, value);
         }
         value
     }
@@ -107,9 +155,9 @@ impl Input<'_> {
         let Kept { made, value } = &mut self.inputs.tiles[(recipe == Recipe::Token) as usize];
         if !*made {
             *made = true;
-            let (x, kernels, span) = (self.rows, self.kernels, recipe.span());
+            let (x, kernels, span) = (self.x, self.kernels, recipe.span());
             value.quantize([rows.len(), cols], span, x.room(), pool, |row, codes, scales, room| {
-                let x = x.row(rows[row], room);
+                let x = x.row(rows[row], cols, room);
                 let span = span.min(codes.len());
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
             });
@@ -120,7 +168,7 @@ impl Input<'_> {
 
 /// Quantizes rows, on all threads if there are many.
 fn quantize_rows(
-    x: &dyn RowSource,
+    x: Source<'_>,
     rows: &[usize],
     k: usize,
     recipe: Recipe,
@@ -145,7 +193,7 @@ fn quantize_rows(
             let Some(((&row, (codes, scales)), (sums, (weighted16, weighted32)))) = next else {
                 return;
             };
-            let x = x.row(row, room);
+            let x = x.row(row, k, room);
             kernels.quantize(x, span, recipe.rounding(), codes, scales);
             kernels.sums(codes, scales, sums, weighted16, weighted32);
         }

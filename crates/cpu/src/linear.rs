@@ -103,7 +103,7 @@ impl PackedLinear for StoredLinear {
         pool: &Pool,
     ) {
         let rows: Vec<usize> = (0..phases.len()).collect();
-        self.products(x.x, &rows, bias, out, pool);
+        self.products(x.x(), &rows, bias, out, pool);
     }
 }
 

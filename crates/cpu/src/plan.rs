@@ -126,7 +126,10 @@ impl CpuPlan {
                 let Some(linear) = &self.weight(*weight).linear else { return 0 };
                 let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
                 let rows = values.rows(*x);
-                let mut x = inputs.input(*x, values.held(*x), &rows, *kernels);
+                let mut x = match self.merged[x.index()] {
+                    true => inputs.rows(*x, &rows, *kernels),
+                    false => inputs.input(*x, values.held(*x), *kernels),
+                };
                 linear.forward(&mut x, &context.phases(node.shape.rows), bias, out, pool);
                 linear.bytes()
             }

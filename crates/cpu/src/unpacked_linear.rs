@@ -38,7 +38,7 @@ impl PackedLinear for UnpackedLinear {
         let cols = self.cols();
         let generated = rows_of(phases, Phase::Generated);
         if !generated.is_empty() {
-            let rows = generated.iter().flat_map(|&row| &x.x[row * cols..][..cols]);
+            let rows = generated.iter().flat_map(|&row| &x.x()[row * cols..][..cols]);
             let rows: Vec<f32> = rows.copied().collect();
             self.stored.products(&rows, &generated, bias, out, pool);
         }
