@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keeve_codec::{Codec, PackedTensor, Parts};
-use keeve_graph::{Graph, Weights};
+use keeve_graph::{Graph, WeightInfo, Weights};
 
 use crate::Error;
 use crate::codes::{self, Random};
@@ -159,6 +159,11 @@ impl Weights for RandomWeights {
         };
         *time += start.elapsed();
         Ok(tensor.map_err(|error| Error::Tensor { name: name.into(), error })?)
+    }
+
+    fn info(&self, name: &str) -> Result<WeightInfo, Box<dyn std::error::Error + Send + Sync>> {
+        let Made { rows, cols, .. } = *self.made(name)?;
+        Ok(WeightInfo { experts: 1, rows, cols, bytes: self.bytes(name)? })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keeve_codec::PackedTensor;
 use keeve_graph::{
     Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
-    Slot, State, Weights,
+    Slot, State, WeightInfo, Weights,
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
@@ -78,7 +78,7 @@ impl Cpu {
 pub(crate) struct LoadedWeight {
     /// For `linear`.
     pub linear: Option<Box<dyn PackedLinear>>,
-    /// For `embed`.
+    /// For `embed`, if it is not for `linear` too.
     pub table: Option<PackedTensor>,
     /// For gains and biases.
     pub vector: Option<Vec<f32>>,
@@ -122,12 +122,12 @@ impl Backend for Cpu {
         };
         let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
         let kernels = self.kernels;
-        let tensors = graph
+        let infos = graph
             .weights()
             .iter()
-            .map(|weight| fetch(weight, weights))
+            .map(|weight| checked_info(weight, weights))
             .collect::<Result<Vec<_>, _>>()?;
-        let weight_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
+        let weight_bytes = infos.iter().fold(0u64, |sum, info| sum.saturating_add(info.bytes));
         let loading = Loading {
             options,
             kernels,
@@ -136,35 +136,27 @@ impl Backend for Cpu {
             done: AtomicU64::new(0),
             total: weight_bytes,
         };
-        let mut loaded: Vec<_> = tensors.iter().map(|_| LoadedWeight::default()).collect();
-        for node in graph.nodes() {
-            match node.op {
-                Op::Embed { table } => {
-                    loaded[table.index()].table = Some(tensors[table.index()].clone())
+        // One after the other, the largest first: beside what is packed there is one tensor as it is
+        // stored, and the large ones come while little is packed.
+        let mut order: Vec<_> = uses(&graph).into_iter().enumerate().collect();
+        order.sort_by_key(|&(index, _)| std::cmp::Reverse(infos[index].bytes));
+        let mut loaded: Vec<_> = infos.iter().map(|_| LoadedWeight::default()).collect();
+        for (index, uses) in order {
+            let weight = &graph.weights()[index];
+            let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
+            check_shape(weight, (tensor.experts(), tensor.rows(), tensor.cols()))?;
+            let loaded = &mut loaded[index];
+            if uses.vector {
+                let mut values = vector(&tensor);
+                if weight.one_plus {
+                    values.iter_mut().for_each(|value| *value += 1.0);
                 }
-                Op::Linear { weight, bias, .. } => {
-                    if loaded[weight.index()].linear.is_none() {
-                        let name = &graph.weight(weight).name;
-                        let tensor = tensors[weight.index()].clone();
-                        loaded[weight.index()].linear = Some(loading.linear(name, tensor)?);
-                    }
-                    if let Some(bias) = bias {
-                        loaded[bias.index()].vector = Some(vector(&tensors[bias.index()]));
-                    }
-                }
-                Op::RmsNorm { weight, .. } => {
-                    let mut gains = vector(&tensors[weight.index()]);
-                    if graph.weight(weight).one_plus {
-                        gains.iter_mut().for_each(|gain| *gain += 1.0);
-                    }
-                    loaded[weight.index()].vector = Some(gains);
-                }
-                Op::Rope { .. }
-                | Op::Attention { .. }
-                | Op::Unary { .. }
-                | Op::Binary { .. }
-                | Op::Scale { .. }
-                | Op::SelectRows { .. } => {}
+                loaded.vector = Some(values);
+            }
+            if uses.linear {
+                loaded.linear = Some(loading.linear(&weight.name, tensor)?);
+            } else if uses.table {
+                loaded.table = Some(tensor);
             }
         }
         if !(options.progress)(Progress { done: weight_bytes, total: weight_bytes }) {
@@ -233,19 +225,59 @@ impl Loading<'_> {
     }
 }
 
-/// The tensor of a weight, if it has the shape that the graph expects.
-fn fetch(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<PackedTensor, Error> {
-    let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
-    if (tensor.experts(), tensor.rows(), tensor.cols()) != (1, weight.rows, weight.cols) {
-        return Err(Error::WeightShape {
-            name: weight.name.clone(),
-            found_rows: tensor.experts().saturating_mul(tensor.rows()),
-            found_cols: tensor.cols(),
-            rows: weight.rows,
-            cols: weight.cols,
-        });
+/// What a weight is used as.
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    table: bool,
+    linear: bool,
+    /// As gains or bias.
+    vector: bool,
+}
+
+/// What each weight of the graph is used as.
+fn uses(graph: &Graph) -> Vec<Uses> {
+    let mut uses = vec![Uses::default(); graph.weights().len()];
+    for node in graph.nodes() {
+        match node.op {
+            Op::Embed { table } => uses[table.index()].table = true,
+            Op::Linear { weight, bias, .. } => {
+                uses[weight.index()].linear = true;
+                if let Some(bias) = bias {
+                    uses[bias.index()].vector = true;
+                }
+            }
+            Op::RmsNorm { weight, .. } => uses[weight.index()].vector = true,
+            Op::Rope { .. }
+            | Op::Attention { .. }
+            | Op::Unary { .. }
+            | Op::Binary { .. }
+            | Op::Scale { .. }
+            | Op::SelectRows { .. } => {}
+        }
     }
-    Ok(tensor)
+    uses
+}
+
+/// What is known of a weight, if it has the shape that the graph expects.
+fn checked_info(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<WeightInfo, Error> {
+    let info = weights.info(&weight.name).map_err(Error::Weight)?;
+    check_shape(weight, (info.experts, info.rows, info.cols))?;
+    Ok(info)
+}
+
+/// Checks experts, rows and columns.
+fn check_shape(weight: &keeve_graph::Weight, found: (usize, usize, usize)) -> Result<(), Error> {
+    let (experts, rows, cols) = found;
+    if found == (1, weight.rows, weight.cols) {
+        return Ok(());
+    }
+    Err(Error::WeightShape {
+        name: weight.name.clone(),
+        found_rows: experts.saturating_mul(rows),
+        found_cols: cols,
+        rows: weight.rows,
+        cols: weight.cols,
+    })
 }
 
 fn vector(tensor: &PackedTensor) -> Vec<f32> {

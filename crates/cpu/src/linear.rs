@@ -21,6 +21,12 @@ pub(crate) trait PackedLinear: Send + Sync {
     /// Bytes that one product reads.
     fn bytes(&self) -> usize;
 
+    /// Fills `out` with weight row `index`: what [`keeve_codec::values`] gives, bit for bit.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not one long.
+    fn row(&self, index: usize, out: &mut [f32]);
+
     /// Whether it reads its input only row by row, and not as a whole.
     fn reads_rows(&self) -> bool {
         false
@@ -91,6 +97,10 @@ impl PackedLinear for StoredLinear {
 
     fn bytes(&self) -> usize {
         self.tensor.bytes()
+    }
+
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), out);
     }
 
     // In `f32` every phase has the same recipe.

@@ -11,7 +11,7 @@ use keeve_graph::{
 
 use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
-use crate::embed::embed;
+use crate::embed::{Table, embed};
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
 use crate::pool::Pool;
@@ -117,10 +117,15 @@ impl CpuPlan {
             kernels: *kernels,
         };
         match &node.op {
-            Op::Embed { table } => {
-                let Some(table) = &self.weight(*table).table else { return 0 };
-                embed(*kernels, table, context.step, out);
-                context.step.rows.len() * (table.bytes() / table.rows())
+            Op::Embed { table: id } => {
+                let LoadedWeight { linear, table: stored, .. } = self.weight(*id);
+                let (table, bytes) = match (linear, stored) {
+                    (Some(linear), _) => (Table::Packed(&**linear), linear.bytes()),
+                    (None, Some(table)) => (Table::Stored(table, *kernels), table.bytes()),
+                    (None, None) => return 0,
+                };
+                embed(&table, context.step, out, node.shape.width, pool);
+                context.step.rows.len() * (bytes / graph.weight(*id).rows)
             }
             Op::Linear { x, weight, bias } => {
                 let Some(linear) = &self.weight(*weight).linear else { return 0 };

@@ -27,6 +27,10 @@ impl PackedLinear for UnpackedLinear {
         self.stored.bytes()
     }
 
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.stored.row(index, out);
+    }
+
     fn forward(
         &self,
         x: &mut Input<'_>,
