@@ -1,5 +1,6 @@
 //! What attention asks of registers beyond [`Lanes`], and functions on them.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 use crate::vector::{Lanes, exp};
@@ -15,10 +16,22 @@ pub(super) trait AttentionLanes: Lanes {
     /// The nearest bf16 numbers, ties to even, NaN left as it is.
     unsafe fn round_to_bf16(self) -> Self;
 
-    /// Stores `COUNT` values as the nearest binary16 numbers, ties to even.
-    unsafe fn store_f16(self, to: *mut u8);
+    /// Stores `COUNT` values (up to 16) as the nearest binary16 numbers, ties to even.
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u8) {
+        let mut values = [0.0; 16];
+        // SAFETY: the caller vouches for the instructions and has room for as many numbers of two bytes.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            for (index, value) in values[..Self::COUNT].iter().enumerate() {
+                let bytes = half::f16::from_f32(*value).to_ne_bytes();
+                to.cast::<[u8; 2]>().add(index).write_unaligned(bytes);
+            }
+        }
+    }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl AttentionLanes for __m256 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -47,6 +60,7 @@ impl AttentionLanes for __m256 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl AttentionLanes for __m512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

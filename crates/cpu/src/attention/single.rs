@@ -1,7 +1,6 @@
 //! One row on vector registers. Keys and values are read once, as they are stored, for all query
 //! heads that share them; a lane is a number of the head.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
 use half::f16;
@@ -10,7 +9,7 @@ use super::lanes::{AttentionLanes, base, soft_cap};
 use super::stage::unpack;
 use super::{Numbers, PAGE_TOKENS, Partial, Queries, pages};
 use crate::key_values::{Head, SCALE_SPAN};
-use crate::vector::exp;
+use crate::vector::{exp, prefetch};
 
 /// Query heads that are taken at the same time.
 const HEADS: usize = 2;
@@ -42,11 +41,7 @@ struct Ahead(isize);
 impl Ahead {
     #[inline(always)]
     fn ask<T>(self, at: *const T, index: usize) {
-        // SAFETY: every x86-64 processor has the instruction, and it does nothing for addresses that
-        // cannot be read.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(index).wrapping_byte_offset(self.0).cast());
-        }
+        prefetch(at.wrapping_add(index).wrapping_byte_offset(self.0).cast());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Attention of the vector tiers, compiled for each set of instructions.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
@@ -11,7 +12,10 @@ use super::stage::pack_f16;
 use super::{AttentionKernels, Numbers, Partial, Queries};
 use crate::key_values::KvShape;
 use crate::scratch::Scratch;
+#[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
+#[cfg(target_arch = "aarch64")]
+use crate::vector::{Floats, Neon};
 
 /// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
 macro_rules! attention {
@@ -75,5 +79,10 @@ macro_rules! attention {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 attention!(Avx2: __m256, "avx2" "fma" "f16c");
+#[cfg(target_arch = "x86_64")]
 attention!(Avx512: __m512, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl");
+// Two registers: enough sums to hide the latency of one behind others.
+#[cfg(target_arch = "aarch64")]
+attention!(Neon: Floats<2>, "neon");
