@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::Queries;
 use super::lanes::soft_cap;
@@ -53,6 +54,22 @@ pub(super) fn pack_values(values: &[f32], head_dim: usize, tiles: &mut [f32]) {
         for (row, out) in transpose(pairs).into_iter().zip(tile.chunks_exact_mut(LANES)) {
             store(row, out);
         }
+    }
+}
+
+impl Queries<'_> {
+    /// The queries from `first` on: their rows, and where their numbers are in these.
+    fn members(&self, first: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (group, head_dim, rows) = (self.group(), self.spec.head_dim, self.rows());
+        let (mut row, mut member) = (first / group, first % group);
+        std::iter::from_fn(move || {
+            let found = (row < rows).then_some((row, member * head_dim..(member + 1) * head_dim));
+            member += 1;
+            if member == group {
+                (row, member) = (row + 1, 0);
+            }
+            found
+        })
     }
 }
 

@@ -168,20 +168,6 @@ impl Queries<'_> {
         self.sees(0).start..self.position + self.rows()
     }
 
-    /// The queries from `first` on: their rows, and where their numbers are in these.
-    fn members(&self, first: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
-        let (group, head_dim, rows) = (self.group(), self.spec.head_dim, self.rows());
-        let (mut row, mut member) = (first / group, first % group);
-        std::iter::from_fn(move || {
-            let found = (row < rows).then_some((row, member * head_dim..(member + 1) * head_dim));
-            member += 1;
-            if member == group {
-                (row, member) = (row + 1, 0);
-            }
-            found
-        })
-    }
-
     /// The queries of a row: `[group * head_dim]`.
     fn row(&self, row: usize) -> &[f32] {
         let width = self.spec.heads * self.spec.head_dim;
