@@ -52,6 +52,7 @@ impl Packed {
             return Ok(go_on.then_some(Self::Stored(Oracle { layout, tensor })));
         };
         let tiles = Tiles::pack(layout, &tensor, pool, done)?;
+        tensor.release();
         Ok(tiles.map(|tiles| Self::Tiles { tiles, kernels }))
     }
 
@@ -181,6 +182,17 @@ impl PackedLinear for IntLinear {
             Packed::Tiles { tiles, .. } => tiles.bytes(),
             Packed::Stored(oracle) => oracle.tensor.bytes(),
         }
+    }
+
+    fn row(&self, index: usize, out: &mut [f32]) {
+        match &self.packed {
+            Packed::Tiles { tiles, .. } => tiles.row(index, out),
+            Packed::Stored(oracle) => keeve_codec::row_values(&oracle.tensor, index, out),
+        }
+    }
+
+    fn reads_rows(&self) -> bool {
+        true
     }
 
     fn forward(

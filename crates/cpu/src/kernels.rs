@@ -30,6 +30,10 @@ pub(crate) trait Kernels: Send + Sync {
     /// Replaces each `x` by `x * sigmoid(x)`.
     fn silu(&self, x: &mut [f32]);
 
+    /// Replaces each `x`, of which there is a multiple of 16, by `e^x` as the tier computes it.
+    #[cfg(test)]
+    fn exp(&self, x: &mut [f32]);
+
     /// Quantizes a row of activations: [`quantize::row`].
     fn quantize(
         &self,

@@ -29,6 +29,7 @@ pub mod rates;
 mod recipe;
 mod rope;
 mod round;
+mod row_wise;
 mod scalar;
 mod scratch;
 mod shared_out;

@@ -21,6 +21,17 @@ pub(crate) trait PackedLinear: Send + Sync {
     /// Bytes that one product reads.
     fn bytes(&self) -> usize;
 
+    /// Fills `out` with weight row `index`: what [`keeve_codec::values`] gives, bit for bit.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not one long.
+    fn row(&self, index: usize, out: &mut [f32]);
+
+    /// Whether it reads its input only row by row, and not as a whole.
+    fn reads_rows(&self) -> bool {
+        false
+    }
+
     /// `out[r, n] = x[r] . weight[n] + bias[n]`. `x` is `[phases.len(), K]`, `out` `[.., N]`.
     /// Kernels that quantize activations choose how by each row's phase.
     fn forward(
@@ -88,6 +99,10 @@ impl PackedLinear for StoredLinear {
         self.tensor.bytes()
     }
 
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), out);
+    }
+
     // In `f32` every phase has the same recipe.
     fn forward(
         &self,
@@ -98,7 +113,7 @@ impl PackedLinear for StoredLinear {
         pool: &Pool,
     ) {
         let rows: Vec<usize> = (0..phases.len()).collect();
-        self.products(x.x, &rows, bias, out, pool);
+        self.products(x.x(), &rows, bias, out, pool);
     }
 }
 

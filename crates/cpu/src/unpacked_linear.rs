@@ -27,6 +27,10 @@ impl PackedLinear for UnpackedLinear {
         self.stored.bytes()
     }
 
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.stored.row(index, out);
+    }
+
     fn forward(
         &self,
         x: &mut Input<'_>,
@@ -38,7 +42,7 @@ impl PackedLinear for UnpackedLinear {
         let cols = self.cols();
         let generated = rows_of(phases, Phase::Generated);
         if !generated.is_empty() {
-            let rows = generated.iter().flat_map(|&row| &x.x[row * cols..][..cols]);
+            let rows = generated.iter().flat_map(|&row| &x.x()[row * cols..][..cols]);
             let rows: Vec<f32> = rows.copied().collect();
             self.stored.products(&rows, &generated, bias, out, pool);
         }

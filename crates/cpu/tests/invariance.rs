@@ -158,6 +158,7 @@ fn tiers_agree() {
             // attention, whose keys, values and weights are rounded too) to another bf16.
             let bound = if activations == Activations::Float { 1e-5 } else { 2e-2 };
             let error = common::error(&logits(&*load(isa), &run()), &oracle);
+            println!("{isa} {activations:?}: {error:.1e} from the oracle");
             assert!(error < bound, "{isa} {activations:?}: {error:e}");
         }
         oracle

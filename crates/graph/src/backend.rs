@@ -38,6 +38,34 @@ pub trait Weights: Sync {
         }
         (0..count).map(|expert| Ok(stack.expert(expert)?)).collect()
     }
+
+    /// What the tensor `name` is like. Backends ask for this first and for tensors one by one later, so
+    /// those for whom a tensor is costly should not make it here.
+    ///
+    /// # Errors
+    /// As [`Weights::weight`].
+    fn info(&self, name: &str) -> Result<WeightInfo, Box<dyn std::error::Error + Send + Sync>> {
+        let tensor = self.weight(name)?;
+        Ok(WeightInfo {
+            experts: tensor.experts(),
+            rows: tensor.rows(),
+            cols: tensor.cols(),
+            bytes: tensor.bytes() as u64,
+        })
+    }
+}
+
+/// What a tensor is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightInfo {
+    /// Matrices of a stack; 1 if it is none.
+    pub experts: usize,
+    /// Output channels.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Bytes as it is stored.
+    pub bytes: u64,
 }
 
 /// How activations enter matrix products.

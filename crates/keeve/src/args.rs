@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use keeve::{Activations, Isa};
+use keeve::{Activations, Isa, KvCodec};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -88,6 +88,10 @@ pub struct Compute {
     /// How activations enter matrix products.
     #[arg(long, value_enum, default_value_t = ActivationMode::Float)]
     pub activations: ActivationMode,
+    /// How keys and values of tokens are kept: f32, f16 or q8_0 [default: f32 with --activations float,
+    /// else f16].
+    #[arg(long, value_name = "CODEC")]
+    pub kv_codec: Option<KvCodec>,
     /// Report time, bytes and calls by operation.
     #[arg(long)]
     pub profile: bool,
@@ -312,6 +316,10 @@ pub struct Bench {
     /// How activations enter matrix products [default: as other commands; with --ops: every mode].
     #[arg(long, value_enum)]
     pub activations: Option<ActivationMode>,
+    /// How keys and values of tokens are kept: f32, f16 or q8_0 [default: f32 with --activations float,
+    /// else f16].
+    #[arg(long, value_name = "CODEC", conflicts_with = "ops")]
+    pub kv_codec: Option<KvCodec>,
     /// Report time, bytes and calls by operation.
     #[arg(long, conflicts_with = "ops")]
     pub profile: bool,

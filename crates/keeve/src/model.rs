@@ -38,6 +38,7 @@ pub fn load(
         prefill_chunk: compute.prefill_chunk,
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
+        kv_codec: compute.kv_codec,
         profile: compute.profile,
         ..EngineOptions::default()
     };

@@ -4,9 +4,13 @@
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
+use half::f16;
+
 use super::blocks::blocks;
 use super::single::split;
+use super::stage::pack_f16;
 use super::{AttentionKernels, Numbers, Partial, Queries};
+use crate::key_values::KvShape;
 use crate::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
@@ -57,6 +61,19 @@ macro_rules! attention {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(queries, tokens, partial, work) }
+            }
+
+            fn store(&self, shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]) {
+                    // SAFETY: this function has the instructions.
+                    let to_f16 = |values: &[f32], out: &mut [f16]| unsafe {
+                        pack_f16::<$lanes>(values, out);
+                    };
+                    shape.store(bytes, index, values, to_f16);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(shape, bytes, index, values) }
             }
         }
     };

@@ -76,6 +76,17 @@ macro_rules! tier {
                 unsafe { on_tier(x) }
             }
 
+            #[cfg(test)]
+            fn exp(&self, x: &mut [f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(x: &mut [f32]) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { super::exp_all::<$lanes>(x) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x) }
+            }
+
             fn quantize(
                 &self,
                 x: &[f32],
