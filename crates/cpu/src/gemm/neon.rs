@@ -7,7 +7,7 @@ use super::finish::{Finish, Finished};
 use super::int_lanes;
 use super::operands::{Group, Operands, Product, Sums};
 use super::smmla;
-use crate::vector::{Ints, Pair, Sdot, Widening};
+use crate::vector::{Sdot, TileInts, Widening};
 
 /// Rows of activations that are multiplied at the same time in bf16.
 const BF16_ROWS: usize = 8;
@@ -43,14 +43,12 @@ impl Neon {
         #[target_feature(enable = "neon")]
         fn plain(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
             // SAFETY: this function has the instructions.
-            unsafe {
-                int_lanes::multiply::<Pair<Pair<Ints<Widening>>>>(operands, group, product, sums)
-            }
+            unsafe { int_lanes::multiply::<TileInts<Widening>>(operands, group, product, sums) }
         }
         #[target_feature(enable = "neon,dotprod")]
         fn dotprod(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
             // SAFETY: this function has the instructions.
-            unsafe { int_lanes::multiply::<Pair<Pair<Ints<Sdot>>>>(operands, group, product, sums) }
+            unsafe { int_lanes::multiply::<TileInts<Sdot>>(operands, group, product, sums) }
         }
         // SAFETY: the caller's promise.
         unsafe {

@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use super::block::{Block, ROW_BYTES, TILE};
 use super::int_lanes::add;
 use super::operands::{GROUP_TILES, Group, Operands, Panel, Product, Sums};
-use crate::vector::{Ints, Pair, Widening, smmla};
+use crate::vector::{Ints, Pair, TileInts, Widening, smmla};
 
 /// Columns of an operand.
 const COLS: usize = 8;
@@ -24,8 +24,7 @@ impl Pairs {
     const ZERO: Self = Self([[[0; 2 * COLS]; PAIRS]; ROW_BYTES / COLS]);
 }
 
-/// Adds the products of a group to its sums, or what they are worth with their scales. Sums of rows that
-/// the last tile has not may hold anything afterwards.
+/// Adds the products of a group to its sums, or what they are worth with their scales.
 ///
 /// # Safety
 /// The machine must have the instructions; the operands must have the group.
@@ -70,7 +69,7 @@ pub(super) unsafe fn multiply(
 
 /// The dot products of a row, as one register. How it would multiply does not matter.
 #[inline]
-fn lanes(dots: [int32x4_t; 4]) -> Pair<Pair<Ints<Widening>>> {
+fn lanes(dots: [int32x4_t; 4]) -> TileInts<Widening> {
     let [first, second, third, fourth] = dots.map(Ints::of);
     Pair(Pair(first, second), Pair(third, fourth))
 }

@@ -24,7 +24,7 @@ pub(crate) use lanes::Lanes;
 pub(crate) use {
     ints::IntLanes,
     neon::widen_f16,
-    neon_ints::{Ints, Sdot, Widening},
+    neon_ints::{Ints, Sdot, TileInts, Widening},
     neon_products::smmla,
     pair::Pair,
     tier::{Dotprod, Neon},

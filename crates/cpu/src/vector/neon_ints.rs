@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use super::ints::{IntLanes, shift};
 use super::neon::{widen_i8, widen_u8};
 use super::neon_products::sdot;
+use super::pair::Pair;
 
 /// How four bytes of a lane are multiplied and added up.
 ///
@@ -46,6 +47,9 @@ impl ByteProducts for Sdot {
         sdot(sum, codes, by)
     }
 }
+
+/// A number for each row of a tile.
+pub(crate) type TileInts<P> = Pair<Pair<Ints<P>>>;
 
 /// Four 32-bit lanes, multiplied as `P` does.
 #[derive(Clone, Copy)]

@@ -10,12 +10,9 @@ use std::arch::{
 
 use keeve_codec::{Codec, Row};
 
-use super::{decode, dots, panels, rms_norm, silu, unpack};
 #[cfg(target_arch = "aarch64")]
-use super::{
-    neon_ints::{Ints, Sdot, Widening},
-    pair::Pair,
-};
+use super::neon_ints::{Sdot, TileInts, Widening};
+use super::{decode, dots, panels, rms_norm, silu, unpack};
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -198,11 +195,11 @@ tier!(
 #[cfg(target_arch = "aarch64")]
 tier!(
     /// NEON: 32 registers of four lanes.
-    Neon: float32x4_t, Pair<Pair<Ints<Widening>>>, 4 columns, "neon"
+    Neon: float32x4_t, TileInts<Widening>, 4 columns, "neon"
 );
 
 #[cfg(target_arch = "aarch64")]
 tier!(
     /// NEON with `sdot`.
-    Dotprod: float32x4_t, Pair<Pair<Ints<Sdot>>>, 4 columns, "neon" "dotprod"
+    Dotprod: float32x4_t, TileInts<Sdot>, 4 columns, "neon" "dotprod"
 );
