@@ -274,3 +274,45 @@ impl<V: IntLanes> IntLanes for Pair<V> {
         unsafe { Pair(self.0.to_floats(), self.1.to_floats()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::arch::aarch64::float32x4_t;
+
+    use super::*;
+
+    type Eight = Pair<float32x4_t>;
+
+    #[test]
+    fn parts_of_a_pair_end_in_either_half() {
+        let from = [1.0, -2.0, 3.0, -4.0, 5.0, -6.0, 7.0, -8.0];
+        for count in 0..8 {
+            let (mut loaded, mut stored, mut chosen) = ([9.0; 8], [9.0; 8], [9.0; 8]);
+            // SAFETY: every machine that runs this has NEON; there are eight values everywhere.
+            unsafe {
+                Eight::load_part(from.as_ptr(), count).store(loaded.as_mut_ptr());
+                Eight::load(from.as_ptr()).store_part(stored.as_mut_ptr(), count);
+                let rest = Eight::splat(0.5);
+                Eight::load(from.as_ptr()).first(count, rest).store(chosen.as_mut_ptr());
+            }
+            for at in 0..8 {
+                let or = |other: f32| if at < count { from[at] } else { other };
+                assert_eq!([loaded[at], stored[at], chosen[at]], [or(0.0), or(9.0), or(0.5)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_is_summed_up_and_compared_as_a_whole() {
+        for place in 0..8 {
+            let mut values = [-1.0; 8];
+            values[place] = 64.0;
+            // SAFETY: every machine that runs this has NEON; there are eight values.
+            let (sum, largest) = unsafe {
+                let pair = Eight::load(values.as_ptr());
+                (pair.sum(), pair.largest())
+            };
+            assert_eq!((sum, largest), (57.0, 64.0));
+        }
+    }
+}
