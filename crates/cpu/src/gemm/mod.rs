@@ -60,10 +60,10 @@ pub(crate) use self::block::{BF16_COLS, Block};
 pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use self::source::Bf16Source;
 
-/// Blocks of a row that are multiplied at one time: 40 KiB of each tile.
-const RUN_BLOCKS: usize = 10;
-/// Row tiles of activations that a task has: with a run of blocks each, 1.25 MiB of a second level
-/// of 2 MiB, the rest of which is for panels.
+/// Blocks of a row that are multiplied at one time, at most: 48 KiB of each tile.
+const RUN_BLOCKS: usize = 12;
+/// Row tiles of activations that a task has: with a run of blocks each, at most 1.5 MiB of a second
+/// level of 2 MiB, the rest of which is for panels.
 const TASK_ROW_TILES: usize = 32;
 /// Tasks for each thread, at least, where there are enough weights: so that threads end at about
 /// the same time.
@@ -209,22 +209,35 @@ struct Job<'a> {
     finish: Finish<'a>,
 }
 
+/// What a task multiplies at one time.
+struct Part {
+    /// Row tiles.
+    rows: Range<usize>,
+    /// Weight tiles.
+    tiles: Range<usize>,
+    /// Blocks of the columns.
+    run: Range<usize>,
+    /// Weight tiles that come next: those that need not be unpacked are fetched.
+    next: Range<usize>,
+}
+
 impl Job<'_> {
     /// The row tiles `rows` by the weights of `panels`.
     fn rows_by_panels(&self, rows: Range<usize>, panels: Range<usize>, scratch: &mut Scratch) {
         let blocks = self.source.blocks();
         let mut unit = self.unit.start();
-        let mut first_block = 0;
-        while first_block < blocks {
-            let run = first_block..(first_block + RUN_BLOCKS).min(blocks);
+        let mut sums = Box::new(Sums::ZERO);
+        let runs = blocks.div_ceil(RUN_BLOCKS);
+        for run in 0..runs {
+            let run = run * blocks / runs..(run + 1) * blocks / runs;
             for panel in panels.clone() {
                 let tiles = |panel: usize| {
                     panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles())
                 };
                 let next = if panel + 1 < panels.end { tiles(panel + 1) } else { 0..0 };
-                self.panel(&mut unit, rows.clone(), tiles(panel), run.clone(), next, scratch);
+                let part = Part { rows: rows.clone(), tiles: tiles(panel), run: run.clone(), next };
+                self.panel(&mut unit, part, &mut sums, scratch);
             }
-            first_block = run.end;
         }
         self.finish.end();
     }
@@ -234,17 +247,9 @@ impl Job<'_> {
         self.source.rows().div_ceil(TILE)
     }
 
-    /// The row tiles `rows` by the weight tiles `tiles`, of the columns of `run`; fetches the tiles
-    /// `next`, if they need not be unpacked.
-    fn panel(
-        &self,
-        unit: &mut Started,
-        rows: Range<usize>,
-        tiles: Range<usize>,
-        run: Range<usize>,
-        next: Range<usize>,
-        scratch: &mut Scratch,
-    ) {
+    /// A part of the product.
+    fn panel(&self, unit: &mut Started, part: Part, sums: &mut Sums, scratch: &mut Scratch) {
+        let Part { rows, tiles, run, next } = part;
         let scale_blocks = self.source.scale_blocks().min(run.len());
         // Kernels read the scales of two tiles at a time.
         let scale_step = tiles.len().next_multiple_of(2) * TILE;
@@ -271,7 +276,6 @@ impl Job<'_> {
             weight_scales: scales,
             weight_scale_step: if scale_blocks > 1 { scale_step } else { 0 },
         };
-        let mut sums = Box::new(Sums::ZERO);
         for row_tile in rows.clone().step_by(GROUP_ROWS) {
             let row_tiles = (rows.end - row_tile).min(GROUP_ROWS);
             let rows = (self.x.tiles.rows - row_tile * TILE).min(row_tiles * TILE);
@@ -284,7 +288,7 @@ impl Job<'_> {
                     tiles: GROUP_TILES.min(tiles.len() - tile),
                 };
                 let mut part = Finished {
-                    sums: &mut sums,
+                    sums: &mut *sums,
                     group,
                     start: (tiles.start + tile) * TILE,
                     scales: scales.get(tile * TILE..).unwrap_or(&[]),

@@ -3,7 +3,7 @@
 use super::block::{Block, SumTile, TILE};
 
 /// Row tiles of a group at most.
-pub(super) const GROUP_ROWS: usize = 4;
+pub(super) const GROUP_ROWS: usize = 8;
 /// Weight tiles of a group at most.
 pub(super) const GROUP_TILES: usize = 2;
 /// Bytes that one address in [`Ahead`] stands for.
