@@ -46,13 +46,19 @@
 //!           (for signed codes -127 and 127)
 //! scale   = largest / 127
 //! inverse = 1 / scale, or 0 if the scale is below 2^-100 or not finite
-//! shift   = 15 - bits, or 8 for signed codes: q << shift fills 16 bits
-//! factor  = round(s * inverse * 2^(15 + 6 - shift))
-//! summand = round(fma(-zero, s, o) * inverse * 2^6) + 2^5
-//! code    = (((q << shift) * factor + 2^14 >> 15) + summand) >> 6        (in 16 bits)
+//!
+//! codes of up to six bits, modulo 2^16:
+//! factor  = round(s * inverse * 2^8)
+//! summand = round(o * inverse * 2^8) - zero * factor + 2^7
+//! code    = (q * factor + summand) >> 8
+//!
+//! codes of eight bits, with middle = 0 for signed ones and else 128:
+//! factor  = round(s * inverse * 2^15), within -32767 to 32767
+//! summand = round(fma(middle - zero, s, o) * inverse * 2^8) + 2^7
+//! code    = ((((q - middle) * 2^8 * factor + 2^14) >> 15) + summand) >> 8, the sum within 16 bits
 //! ```
 //!
-//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.52 scales.
+//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.63 scales.
 //! Where all weights in the 256 columns have one scale and no offset (`int8`, `int4`, `int8-g256`,
 //! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly. Codecs without
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
@@ -65,7 +71,9 @@ use crate::quantize::Rounding;
 use crate::tiles::BLOCK;
 
 /// Bits after the point in the arithmetic of panels.
-pub(crate) const FRACTION_BITS: u32 = 6;
+pub(crate) const FRACTION_BITS: u32 = 8;
+/// Bits after the point in the factors for codes of eight bits.
+pub(crate) const WIDE_FACTOR_BITS: u32 = 15;
 /// The largest code of a panel.
 pub(crate) const PANEL_TOP: f32 = 127.0;
 /// Panels whose scale is below this are zeros.

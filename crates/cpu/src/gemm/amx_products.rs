@@ -14,11 +14,14 @@ use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
 use super::block::{Block, SumTile, TILE};
-use super::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use super::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]
 struct Square([[SumTile; 2]; 2]);
+
+/// Row tiles that share a block of weights where each block has its scales.
+const TURN_ROWS: usize = 4;
 
 /// Bytes from a row of a tile to the next.
 const STRIDE: usize = 64;
@@ -101,27 +104,6 @@ macro_rules! quarter {
     };
 }
 
-/// Fetches the next `per_block` addresses ahead, 256 bytes each, into the second level of cache.
-macro_rules! fetch_ahead {
-    () => {
-        concat!(
-            "mov rcx, {per_block}\n",
-            "test rcx, rcx\n",
-            "jz 6f\n",
-            "5:\n",
-            "mov {from}, [{ahead}]\n",
-            "add {ahead}, 8\n",
-            "prefetcht1 [{from}]\n",
-            "prefetcht1 [{from} + 64]\n",
-            "prefetcht1 [{from} + 128]\n",
-            "prefetcht1 [{from} + 192]\n",
-            "dec rcx\n",
-            "jnz 5b\n",
-            "6:\n",
-        )
-    };
-}
-
 /// Stores a tile of sums of the step before, and loads that of this step.
 macro_rules! exchange {
     ($tile:literal) => {
@@ -145,14 +127,14 @@ macro_rules! add_products {
     ($name:ident, $dot:literal) => {
         /// # Safety
         /// Tiles must be configured. Of each step, the pointers must be to `blocks` blocks, at least
-        /// one, and to sums; there must be `per_block` addresses at `ahead` for each block.
-        unsafe fn $name(steps: &[Step], ahead: *const *const u8, per_block: usize) {
+        /// one, and to sums.
+        unsafe fn $name(steps: &[Step]) {
             // Where the first step stores tiles that hold nothing yet.
             let mut nowhere = MaybeUninit::<Square>::uninit();
             if steps.is_empty() {
                 return;
             }
-            // SAFETY: the caller's promise. Fetching ahead cannot fault.
+            // SAFETY: the caller's promise.
             unsafe {
                 asm!(
                     "2:",
@@ -180,7 +162,6 @@ macro_rules! add_products {
                     quarter!($dot, 2),
                     quarter!($dot, 3),
                     "4:",
-                    fetch_ahead!(),
                     "dec {blocks}",
                     "jnz 3b",
                     "mov {old}, [{step} + {sums}]",
@@ -201,8 +182,6 @@ macro_rules! add_products {
                     blocks = out(reg) _,
                     from = out(reg) _,
                     old = inout(reg) nowhere.as_mut_ptr() => _,
-                    ahead = inout(reg) ahead => _,
-                    per_block = in(reg) per_block,
                     stride = in(reg) STRIDE,
                     weights_at = const WEIGHTS,
                     blocks_at = const BLOCKS,
@@ -258,18 +237,13 @@ macro_rules! scale {
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
-/// be to a block, sums and scales; there must be `per_block` addresses at `ahead` for each.
+/// be to a block, sums and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn add_scaled(
-    steps: &[Step],
-    products: *mut Square,
-    ahead: *const *const u8,
-    per_block: usize,
-) {
+unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
     if steps.len() < 2 {
         return;
     }
-    // SAFETY: the caller's promise. Fetching ahead cannot fault.
+    // SAFETY: the caller's promise.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -306,7 +280,6 @@ unsafe fn add_scaled(
                 concat!(scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
                 scale!(3, "64", "zmm31", 4 5 6 7 8 9),
                 scale!(3, "64", "zmm31", 10 11 12 13 14 15)),
-            fetch_ahead!(),
             "dec {count}",
             "jnz 2b",
             "tilestored [{products} + {stride}*1], tmm0",
@@ -323,8 +296,6 @@ unsafe fn add_scaled(
             sums = out(reg) _,
             x_scales = out(reg) _,
             products = in(reg) products,
-            ahead = inout(reg) ahead => _,
-            per_block = in(reg) per_block,
             stride = in(reg) STRIDE,
             weights_at = const WEIGHTS,
             scales_at = const SCALES,
@@ -353,7 +324,6 @@ pub(super) unsafe fn multiply(
     group: Group,
     product: Product,
     fresh: bool,
-    ahead: &mut Ahead,
     sums: &mut Sums,
 ) {
     assert!((1..=GROUP_ROWS).contains(&group.row_tiles));
@@ -387,35 +357,36 @@ pub(super) unsafe fn multiply(
     if scaled {
         steps.push(none);
     }
-    let blocks = if scaled { 1 } else { operands.blocks };
-    for row in (0..group.row_tiles).step_by(2) {
-        let rows = [row, (row + 1).min(group.row_tiles - 1)];
-        let sums = squares.wrapping_add(row / 2);
+    // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
+    // it only where sums have to leave the tile registers after each block anyway.
+    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (operands.blocks, 2) };
+    for first in (0..group.row_tiles).step_by(turn) {
         for block in (0..operands.blocks).step_by(blocks) {
-            let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
-            let weights = &raw const weights[block];
-            let mut step = Step { x, weights, blocks, sums, ..none };
-            if block > 0 || !fresh {
-                (step.from, step.from_stride) = (sums, STRIDE);
+            for row in (first..group.row_tiles.min(first + turn)).step_by(2) {
+                let rows = [row, (row + 1).min(group.row_tiles - 1)];
+                let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
+                let sums = squares.wrapping_add(row / 2);
+                let mut step = Step { x, weights: &raw const weights[block], blocks, sums, ..none };
+                if block > 0 || !fresh {
+                    (step.from, step.from_stride) = (sums, STRIDE);
+                }
+                if scaled {
+                    // Scales of a second tile that is none are those of other rows, or zeros: they
+                    // go into sums that nobody reads.
+                    step.x_scales = operands.x_scales(group.row_tile + row, 2, block).as_ptr();
+                }
+                steps.push(step);
             }
-            if scaled {
-                // Scales of a second tile that is none are those of other rows, or zeros: they go
-                // into sums that nobody reads.
-                step.x_scales = operands.x_scales(group.row_tile + row, 2, block).as_ptr();
-            }
-            steps.push(step);
         }
     }
-    let (addresses, per_block) = ahead.take(group.row_tiles.div_ceil(2) * operands.blocks);
-    let addresses = addresses.as_ptr();
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
         match (product, steps.last()) {
-            (Product::Int8, _) => add_int8(steps, addresses, per_block),
-            (Product::Bf16, _) => add_bf16(steps, addresses, per_block),
+            (Product::Int8, _) => add_int8(steps),
+            (Product::Bf16, _) => add_bf16(steps),
             (Product::ScaledInt8, Some(last)) => {
                 let mut products = MaybeUninit::<Square>::uninit();
-                add_scaled(steps, products.as_mut_ptr(), addresses, per_block);
+                add_scaled(steps, products.as_mut_ptr());
                 if steps.len() > 1 {
                     scale_last(products.assume_init_ref(), last);
                 }

@@ -2,7 +2,7 @@
 //!
 //! A task has some rows of activations, and of them columns that stay in the second level of cache
 //! together; it goes through its weight rows panel by panel, and through the activations with each
-//! panel, while the next panel is fetched. What a number is computed from, and in which order,
+//! panel. What a number is computed from, and in which order,
 //! depends on nothing but its own row and column, so rows are invariant, and all tiers give the same
 //! bits: int8 products are exact in `i32`, and `f32` operations come in the same order everywhere.
 //!
@@ -44,7 +44,7 @@ use std::ops::Range;
 
 use self::block::TILE;
 use self::finish::{Finish, Finished};
-use self::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
 use self::unit::{Started, Unit};
@@ -70,9 +70,9 @@ const TASK_ROW_TILES: usize = 32;
 const TASKS_PER_THREAD: usize = 4;
 /// Weight tiles of a panel.
 const PANEL_TILES: usize = 4;
-/// Results of so many values are written past the caches: 4 MiB, which would not stay in a second
-/// level anyway, and would be read into it before they are written.
-const PAST_CACHE: usize = 1 << 20;
+/// Results of so many values are written past the caches: 16 MiB, which would be read into them before
+/// they are written, and push out what is there.
+const PAST_CACHE: usize = 1 << 22;
 /// So many columns of int8 cannot overflow an `i32`.
 const LONGEST_ROW: usize = 1 << 17;
 
@@ -217,8 +217,6 @@ struct Part {
     tiles: Range<usize>,
     /// Blocks of the columns.
     run: Range<usize>,
-    /// Weight tiles that come next: those that need not be unpacked are fetched.
-    next: Range<usize>,
 }
 
 impl Job<'_> {
@@ -234,8 +232,7 @@ impl Job<'_> {
                 let tiles = |panel: usize| {
                     panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles())
                 };
-                let next = if panel + 1 < panels.end { tiles(panel + 1) } else { 0..0 };
-                let part = Part { rows: rows.clone(), tiles: tiles(panel), run: run.clone(), next };
+                let part = Part { rows: rows.clone(), tiles: tiles(panel), run: run.clone() };
                 self.panel(&mut unit, part, &mut sums, scratch);
             }
         }
@@ -249,7 +246,7 @@ impl Job<'_> {
 
     /// A part of the product.
     fn panel(&self, unit: &mut Started, part: Part, sums: &mut Sums, scratch: &mut Scratch) {
-        let Part { rows, tiles, run, next } = part;
+        let Part { rows, tiles, run } = part;
         let scale_blocks = self.source.scale_blocks().min(run.len());
         // Kernels read the scales of two tiles at a time.
         let scale_step = tiles.len().next_multiple_of(2) * TILE;
@@ -259,11 +256,6 @@ impl Job<'_> {
         scales.fill(0.0);
         let memory = Block::within(memory, count);
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
-        let next = next
-            .flat_map(|tile| run.clone().map(move |block| (tile, block)))
-            .map_while(|(tile, block)| self.source.stored(tile, block));
-        let groups = tiles.len().div_ceil(GROUP_TILES) * rows.len().div_ceil(GROUP_ROWS);
-        let mut ahead = Ahead::new(next, groups);
         let by_block = self.product == Product::ScaledInt8;
         let operands = Operands {
             x: &self.x.tiles.memory,
@@ -299,7 +291,7 @@ impl Job<'_> {
                     if !fresh {
                         self.finish.resume(&mut part);
                     }
-                    unit.multiply(&operands, group, self.product, fresh, &mut ahead, part.sums);
+                    unit.multiply(&operands, group, self.product, fresh, part.sums);
                     if run.end < self.source.blocks() {
                         self.finish.suspend(&part);
                     } else {

@@ -6,8 +6,6 @@ use super::block::{Block, SumTile, TILE};
 pub(super) const GROUP_ROWS: usize = 8;
 /// Weight tiles of a group at most.
 pub(super) const GROUP_TILES: usize = 2;
-/// Bytes that one address in [`Ahead`] stands for.
-pub(super) const AHEAD_BYTES: usize = 256;
 
 /// Some columns of activations and of a panel of weight tiles.
 pub(super) struct Operands<'a> {
@@ -95,33 +93,4 @@ pub(super) enum Product {
     /// `f32`: the products of bf16. In every 32 columns the even ones are added up, then the odd
     /// ones, starting from zero; then both sums are added, and that to what there was.
     Bf16,
-}
-
-/// Memory that is wanted in the second level of cache by the time the next panel begins: addresses
-/// of [`AHEAD_BYTES`] each, fetched little by little between the products of this one.
-pub(super) struct Ahead {
-    addresses: Vec<*const u8>,
-    taken: usize,
-    /// How many addresses go with each group.
-    per_group: usize,
-}
-
-impl Ahead {
-    /// Spreads the fetching of `panels` over so many groups.
-    pub fn new<'a>(panels: impl Iterator<Item = &'a Panel>, groups: usize) -> Self {
-        let addresses: Vec<_> = panels
-            .flat_map(|panel| panel.chunks(AHEAD_BYTES))
-            .map(|chunk| chunk.as_ptr().cast())
-            .collect();
-        let per_group = addresses.len().div_ceil(groups.max(1));
-        Self { addresses, taken: 0, per_group }
-    }
-
-    /// The next group's addresses, the same number for each of its steps, and that number.
-    pub fn take(&mut self, steps: usize) -> (&[*const u8], usize) {
-        let rest = &self.addresses[self.taken..];
-        let per_step = self.per_group.div_ceil(steps.max(1)).min(rest.len() / steps.max(1));
-        self.taken += per_step * steps;
-        (&rest[..per_step * steps], per_step)
-    }
 }

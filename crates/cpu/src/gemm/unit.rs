@@ -1,7 +1,7 @@
 //! The units that multiply, chosen by tier.
 
 use super::finish::{Finish, Finished};
-use super::operands::{Ahead, Group, Operands, Product, Sums};
+use super::operands::{Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -74,7 +74,6 @@ impl Started {
         group: Group,
         product: Product,
         fresh: bool,
-        ahead: &mut Ahead,
         sums: &mut Sums,
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -102,7 +101,7 @@ impl Started {
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, fresh, ahead, sums);
+                amx_products::multiply(tiles, operands, group, product, fresh, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
