@@ -111,12 +111,24 @@ impl RandomWeights {
         Self { tensors, threads, time: Mutex::default() }
     }
 
+    /// The codec of the weight `name`.
+    ///
+    /// # Errors
+    /// If there is no such weight.
+    pub fn codec(&self, name: &str) -> Result<Codec, Error> {
+        self.made(name).map(|made| made.codec)
+    }
+
+    fn made(&self, name: &str) -> Result<&Made, Error> {
+        self.tensors.get(name).ok_or_else(|| Error::NoWeight(name.into()))
+    }
+
     /// Bytes of the weight `name`, made or not.
     ///
     /// # Errors
     /// If there is no such weight, or its shape does not fit its codec.
     pub fn bytes(&self, name: &str) -> Result<u64, Error> {
-        let made = self.tensors.get(name).ok_or_else(|| Error::NoWeight(name.into()))?;
+        let made = self.made(name)?;
         let shape = |error| Error::Tensor { name: name.into(), error };
         let row = made.codec.row_bytes(made.cols).map_err(shape)?;
         Ok((row as u64).saturating_mul(made.rows as u64))
@@ -138,7 +150,7 @@ impl RandomWeights {
 
 impl Weights for RandomWeights {
     fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>> {
-        let made = self.tensors.get(name).ok_or_else(|| Error::NoWeight(name.into()))?;
+        let made = self.made(name)?;
         let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
         let start = Instant::now();
         let tensor = match made.rows {

@@ -68,6 +68,25 @@ fn canonical(name: &str, architecture: &str) -> Option<String> {
     Some(format!("model.layers.{layer}.{module}.{kind}"))
 }
 
+/// The name that ggml's programs give the weight that Hugging Face calls `name` in a model of
+/// `architecture` (ggml's name of it), if there is one.
+pub fn ggml_name(name: &str, architecture: &str) -> Option<String> {
+    let (module, kind) = name.rsplit_once('.')?;
+    let (place, module) = match module.strip_prefix("model.layers.") {
+        None => (String::new(), module),
+        Some(rest) => {
+            let (layer, module) = rest.split_once('.')?;
+            (format!("blk.{layer}."), module)
+        }
+    };
+    let maps = GLOBAL.iter().chain(&GEMMA3_LAYER).chain(&LAYER);
+    maps.filter(|(_, own)| *own == module)
+        .map(|(ggml, _)| format!("{place}{ggml}.{kind}"))
+        // Where maps differ, reading says which one is meant.
+        .find(|ggml| canonical(ggml, architecture).as_deref() == Some(name))
+        .filter(|_| is_mapped(architecture))
+}
+
 /// Translates the tensors of a file. Those of architectures without a name map keep ggml's names,
 /// so that they can be listed.
 ///
@@ -203,11 +222,18 @@ mod tests {
             ("rope_freqs.weight", None),
         ] {
             assert_eq!(canonical(ggml, "llama").as_deref(), name, "{ggml}");
+            if let Some(name) = name {
+                assert_eq!(ggml_name(name, "llama").as_deref(), Some(ggml));
+            }
         }
         // The same name for different places.
         let place = |architecture| canonical("blk.1.ffn_norm.weight", architecture).unwrap();
         assert_eq!(place("llama"), "model.layers.1.post_attention_layernorm.weight");
         assert_eq!(place("gemma3"), "model.layers.1.pre_feedforward_layernorm.weight");
+        let post = "model.layers.1.post_attention_layernorm.weight";
+        assert_eq!(ggml_name(post, "llama").as_deref(), Some("blk.1.ffn_norm.weight"));
+        assert_eq!(ggml_name(post, "gemma3").as_deref(), Some("blk.1.post_attention_norm.weight"));
+        assert_eq!(ggml_name(post, "unknown"), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod types;
 mod value;
 mod write;
 
+pub use crate::dialect::gguf_names::ggml_name as tensor_name;
 pub use read::{Gguf, open, parse};
 pub use value::{Array, Metadata, Value, ValueType};
 pub use write::{Announced, Writer, write};
