@@ -99,14 +99,24 @@ impl ModelBench {
         match source {
             Source::Checkpoint { name, checkpoint } => {
                 let model = build(name, checkpoint.config())?;
+                let matrices = keeve_engine::matrices_of(&model.graph);
                 let bytes = |weight: &keeve_graph::Weight| {
+                    if let Some(codec) = options.weights.filter(|_| matrices.contains(&weight.name))
+                    {
+                        return Ok(codec.row_bytes(weight.cols)? as u64 * weight.rows as u64);
+                    }
                     let info = checkpoint.info(&weight.name);
                     info.map(|info| info.bytes).ok_or_else(|| Error::NoWeight(weight.name.clone()))
                 };
                 let cost = Cost::of(&model.graph, bytes)?;
                 let engine = Engine::load(checkpoint, &options, &progress)?;
                 let load_time = engine.info().load_time;
-                let (config, codec) = ((*name).into(), codecs_of(checkpoint));
+                let codecs = codecs_of(checkpoint);
+                let codec = match options.weights {
+                    Some(weights) => format!("{codecs}, matrices as {weights}"),
+                    None => codecs,
+                };
+                let config = (*name).into();
                 Ok(Self { engine, cost, config, codec, options, load_time })
             }
             Source::Random { name, config, scheme } => {

@@ -10,6 +10,7 @@ use keeve_graph::{
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
+use crate::bf16_linear::Bf16Linear;
 use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
@@ -109,9 +110,6 @@ impl Backend for Cpu {
         options: &LoadOptions<'_>,
     ) -> Result<Box<dyn Program>, Error> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
-        if options.activations == Activations::Bf16 {
-            return Err(unsupported("bf16 activations".into()));
-        }
         if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
             return Err(unsupported(format!("placement {}", node.placement)));
         }
@@ -204,14 +202,23 @@ impl Loading<'_> {
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
+        if self.options.activations == Activations::Bf16 {
+            if !self.count(tensor.bytes() as u64) {
+                return Err(Error::Cancelled);
+            }
+            let stored = StoredLinear { tensor, kernels: self.kernels };
+            return Ok(Box::new(Bf16Linear { stored, gemm: self.gemm }));
+        }
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {
             let go_on = self.count(tensor.bytes() as u64);
             let stored = StoredLinear { tensor, kernels: self.kernels };
             return match recipes {
                 _ if !go_on => Err(Error::Cancelled),
-                Recipes::UNPACKED => Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm })),
-                _ => Ok(Box::new(stored)),
+                Recipes::FLOAT => Ok(Box::new(stored)),
+                Recipes { prompt, .. } => {
+                    Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm, prompt }))
+                }
             };
         }
         let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;

@@ -9,6 +9,7 @@
 
 mod attention;
 mod backend;
+mod bf16_linear;
 mod embed;
 mod gemm;
 mod inputs;

@@ -31,6 +31,7 @@ pub fn load(
         prefill_chunk: compute.prefill_chunk,
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
+        weights: compute.weights,
         profile: compute.profile,
         ..EngineOptions::default()
     };

@@ -81,6 +81,19 @@ pub(super) struct Sums(pub [[SumTile; GROUP_TILES]; GROUP_ROWS]);
 
 impl Sums {
     pub const ZERO: Self = Self([[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS]);
+
+    /// `f32` values that take as much memory.
+    pub const FLOATS: usize = size_of::<Self>() / size_of::<f32>();
+    /// `f32` values to ask for beyond the sums, for [`Self::within`] to align them.
+    pub const SLACK: usize = align_of::<Self>() / size_of::<f32>();
+
+    /// `memory` as sums, holding anything: at least [`Self::FLOATS`] values each and [`Self::SLACK`].
+    pub fn within(memory: &mut [f32], count: usize) -> &mut [Self] {
+        let skip = memory.as_ptr().align_offset(align_of::<Self>());
+        let sums = &mut memory[skip..][..count * Self::FLOATS];
+        // SAFETY: the memory is aligned, any bits are sums, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(sums.as_mut_ptr().cast(), count) }
+    }
 }
 
 /// What a kernel leaves in the sums.

@@ -57,6 +57,7 @@ fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
         threads: args.threads,
         prefill_chunk: args.prefill_chunk,
         activations: args.activations.map_or(defaults.activations, Activations::from),
+        weights: args.weights,
         profile: args.profile,
         ..defaults
     };
