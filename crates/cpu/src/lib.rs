@@ -35,7 +35,7 @@ mod state;
 mod tests;
 mod tiles;
 mod unpacked_linear;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 mod zeroed;
 

@@ -45,6 +45,7 @@ impl Operands<'_> {
     }
 
     /// The blocks of a tile of weights.
+    #[cfg(target_arch = "x86_64")]
     pub fn weights_row(&self, tile: usize) -> &[&Panel] {
         &self.weights[tile * self.blocks..][..self.blocks]
     }
