@@ -105,8 +105,18 @@ impl ModelBench {
                     {
                         return Ok(codec.row_bytes(weight.cols)? as u64 * weight.rows as u64);
                     }
-                    let info = checkpoint.info(&weight.name);
-                    info.map(|info| info.bytes).ok_or_else(|| Error::NoWeight(weight.name.clone()))
+                    let missing = || Error::NoWeight(weight.name.clone());
+                    match weight.experts {
+                        None => {
+                            let info = checkpoint.info(&weight.name);
+                            info.map(|info| info.bytes).ok_or_else(missing)
+                        }
+                        Some(count) => {
+                            let experts = checkpoint.experts(&weight.name, count);
+                            let experts = experts.map_err(|_| missing())?;
+                            Ok(experts.iter().map(|expert| expert.bytes() as u64).sum())
+                        }
+                    }
                 };
                 let cost = Cost::of(&model.graph, bytes)?;
                 let engine = Engine::load(checkpoint, &options, &progress)?;
