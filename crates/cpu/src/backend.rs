@@ -10,6 +10,7 @@ use keeve_graph::{
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
+use crate::bf16_linear::Bf16Linear;
 use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
@@ -112,9 +113,6 @@ impl Backend for Cpu {
         options: &LoadOptions<'_>,
     ) -> Result<Box<dyn Program>, Error> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
-        if options.activations == Activations::Bf16 {
-            return Err(unsupported("bf16 activations".into()));
-        }
         if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
             return Err(unsupported(format!("placement {}", node.placement)));
         }
@@ -223,14 +221,23 @@ impl Loading<'_> {
         tensor: PackedTensor,
     ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
+        if self.options.activations == Activations::Bf16 {
+            if !self.count(tensor.bytes() as u64) {
+                return Err(Error::Cancelled);
+            }
+            let stored = StoredLinear { tensor, kernels: self.kernels };
+            return Ok(Box::new(Bf16Linear { stored, gemm: self.gemm }));
+        }
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {
             let go_on = self.count(tensor.bytes() as u64);
             let stored = StoredLinear { tensor, kernels: self.kernels };
             return match recipes {
                 _ if !go_on => Err(Error::Cancelled),
-                Recipes::UNPACKED => Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm })),
-                _ => Ok(Box::new(stored)),
+                Recipes::FLOAT => Ok(Box::new(stored)),
+                Recipes { prompt, .. } => {
+                    Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm, prompt }))
+                }
             };
         }
         let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;
@@ -295,8 +302,7 @@ fn uses(graph: &Graph) -> Vec<Uses> {
 /// Bytes of a weight as it is stored, if it has the shape that the graph expects.
 fn checked_bytes(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<u64, Error> {
     if let Some(count) = weight.experts {
-        let experts = experts(weight, count, weights)?;
-        return Ok(experts.iter().map(|expert| expert.bytes() as u64).sum());
+        return weights.experts_bytes(&weight.name, count).map_err(Error::Weight);
     }
     let info = weights.info(&weight.name).map_err(Error::Weight)?;
     check_shape(weight, (info.experts, info.rows, info.cols))?;

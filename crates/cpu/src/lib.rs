@@ -15,6 +15,7 @@
 
 mod attention;
 mod backend;
+mod bf16_linear;
 mod embed;
 mod experts;
 mod gemm;

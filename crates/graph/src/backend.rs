@@ -39,6 +39,19 @@ pub trait Weights: Sync {
         (0..count).map(|expert| Ok(stack.expert(expert)?)).collect()
     }
 
+    /// Bytes of the matrices of the stack `name`: to [`Weights::experts`] what [`Weights::info`] is to
+    /// [`Weights::weight`].
+    ///
+    /// # Errors
+    /// As [`Weights::experts`].
+    fn experts_bytes(
+        &self,
+        name: &str,
+        count: usize,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.experts(name, count)?.iter().map(|expert| expert.bytes() as u64).sum())
+    }
+
     /// What the tensor `name` is like. Backends ask for this first and for tensors one by one later, so
     /// those for whom a tensor is costly should not make it here.
     ///

@@ -52,6 +52,7 @@ fn options(compute: &Compute) -> EngineOptions {
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
         kv_codec: compute.kv_codec,
+        weights: compute.weights,
         profile: compute.profile,
         ..EngineOptions::default()
     }

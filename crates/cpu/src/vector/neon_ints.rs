@@ -152,6 +152,18 @@ impl<P: ByteProducts> IntLanes for Ints<P> {
 
     #[inline]
     #[target_feature(enable = "neon")]
+    unsafe fn add_saturating16(self, other: Self) -> Self {
+        self.both16(other, |a, b| vqaddq_s16(a, b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn mul_low16(self, other: Self) -> Self {
+        self.both16(other, |a, b| vmulq_s16(a, b))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn mul_high16(self, other: Self) -> Self {
         // Doubles, which makes it a shift by 16. Only -2^15 times itself would be cut off.
         let (a, b) = (vreinterpretq_s16_s32(self.0), vreinterpretq_s16_s32(other.0));

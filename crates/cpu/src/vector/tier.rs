@@ -106,6 +106,15 @@ macro_rules! tier {
                 unsafe { on_tier(x, cols, rounding, codes, scales) }
             }
 
+            fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+                    quantize::row_in_two(x, codes, scales);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x, codes, scales) }
+            }
+
             fn sums(
                 &self,
                 codes: &[i8],
