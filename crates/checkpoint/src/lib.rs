@@ -24,6 +24,7 @@ mod checkpoint;
 mod config;
 mod dialect;
 mod error;
+mod experts;
 mod files;
 pub mod gguf;
 mod mapped;

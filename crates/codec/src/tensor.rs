@@ -323,6 +323,35 @@ impl PackedTensor {
         }
     }
 
+    /// Matrix `index` of the stack, sharing its bytes.
+    ///
+    /// # Errors
+    /// If there is no such matrix.
+    pub fn expert(&self, index: usize) -> Result<Self, Error> {
+        let count = self.experts;
+        let none = Error::Slice {
+            what: "experts",
+            start: index,
+            end: index.saturating_add(1),
+            len: count,
+            step: 1,
+        };
+        if index >= count {
+            return Err(none);
+        }
+        let cut = |bytes: &Bytes| {
+            let each = bytes.len() / count;
+            bytes.slice(index * each..(index + 1) * each).ok_or(none.clone())
+        };
+        let parts = Parts {
+            data: cut(&self.parts.data)?,
+            scales: self.parts.scales.as_ref().map(cut).transpose()?,
+            biases: self.parts.biases.as_ref().map(cut).transpose()?,
+            global_scale: self.parts.global_scale.as_ref().map(cut).transpose()?,
+        };
+        Self::new(self.codec, 1, self.rows, self.cols, parts)
+    }
+
     /// The rows `range` of a single matrix, sharing its bytes.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod embed;
+mod experts;
 mod gemm;
 mod inputs;
 mod int_linear;
@@ -27,6 +28,7 @@ mod quantize;
 pub mod rates;
 mod recipe;
 mod rope;
+mod round;
 mod scalar;
 mod scratch;
 mod shared_out;

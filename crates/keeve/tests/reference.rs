@@ -119,6 +119,8 @@ fn checkpoints_of_transformers_and_mlx() {
         ("llama", "mlx-q4g64", "q4g64."),
         ("llama", "mlx-q8g64", "q8g64."),
         ("llama", "mlx-nvfp4", "nvfp4."),
+        ("qwen3_moe", "hf", "hf."),
+        ("qwen3_moe", "mlx-q4g64", "q4g64."),
         ("qwen2", "hf", "hf."),
         ("qwen2", "mlx-q4g64", "q4g64."),
         ("gemma3", "hf", "hf."),
