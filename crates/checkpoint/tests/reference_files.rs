@@ -122,6 +122,11 @@ fn all_safetensors_models_are_read() {
     for variant in folders(&fixtures().join("compressed_tensors")) {
         let checkpoint = read_all(&variant);
         assert_eq!(checkpoint.format(), "safetensors (compressed-tensors)");
+        let info = checkpoint.info("model.layers.0.self_attn.k_proj.weight").unwrap();
+        let rounded = info.activations.map(|activations| activations.to_string());
+        let expected =
+            variant.to_str().unwrap().ends_with("a8").then_some("int8 per token, dynamic");
+        assert_eq!(rounded.as_deref(), expected, "{variant:?}");
         let reference = safetensors::open(&variant.join("ref.safetensors")).unwrap();
         for expected in &reference.tensors {
             let Some(module) = expected.name.strip_prefix("deq.") else { continue };
