@@ -122,6 +122,11 @@ fn all_safetensors_models_are_read() {
     for variant in folders(&fixtures().join("compressed_tensors")) {
         let checkpoint = read_all(&variant);
         assert_eq!(checkpoint.format(), "safetensors (compressed-tensors)");
+        let info = checkpoint.info("model.layers.0.self_attn.k_proj.weight").unwrap();
+        let rounded = info.activations.map(|activations| activations.to_string());
+        let expected =
+            variant.to_str().unwrap().ends_with("a8").then_some("int8 per token, dynamic");
+        assert_eq!(rounded.as_deref(), expected, "{variant:?}");
         let reference = safetensors::open(&variant.join("ref.safetensors")).unwrap();
         for expected in &reference.tensors {
             let Some(module) = expected.name.strip_prefix("deq.") else { continue };
@@ -273,5 +278,44 @@ fn rope_divisors_become_factors() {
     assert_eq!(factors.len(), 16);
     for (i, factor) in factors.iter().enumerate() {
         assert!((factor / expected(i) - 1.0).abs() < 1e-5, "{i}: {factor} for {}", expected(i));
+    }
+}
+
+/// A language model put inside a model that also sees, under the old and the new names, comes out as it was.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn gemma3_inside_a_model_that_sees_is_the_same() {
+    let folder = fixtures().join("ckpt/gemma3/hf");
+    let plain = Checkpoint::open(&folder).unwrap();
+    let stored = safetensors::open(&folder.join("model.safetensors")).unwrap();
+    let text: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+    for new in [false, true] {
+        let name = |name: &str| match (new, name.strip_prefix("model.")) {
+            (true, Some(rest)) => format!("model.language_model.{rest}"),
+            (true, None) => name.into(),
+            (false, _) => format!("language_model.{name}"),
+        };
+        let seeing = safetensors::Announced {
+            name: "vision_tower.patch.weight".into(),
+            kind: keeve_checkpoint::StoredType::U8,
+            shape: vec![3],
+        };
+        let tensors = stored.tensors.iter().map(|tensor| {
+            let (name, kind) = (name(&tensor.name), tensor.kind.clone());
+            (safetensors::Announced { name, kind, shape: tensor.shape.clone() }, &tensor.data[..])
+        });
+        let made = tempfile::tempdir().unwrap();
+        let tensors = tensors.chain([(seeing, &[1u8, 2, 3][..])]);
+        safetensors::write(&made.path().join("model.safetensors"), tensors, &[]).unwrap();
+        let config = json!({"model_type": "gemma3", "text_config": text, "vision_config": {}});
+        std::fs::write(made.path().join("config.json"), config.to_string()).unwrap();
+        let inside = Checkpoint::open(made.path()).unwrap();
+        assert_eq!(inside.config(), plain.config());
+        assert_eq!(inside.tensors().len(), plain.tensors().len());
+        for info in plain.tensors() {
+            assert_eq!(inside.tensor(&info.name).unwrap(), plain.tensor(&info.name).unwrap());
+        }
+        assert_eq!(inside.notes().len(), 1);
     }
 }

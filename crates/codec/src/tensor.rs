@@ -356,7 +356,8 @@ impl PackedTensor {
             biases: self.parts.biases.as_ref().map(cut).transpose()?,
             global_scale: self.parts.global_scale.as_ref().map(cut).transpose()?,
         };
-        Self::new(self.codec, 1, self.rows, self.cols, parts)
+        let expert = Self::new(self.codec, 1, self.rows, self.cols, parts)?;
+        Ok(Self { column_order: self.column_order.clone(), ..expert })
     }
 
     /// The rows `range` of a single matrix, sharing its bytes.

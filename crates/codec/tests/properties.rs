@@ -305,6 +305,10 @@ proptest! {
             row_values(&tensor, 1, &mut row);
             let rounded = matches!(codec, Codec::Affine { scale, .. } if scale != Float::F32);
             prop_assert!(rounded || same(&row, &decode(&second)), "{}", codec);
+            let stack = arbitrary(codec, 2, 1, &seed);
+            let stack = stack.with_column_order(order.clone().into()).expect("an order");
+            let second = stack.expert(1).expect("of two");
+            prop_assert!(same(&decode(&second), &decode(&stack)[COLS..]), "{}", codec);
             prop_assert!(tensor.slice_cols(0..codec.column_step()).is_err());
             prop_assert_eq!(tensor.into_stored_columns(), (stored, Some(order.clone().into())));
         }
