@@ -19,6 +19,7 @@
 //! in place while any of its tensors lives; the operating system would end the process on the next
 //! access. Replace model files by renaming, as the writers of this crate do.
 
+mod activations;
 mod checkpoint;
 mod config;
 mod dialect;
@@ -28,13 +29,15 @@ mod files;
 pub mod gguf;
 mod mapped;
 pub mod mlx;
+mod multimodal;
 pub mod safetensors;
 mod shards;
 mod stored;
 mod stream;
 mod tokenizer_files;
 
+pub use activations::{ActivationRule, ActivationScheme, ActivationStrategy};
 pub use checkpoint::{Checkpoint, FileInfo};
 pub use dialect::TensorInfo;
 pub use error::Error;
-pub use stored::{StoredTensor, StoredType};
+pub use stored::{Announced, StoredTensor, StoredType};

@@ -16,6 +16,7 @@ use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
 use crate::key_values::{KvShape, PAGE_TOKENS};
 use crate::linear::{PackedLinear, StoredLinear};
+use crate::ordered::OrderedLinear;
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
@@ -142,7 +143,15 @@ impl Backend for Cpu {
         let tensor = |id: WeightId| &tensors[id.index()][0];
         for node in graph.nodes() {
             match node.op {
-                Op::Embed { table } => loaded[table.index()].table = Some(tensor(table).clone()),
+                Op::Embed { table } => {
+                    let tensor = tensor(table).clone();
+                    if tensor.column_order().is_some() {
+                        let name = &graph.weight(table).name;
+                        let what = format!("embed with reordered columns (tensor {name})");
+                        return Err(unsupported(what));
+                    }
+                    loaded[table.index()].table = Some(tensor)
+                }
                 Op::Linear { weight, bias, .. } => {
                     if loaded[weight.index()].linear.is_none() {
                         let name = &graph.weight(weight).name;
@@ -215,6 +224,20 @@ impl Loading<'_> {
 
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
+        let (tensor, order) = tensor.into_stored_columns();
+        let stored = self.stored_linear(name, tensor)?;
+        Ok(match order {
+            Some(order) => Box::new(OrderedLinear { order, stored, kernels: self.kernels }),
+            None => stored,
+        })
+    }
+
+    /// [`Self::linear`] for columns as they are stored.
+    fn stored_linear(
+        &self,
+        name: &str,
+        tensor: PackedTensor,
+    ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {

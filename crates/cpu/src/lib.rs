@@ -19,6 +19,7 @@ mod kernels;
 mod key_values;
 mod linear;
 pub mod measure;
+mod ordered;
 mod panel;
 mod plan;
 mod pool;

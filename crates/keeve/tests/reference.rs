@@ -150,6 +150,16 @@ fn checkpoints_of_compressed_tensors() {
     }
 }
 
+/// "gptq_act" has columns in another order.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn checkpoints_of_awq_and_gptq() {
+    for variant in ["awq", "gptq", "gptq_act"] {
+        let folder = format!("fixtures/awq_gptq/{variant}");
+        check_logits(&folder, &format!("{folder}/ref.safetensors"), "logits_f32");
+    }
+}
+
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn checkpoints_of_mlx_kquant() {

@@ -16,17 +16,6 @@ pub(crate) fn architecture(gguf: &Gguf) -> Result<&str, Error> {
     name.ok_or_else(|| Error::field(gguf.metadata.path(), key, "is missing"))
 }
 
-/// Refuses a file that is only a part of a model.
-pub(crate) fn refuse_split(metadata: &Metadata) -> Result<(), Error> {
-    match metadata.count("split.count")? {
-        Some(parts) if parts > 1 => {
-            let problem = format!("is {parts}: models split over GGUF files are not supported yet");
-            Err(Error::field(metadata.path(), "split.count", problem))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The config. Fields that the file does not give are left out; numbers are not judged here.
 ///
 /// # Errors

@@ -258,7 +258,11 @@ fn models_that_lie() {
     let strings = |n: usize| Value::Array(Array::of_strings(vec!["x"; n]));
     let cases: Vec<(&'static str, Value, &str)> = vec![
         ("general.architecture", Value::u32(3), "is U32, expected a string"),
-        ("split.count", Value::u32(3), "is 3: models split over GGUF files"),
+        (
+            "split.count",
+            Value::u32(3),
+            "is 3, so the file's name should end in -00001-of-00003.gguf or alike",
+        ),
         ("llama.block_count", Value::string("x"), "is String, expected a count"),
         ("llama.block_count", Value::Signed(gguf::ValueType::I32, -1), "expected a count"),
         ("llama.rope.freq_base", Value::F32(f32::NAN), "expected a finite number"),

@@ -1,6 +1,6 @@
 //! `keeve inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use keeve::Checkpoint;
@@ -9,28 +9,8 @@ use keeve::graph::{Graph, Op};
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
-use crate::model;
+use crate::model::{self, Sum};
 use crate::output::{Outcome, Output, bytes, one_line};
-
-/// Tensors, weights and bytes of one role in one codec.
-#[derive(Default)]
-struct Sum {
-    tensors: u64,
-    weights: u64,
-    bytes: u64,
-}
-
-impl Sum {
-    fn add(&mut self, tensor: &TensorInfo) {
-        self.tensors += 1;
-        self.weights = self.weights.saturating_add(weights(tensor));
-        self.bytes = self.bytes.saturating_add(tensor.bytes);
-    }
-
-    fn bits(&self) -> f64 {
-        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
-    }
-}
 
 /// Experts of a model's layers.
 struct Experts {
@@ -80,6 +60,8 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
             "parameters": total.weights,
             "bytes": total.bytes,
             "bits_per_weight": total.bits(),
+            "activations": activations(&checkpoint),
+            "notes": checkpoint.notes(),
             "roles": roles.iter().map(|((role, codec), sum)| json!({
                 "role": role, "codec": codec, "tensors": sum.tensors, "parameters": sum.weights,
                 "bytes": sum.bytes, "bits_per_weight": sum.bits(),
@@ -107,6 +89,12 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
             "experts          {chosen} of {count} for a token\nactive           {active}\n"
         );
         output.text(&lines)?;
+    }
+    for activations in activations(&checkpoint) {
+        output.text(&format!("activations      {activations}\n"))?;
+    }
+    for note in checkpoint.notes() {
+        output.text(&format!("note             {note}\n"))?;
     }
     if let Err(error) = &model {
         output.text(&format!("not runnable: {}\n", one_line(error)))?;
@@ -149,17 +137,20 @@ fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
     )
 }
 
+/// How the checkpoint says inputs are rounded, each way once.
+fn activations(checkpoint: &Checkpoint) -> BTreeSet<String> {
+    let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
+    schemes.map(|scheme| scheme.to_string()).collect()
+}
+
 fn tensor_json(tensor: &TensorInfo) -> Value {
     json!({
         "name": tensor.name,
         "codec": tensor.format,
         "shape": tensor.shape,
         "bytes": tensor.bytes,
+        "activations": tensor.activations.map(|scheme| scheme.to_string()),
     })
-}
-
-fn weights(tensor: &TensorInfo) -> u64 {
-    tensor.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
 }
 
 /// The part a tensor plays, the same in every layer: its name without the layer's number.
