@@ -2,8 +2,9 @@
 //! feed-forward part around a residual stream, norm, head. What is in a layer is in `layer.rs`.
 
 use keeve_graph::{Graph, Rope, UnaryOp, ValueId, Want};
+use serde_json::Value;
 
-use crate::config::{Config, quoted, wrong};
+use crate::config::{Config, quoted, short, wrong};
 use crate::experts::Experts;
 use crate::rope::rope;
 use crate::{Error, Model};
@@ -106,6 +107,32 @@ pub(crate) fn activation(
     }
 }
 
+/// Whether weights are ternary as in BitNet, and so multiplied with inputs rounded to 8 bits for each
+/// token, as they were trained: huggingface/transformers `integrations/bitnet.py`.
+fn has_rounded_inputs(config: &Config<'_>) -> Result<bool, Error> {
+    const FIELD: &str = "quantization_config";
+    let Some(block) = config.get(FIELD).filter(|block| block.is_object()) else {
+        return Ok(false);
+    };
+    if block.get("quant_method").and_then(Value::as_str) != Some("bitnet") {
+        return Ok(false);
+    }
+    let block = Config::new(block);
+    if block.flag("use_rms_norm", false)? {
+        return Err(wrong(FIELD, "has 'use_rms_norm': true, which keeve does not support"));
+    }
+    let kept = block.get("modules_to_not_convert").and_then(Value::as_array);
+    let in_layer = |module: &&Value| module.as_str().is_none_or(|name| name != "lm_head");
+    match kept.into_iter().flatten().find(in_layer) {
+        Some(module) => {
+            let module = short(module);
+            let problem = format!("leaves {module} in floats; keeve expects that of lm_head only");
+            Err(wrong(FIELD, problem))
+        }
+        None => Ok(true),
+    }
+}
+
 impl Decoder {
     /// Reads what llama, mistral and qwen3 configs have in common.
     pub fn read(config: &Config<'_>) -> Result<Self, Error> {
@@ -157,7 +184,7 @@ impl Decoder {
             norms: Norms::Before,
             fused: false,
             sub_norms: false,
-            rounded_inputs: false,
+            rounded_inputs: has_rounded_inputs(config)?,
             one_plus_norms: false,
             activation: activation(config, "hidden_act")?.unwrap_or(UnaryOp::Silu),
             experts: None,

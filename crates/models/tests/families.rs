@@ -133,6 +133,10 @@ fn norms_are_where_the_architecture_has_them() {
     assert_eq!(rounds(&model("bitnet", quantized)), 4 * 4);
     let normed = json!({ "quant_method": "bitnet", "use_rms_norm": true });
     refused("bitnet", json!({ "quantization_config": normed }), "use_rms_norm");
+    let kept = json!({ "quant_method": "bitnet", "modules_to_not_convert": ["q_proj"] });
+    refused("bitnet", json!({ "quantization_config": kept }), "leaves \"q_proj\" in floats");
+    let llama = json!({ "quantization_config": { "quant_method": "bitnet" } });
+    assert_eq!(rounds(&model("llama", llama)), 4 * 4);
 }
 
 #[test]

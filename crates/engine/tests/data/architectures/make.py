@@ -56,3 +56,37 @@ for name, fields in CASES.items():
     c = json.load(open(path / "config.json"))
     print(name, float(logits.std()), sum(f.stat().st_size for f in path.iterdir()))
 print(torch.__version__, transformers.__version__)
+
+def bitnet_packed(path, linear_class):
+    """BitNet with ternary weights, packed as transformers reads them."""
+    from transformers import BitNetQuantConfig
+    from transformers.integrations.bitnet import replace_with_bitnet_linear, pack_weights, BitLinear
+    config = AutoConfig.for_model(**{**BASE, "model_type": "bitnet", "hidden_size": 64, "intermediate_size": 96, "tie_word_embeddings": True})
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    fill(model, 7)
+    quantization = BitNetQuantConfig(modules_to_not_convert=["lm_head"], linear_class=linear_class, quantization_mode="offline")
+    replace_with_bitnet_linear(model, ["lm_head"], quantization)
+    g = torch.Generator().manual_seed(9)
+    tensors = {k: v.bfloat16() for k, v in model.state_dict().items() if v.device.type != "meta"}
+    for name, module in model.named_modules():
+        if not hasattr(module, "weight_scale"): continue
+        n, k = module.out_features, module.in_features
+        ternary = torch.randint(-1, 2, (n, k), generator=g).float()
+        scale = torch.tensor([0.1 if linear_class == "autobitlinear" else 9.0]).bfloat16().float()
+        packed = pack_weights(ternary.clone())
+        tensors[name + ".weight"], tensors[name + ".weight_scale"] = packed, scale
+        if linear_class == "bitlinear": module.weight = torch.nn.Buffer(packed)
+        else: module.weight = torch.nn.Parameter(ternary, requires_grad=False)
+        module.weight_scale = torch.nn.Buffer(scale)
+        module.dtype = torch.float32
+    tensors.pop("lm_head.weight", None)
+    shutil.rmtree(path, ignore_errors=True); path.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path / "model.safetensors", metadata={"format": "pt"})
+    c = config.to_dict(); c["quantization_config"] = quantization.to_dict()
+    json.dump(c, open(path / "config.json", "w"), indent=2, default=str)
+    tokens = torch.from_numpy(np.random.default_rng(3).integers(0, 64, 24))
+    with torch.no_grad(): logits = model(tokens[None]).logits[0].float()
+    save_file({"tokens": tokens.int(), "logits": logits.contiguous()}, path / "reference.safetensors")
+    print(path.name, float(logits.std()), sum(f.stat().st_size for f in path.iterdir()))
+for linear_class in ("bitlinear", "autobitlinear"):
+    if not only or "bitnet_" + linear_class in only: bitnet_packed(OUT / ("bitnet_" + linear_class), linear_class)
