@@ -20,22 +20,22 @@
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
-//! | as shipped (`q4_k` and `q6_k`) | `auto` | 2.8e-4 | 1.26e-3 |
-//! | `q4_k`, `q5_k`, `q6_k` | `auto` | 2.7e-4 to 2.8e-4 | 1.25e-3 to 1.30e-3 |
-//! | `q4_0` to `q8_0` | `auto` | 2.7e-4 to 2.9e-4 | 1.20e-3 to 1.28e-3 |
-//! | `affine4`, `affine6`, `affine8` | `auto` | 2.8e-4 to 2.9e-4 | 1.23e-3 to 1.29e-3 |
-//! | `int8`, `int8-g256` | `auto` | 2.7e-4 to 2.8e-4 | 1.00e-3 |
-//! | `int8-g64`, `int8-g128` | `auto` | 2.7e-4 to 2.8e-4 | 1.12e-3 to 1.17e-3 |
-//! | `int4`, `int4-g64`, `int4-g128` | `auto` | 2.9e-4 to 3.1e-4 | 1.12e-3 to 1.38e-3 |
+//! | as shipped (`q4_k` and `q6_k`) | `auto` | 2.7e-4 | 1.24e-3 |
+//! | `q4_k`, `q5_k`, `q6_k` | `auto` | 2.5e-4 to 2.6e-4 | 1.19e-3 to 1.26e-3 |
+//! | `q4_0`, `q5_0`, `q8_0` | `auto` | 2.6e-4 to 2.7e-4 | 1.15e-3 to 1.22e-3 |
+//! | `affine4`, `affine6`, `affine8` | `auto` | 2.5e-4 to 2.7e-4 | 1.18e-3 to 1.24e-3 |
+//! | `int8`, `int8-g64` | `auto` | 2.6e-4 | 9.7e-4 to 1.12e-3 |
+//! | `int4-g64` | `auto` | 2.8e-4 | 1.30e-3 |
 //! | `iq4_xs`, `mxfp4` | `auto` | 1.3e-7 | 1.25e-3 to 1.34e-3 |
-//! | `q3_k`, `affine3` | `auto` | 3.3e-4 to 3.5e-4 | 1.39e-3 to 1.51e-3 |
-//! | `q2_k` | `auto` | 5.2e-4 | 2.28e-3 |
-//! | `affine2` | `auto` | 9.9e-4 | 4.14e-3 |
+//! | `q3_k`, `affine3` | `auto` | 3.0e-4 to 3.3e-4 | 1.31e-3 to 1.42e-3 |
+//! | `q2_k` ([`Recipe::Fine`]) | `auto` | 4.8e-4 | 4.8e-4 |
+//! | `affine2` ([`Recipe::Fine`]) | `auto` | 9.6e-4 | 7.2e-4 |
 //! | `int8` | `int8` | 2.33e-3 | 2.36e-3 |
 //! | `int4` | `int8` | 2.63e-3 | 2.72e-3 |
 //!
 //! Most of it comes from the activations, of the prompt's because more columns share a scale. Models of two
-//! bits are thrown off more by the same noise.
+//! bits are thrown off more by the same noise: with [`Recipe::Panel`], prompts of `q2_k` cost 2.28e-3 and of
+//! `affine2` 4.14e-3.
 //!
 //! # Panels
 //! [`Recipe::Panel`] turns the weights of a row in 256 columns into int8 with one scale. Their codes `q`
