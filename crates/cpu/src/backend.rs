@@ -16,6 +16,7 @@ use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
 use crate::key_values::{KvShape, PAGE_TOKENS};
 use crate::linear::{PackedLinear, StoredLinear};
+use crate::ordered::OrderedLinear;
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
@@ -80,6 +81,8 @@ pub(crate) struct LoadedWeight {
     pub linear: Option<Box<dyn PackedLinear>>,
     /// For `embed`, if it is not for `linear` too.
     pub table: Option<PackedTensor>,
+    /// For `expert_linear`: each expert's.
+    pub experts: Vec<Box<dyn PackedLinear>>,
     /// For gains and biases.
     pub vector: Option<Vec<f32>>,
 }
@@ -143,9 +146,19 @@ impl Backend for Cpu {
         let mut loaded: Vec<_> = infos.iter().map(|_| LoadedWeight::default()).collect();
         for (index, uses) in order {
             let weight = &graph.weights()[index];
+            let loaded = &mut loaded[index];
+            if weight.experts.is_some() {
+                let stack = fetch_experts(weight, weights)?.into_iter();
+                let experts = stack.map(|expert| loading.linear(&weight.name, expert));
+                loaded.experts = experts.collect::<Result<_, _>>()?;
+                continue;
+            }
             let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
             check_shape(weight, (tensor.experts(), tensor.rows(), tensor.cols()))?;
-            let loaded = &mut loaded[index];
+            if uses.table && tensor.column_order().is_some() {
+                let what = format!("embed with reordered columns (tensor {})", weight.name);
+                return Err(unsupported(what));
+            }
             if uses.vector {
                 let mut values = vector(&tensor);
                 if weight.one_plus {
@@ -195,6 +208,20 @@ impl Loading<'_> {
 
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
+        let (tensor, order) = tensor.into_stored_columns();
+        let stored = self.stored_linear(name, tensor)?;
+        Ok(match order {
+            Some(order) => Box::new(OrderedLinear { order, stored, kernels: self.kernels }),
+            None => stored,
+        })
+    }
+
+    /// [`Self::linear`] for columns as they are stored.
+    fn stored_linear(
+        &self,
+        name: &str,
+        tensor: PackedTensor,
+    ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {
@@ -252,6 +279,12 @@ fn uses(graph: &Graph) -> Vec<Uses> {
             | Op::Unary { .. }
             | Op::Binary { .. }
             | Op::Scale { .. }
+            | Op::ScaleRows { .. }
+            | Op::Slice { .. }
+            | Op::RoundRows { .. }
+            | Op::Router { .. }
+            | Op::ExpertLinear { .. }
+            | Op::ExpertSum { .. }
             | Op::SelectRows { .. } => {}
         }
     }
@@ -260,9 +293,32 @@ fn uses(graph: &Graph) -> Vec<Uses> {
 
 /// What is known of a weight, if it has the shape that the graph expects.
 fn checked_info(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<WeightInfo, Error> {
-    let info = weights.info(&weight.name).map_err(Error::Weight)?;
-    check_shape(weight, (info.experts, info.rows, info.cols))?;
-    Ok(info)
+    let Some(experts) = weight.experts else {
+        let info = weights.info(&weight.name).map_err(Error::Weight)?;
+        check_shape(weight, (info.experts, info.rows, info.cols))?;
+        return Ok(info);
+    };
+    let bytes = fetch_experts(weight, weights)?.iter().map(|expert| expert.bytes() as u64).sum();
+    Ok(WeightInfo { experts, rows: weight.rows, cols: weight.cols, bytes })
+}
+
+/// The matrices of a weight that experts have (at least one), if they have the shape that the graph
+/// expects.
+fn fetch_experts(
+    weight: &keeve_graph::Weight,
+    weights: &dyn Weights,
+) -> Result<Vec<PackedTensor>, Error> {
+    let count = weight.experts.unwrap_or(1);
+    let experts = weights.experts(&weight.name, count).map_err(Error::Weight)?;
+    for expert in &experts {
+        check_shape(weight, (expert.experts(), expert.rows(), expert.cols()))?;
+    }
+    if experts.len() != count {
+        let found = experts.len();
+        let problem = format!("tensor {} has {found} experts, expected {count}", weight.name);
+        return Err(Error::Weight(problem.into()));
+    }
+    Ok(experts)
 }
 
 /// Checks experts, rows and columns.

@@ -71,9 +71,19 @@ impl Inputs {
     fn begin(&mut self, value: ValueId) {
         if self.of != Some(value) {
             self.of = Some(value);
-            self.rows.iter_mut().for_each(|kept| kept.made = false);
-            self.tiles.iter_mut().for_each(|kept| kept.made = false);
+            self.unmake();
         }
+    }
+
+    /// `x`, which is no value of the graph.
+    pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
+        self.unmake();
+        Input { x: Source::Held(x), kernels, inputs: self }
+    }
+
+    fn unmake(&mut self) {
+        self.rows.iter_mut().for_each(|kept| kept.made = false);
+        self.tiles.iter_mut().for_each(|kept| kept.made = false);
     }
 }
 

@@ -12,6 +12,7 @@ use keeve_graph::{
 use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::{Table, embed};
+use crate::experts::{self, ExpertProduct, ExpertRows};
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
 use crate::pool::Pool;
@@ -31,6 +32,7 @@ pub(crate) struct CpuPlan {
     merged: Vec<bool>,
     buffers: Vec<Vec<f32>>,
     inputs: Inputs,
+    experts: ExpertRows,
     tapped: Vec<ValueId>,
     profile: Option<Profile>,
 }
@@ -79,9 +81,9 @@ impl CpuPlan {
         let memory = MemoryPlan::new(graph, &[], &merged);
         let buffers = memory.buffers.iter().map(|_| vec![]).collect();
         let profile = options.profile.then(Profile::default);
-        let inputs = Inputs::default();
+        let (inputs, experts) = (Inputs::default(), ExpertRows::default());
         let tapped = options.taps.clone();
-        Self { loaded, memory, merged, buffers, inputs, tapped, profile }
+        Self { loaded, memory, merged, buffers, inputs, experts, tapped, profile }
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -104,6 +106,7 @@ impl CpuPlan {
         context: &Context<'_, '_>,
         pages: &mut Pages,
         inputs: &mut Inputs,
+        experts: &mut ExpertRows,
     ) -> usize {
         let Loaded { graph, weights, kernels, attention, float, pool, .. } = &*self.loaded;
         let node = graph.node(value);
@@ -152,11 +155,44 @@ impl CpuPlan {
             | Op::Unary { .. }
             | Op::Binary { .. }
             | Op::Scale { .. }
+            | Op::ScaleRows { .. }
+            | Op::Slice { .. }
+            | Op::RoundRows { .. }
             | Op::SelectRows { .. } => {
                 let over = self.memory.over[value.index()];
                 let room = values.room(value);
                 each_row(pool, out, node.shape.width, room, |row, out, room| {
                     values.make(value, row, over, out, room);
+                });
+                0
+            }
+            Op::Router { x, normalize, .. } => {
+                let (scores, x) = (graph.node(*x).shape.width, values.held(*x));
+                let mut row_scores = vec![0.0; scores];
+                for (x, out) in x.chunks_exact(scores).zip(out.chunks_exact_mut(node.shape.width)) {
+                    row_scores.copy_from_slice(x);
+                    experts::choose(&mut row_scores, *normalize, out);
+                }
+                0
+            }
+            Op::ExpertLinear { x, router, weight } => {
+                let product = ExpertProduct {
+                    experts: &self.weight(*weight).experts,
+                    cols: graph.weight(*weight).cols,
+                    value: *x,
+                    x: values.held(*x),
+                    router: values.held(*router),
+                    phases: &context.phases(node.shape.rows),
+                    kernels: *kernels,
+                };
+                product.run(inputs, experts, out, pool)
+            }
+            Op::ExpertSum { x, router } => {
+                let (parts, x) = (graph.node(*x).shape.width, values.held(*x));
+                let (routes, router) = (graph.node(*router).shape.width, values.held(*router));
+                each_row(pool, out, node.shape.width, 0, |row, out, _| {
+                    let x = &x[row * parts..(row + 1) * parts];
+                    experts::sum(x, &router[row * routes..(row + 1) * routes], out);
                 });
                 0
             }
@@ -174,13 +210,13 @@ impl CpuPlan {
 
     /// The name that profiles use.
     fn label(&self, op: &Op) -> String {
-        match op {
-            Op::Linear { weight, .. } => {
-                let codec = self.weight(*weight).linear.as_ref().map(|linear| linear.codec());
-                codec.map_or_else(|| op.name().into(), |codec| format!("{} {codec}", op.name()))
-            }
-            _ => op.name().into(),
-        }
+        let codec = match op {
+            Op::Linear { weight, .. } => self.weight(*weight).linear.as_ref(),
+            Op::ExpertLinear { weight, .. } => self.weight(*weight).experts.first(),
+            _ => None,
+        };
+        let codec = codec.map(|linear| linear.codec());
+        codec.map_or_else(|| op.name().into(), |codec| format!("{} {codec}", op.name()))
     }
 }
 
@@ -212,6 +248,7 @@ impl Plan for CpuPlan {
             hidden: step.wanted(Want::Hidden).collect(),
         };
         let mut inputs = take(&mut self.inputs);
+        let mut experts = take(&mut self.experts);
         inputs.forget();
         for value in graph.values() {
             let node = graph.node(value);
@@ -223,7 +260,7 @@ impl Plan for CpuPlan {
             let start = Instant::now();
             let mut out = take(&mut self.buffers[buffer]);
             out.resize(rows * node.shape.width, 0.0);
-            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs);
+            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs, &mut experts);
             self.buffers[buffer] = out;
             let label = self.profile.is_some().then(|| self.label(&node.op));
             if let (Some(profile), Some(label)) = (&mut self.profile, label) {
@@ -235,7 +272,7 @@ impl Plan for CpuPlan {
                 tap.value(value, node.shape.width, self.value(value));
             }
         }
-        self.inputs = inputs;
+        (self.inputs, self.experts) = (inputs, experts);
         let mut outputs = Outputs::default();
         for output in graph.outputs() {
             let rows = context.wanted(output.want).len();

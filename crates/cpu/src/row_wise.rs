@@ -11,6 +11,7 @@ use crate::backend::LoadedWeight;
 use crate::kernels::Kernels;
 use crate::linear::PackedLinear;
 use crate::plan::Context;
+use crate::round::round_row;
 
 /// Rows of a value.
 pub(crate) trait RowSource: Sync {
@@ -29,8 +30,16 @@ pub(crate) fn is_row_wise(op: &Op) -> bool {
         | Op::Unary { .. }
         | Op::Binary { .. }
         | Op::Scale { .. }
+        | Op::ScaleRows { .. }
+        | Op::Slice { .. }
+        | Op::RoundRows { .. }
         | Op::SelectRows { .. } => true,
-        Op::Embed { .. } | Op::Linear { .. } | Op::Attention { .. } => false,
+        Op::Embed { .. }
+        | Op::Linear { .. }
+        | Op::Attention { .. }
+        | Op::Router { .. }
+        | Op::ExpertLinear { .. }
+        | Op::ExpertSum { .. } => false,
     }
 }
 
@@ -73,13 +82,19 @@ fn room(graph: &Graph, merged: &[bool], value: ValueId) -> usize {
     // Made apart from where the result will be.
     let apart = |value: ValueId| if merged[value.index()] { width(value) + made(value) } else { 0 };
     match graph.node(value).op {
-        Op::RmsNorm { x, .. } => apart(x),
+        Op::RmsNorm { x, .. } | Op::Slice { x, .. } | Op::RoundRows { x } => apart(x),
+        Op::ScaleRows { x, by } => made(x).max(apart(by)),
         Op::Rope { x, .. }
         | Op::Unary { x, .. }
         | Op::Scale { x, .. }
         | Op::SelectRows { x, .. } => made(x),
         Op::Binary { a, b, .. } => made(a).max(apart(b)),
-        Op::Embed { .. } | Op::Linear { .. } | Op::Attention { .. } => 0,
+        Op::Embed { .. }
+        | Op::Linear { .. }
+        | Op::Attention { .. }
+        | Op::Router { .. }
+        | Op::ExpertLinear { .. }
+        | Op::ExpertSum { .. } => 0,
     }
 }
 
@@ -147,6 +162,8 @@ impl Values<'_> {
                     UnaryOp::Silu => self.kernels.silu(out),
                     UnaryOp::GeluTanh => out.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
                     UnaryOp::Tanh => out.iter_mut().for_each(|x| *x = x.tanh()),
+                    UnaryOp::Sigmoid => out.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+                    UnaryOp::SquaredRelu => out.iter_mut().for_each(|x| *x = x.max(0.0).powi(2)),
                 }
             }
             Op::Binary { a, b, function } => {
@@ -164,7 +181,22 @@ impl Values<'_> {
             Op::SelectRows { x, want } => {
                 self.put(x, self.context.wanted(want)[row], None, out, room);
             }
-            Op::Embed { .. } | Op::Linear { .. } | Op::Attention { .. } => {}
+            Op::ScaleRows { x, by } => {
+                self.put(x, row, over, out, room);
+                let by = self.read(by, row, room)[0];
+                out.iter_mut().for_each(|x| *x *= by);
+            }
+            Op::Slice { x, start } => {
+                let x = self.read(x, row, room);
+                out.copy_from_slice(&x[start..start + out.len()]);
+            }
+            Op::RoundRows { x } => round_row(self.read(x, row, room), out),
+            Op::Embed { .. }
+            | Op::Linear { .. }
+            | Op::Attention { .. }
+            | Op::Router { .. }
+            | Op::ExpertLinear { .. }
+            | Op::ExpertSum { .. } => {}
         }
     }
 

@@ -34,6 +34,25 @@ pub trait Weights: Sync {
             bytes: tensor.bytes() as u64,
         })
     }
+
+    /// The matrices of the stack `name`, one for each of `count` experts. Files hold them stacked or
+    /// apart; stacked unless this is overridden.
+    ///
+    /// # Errors
+    /// If they do not exist or cannot be read, or there are not `count`; the message names the
+    /// tensor.
+    fn experts(
+        &self,
+        name: &str,
+        count: usize,
+    ) -> Result<Vec<PackedTensor>, Box<dyn std::error::Error + Send + Sync>> {
+        let stack = self.weight(name)?;
+        if stack.experts() != count {
+            let found = stack.experts();
+            return Err(format!("tensor {name} has {found} experts, expected {count}").into());
+        }
+        (0..count).map(|expert| Ok(stack.expert(expert)?)).collect()
+    }
 }
 
 /// What a tensor is like.
