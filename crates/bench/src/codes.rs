@@ -50,8 +50,8 @@ pub(crate) fn fill(
         }
         Codec::Fp8 { scale, .. } => {
             without_nan(data);
-            // Codes are evenly spread over exponents: their root mean square is some 140.
-            fill_floats(scale, SPREAD / 140.0, false, scales, random);
+            // The root mean square of all E4M3 floats is 107.
+            fill_floats(scale, SPREAD / 107.0, false, scales, random);
         }
         // E8M0 scales: 2^-8 to 2^-6.
         Codec::MlxMxfp4 => fill_range(119, 121, scales, random),

@@ -218,6 +218,7 @@ mod tests {
             }
             for group in [Group::Row, Group::Of(64)] {
                 codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+                codecs.push(Codec::Fp8 { group, scale });
             }
         }
         codecs
