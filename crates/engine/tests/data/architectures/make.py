@@ -66,7 +66,7 @@ def bitnet_packed(path, linear_class):
     fill(model, 7)
     quantization = BitNetQuantConfig(modules_to_not_convert=["lm_head"], linear_class=linear_class, quantization_mode="offline")
     replace_with_bitnet_linear(model, ["lm_head"], quantization)
-    g = torch.Generator().manual_seed(9)
+    g = torch.Generator().manual_seed(10)
     tensors = {k: v.bfloat16() for k, v in model.state_dict().items() if v.device.type != "meta"}
     for name, module in model.named_modules():
         if not hasattr(module, "weight_scale"): continue
