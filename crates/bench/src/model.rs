@@ -103,7 +103,10 @@ impl ModelBench {
                 let bytes = |weight: &keeve_graph::Weight| {
                     if let Some(codec) = options.weights.filter(|_| matrices.contains(&weight.name))
                     {
-                        return Ok(codec.row_bytes(weight.cols)? as u64 * weight.rows as u64);
+                        let row = codec.row_bytes(weight.cols);
+                        let name = || weight.name.clone();
+                        let row = row.map_err(|error| Error::Tensor { name: name(), error })?;
+                        return Ok(row as u64 * weight.rows as u64);
                     }
                     let missing = || Error::NoWeight(weight.name.clone());
                     match weight.experts {
