@@ -24,7 +24,7 @@
 //! | `q4_k`, `q5_k`, `q6_k` | `auto` | 2.5e-4 to 2.6e-4 | 1.19e-3 to 1.26e-3 |
 //! | `q4_0`, `q5_0`, `q8_0` | `auto` | 2.6e-4 to 2.7e-4 | 1.15e-3 to 1.22e-3 |
 //! | `affine4`, `affine6`, `affine8` | `auto` | 2.5e-4 to 2.7e-4 | 1.18e-3 to 1.24e-3 |
-//! | `int8`, `int8-g64` | `auto` | 2.6e-4 | 9.7e-4 to 1.12e-3 |
+//! | `int8`, `int8-g64`, `int8-g128`, `int8-g256` | `auto` | 2.5e-4 to 2.6e-4 | 9.7e-4 to 1.12e-3 |
 //! | `int4-g64` | `auto` | 2.8e-4 | 1.30e-3 |
 //! | `iq4_xs`, `mxfp4` | `auto` | 1.3e-7 | 1.25e-3 to 1.34e-3 |
 //! | `q3_k`, `affine3` | `auto` | 3.0e-4 to 3.3e-4 | 1.31e-3 to 1.42e-3 |
