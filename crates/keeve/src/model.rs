@@ -51,6 +51,8 @@ fn options(compute: &Compute) -> EngineOptions {
         prefill_chunk: compute.prefill_chunk,
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
+        kv_codec: compute.kv_codec,
+        weights: compute.weights,
         profile: compute.profile,
         ..EngineOptions::default()
     }

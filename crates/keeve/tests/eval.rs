@@ -93,7 +93,9 @@ fn what_counts_is_as_asked() {
     assert!(number(&part["prefill_tokens"]) > 50.0);
     // How it is computed is as asked, too.
     let int8 = &eval(&["--window", "32", "--activations", "int8"])["models"][0];
-    let float = &eval(&["--window", "32", "--threads", "1", "--prefill-chunk", "5"])["models"][0];
+    let flags =
+        ["--window", "32", "--threads", "1", "--prefill-chunk", "5", "--activations", "float"];
+    let float = &eval(&flags)["models"][0];
     let ratio = number(&int8["ppl"]) / number(&float["ppl"]);
     assert!(ratio != 1.0 && (0.95..1.05).contains(&ratio), "{ratio}");
 }
