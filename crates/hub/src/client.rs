@@ -11,6 +11,7 @@ use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE};
 use ureq::http::{HeaderMap, Response};
+use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
 
 use crate::name::{self, ModelName, Revision};
@@ -111,6 +112,7 @@ impl Client {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .tls_config(tls())
             .timeout_connect(Some(settings.timeout))
             .timeout_recv_response(Some(settings.timeout))
             .timeout_per_read(Some(settings.timeout))
@@ -232,6 +234,16 @@ impl Client {
         check(what, &response)?;
         Ok(response)
     }
+}
+
+/// The system's own TLS, where `Cargo.toml` says that it has one.
+fn tls() -> TlsConfig {
+    let config = TlsConfig::builder();
+    #[cfg(any(windows, target_vendor = "apple"))]
+    let config = config
+        .provider(ureq::tls::TlsProvider::NativeTls)
+        .root_certs(ureq::tls::RootCerts::PlatformVerifier);
+    config.build()
 }
 
 /// Scheme, host and port of an address.

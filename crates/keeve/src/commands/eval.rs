@@ -50,6 +50,8 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
         names.iter().map(|name| model::open(*name)).collect::<Result<_, _>>()?;
     let reference = args.reference.as_deref().map(|name| {
         let checkpoint = model::open(Some(name))?;
+        // The reference is what is in its file, whatever the others are made into.
+        let compute = Compute { weights: None, ..compute.clone() };
         let engine = model::load_for_one(&checkpoint, &compute, output)?;
         let text = Text::new(&text, engine.tokenizer()?)?;
         Ok::<_, Failure>(Reference { name: name.into(), engine, text })
