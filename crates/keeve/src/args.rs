@@ -32,6 +32,8 @@ fn version() -> &'static str {
 pub enum Command {
     /// Answer a prompt.
     Run(Run),
+    /// Answer requests over HTTP, as OpenAI's and Anthropic's clients send them.
+    Serve(Serve),
     /// Say what a model is made of.
     Inspect(Inspect),
     /// Write the logits of every position of a prompt.
@@ -153,6 +155,57 @@ pub struct Run {
     /// Go on after the model's end tokens.
     #[arg(long)]
     pub ignore_eos: bool,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// A further model under this name, loaded when it is first asked for; may be given several times.
+    #[arg(long = "model", value_name = "NAME=PATH", action = ArgAction::Append, value_parser = named_model)]
+    pub models: Vec<(String, String)>,
+    /// A further name for MODEL; may be given several times.
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub alias: Vec<String>,
+    /// The address to listen at. With another than this machine's own, use a key.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// The port; 0: any that is free.
+    #[arg(long, default_value_t = 8341)]
+    pub port: u16,
+    /// A file with keys, one a line; requests must have one of them. The variable KEEVE_API_KEY
+    /// holds a further one.
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Let web pages of this origin (or `*`) use the server; may be given several times.
+    #[arg(long, value_name = "ORIGIN", action = ArgAction::Append)]
+    pub cors_origin: Vec<String>,
+    /// Requests that are computed at the same time.
+    #[arg(long, value_name = "COUNT", default_value = "16", value_parser = at_least_one)]
+    pub max_sequences: usize,
+    /// Requests that may wait; more are refused.
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    pub max_queue: usize,
+    /// The longest body of a request, in MiB.
+    #[arg(long, value_name = "MIB", default_value = "16", value_parser = at_least_one)]
+    pub max_body: usize,
+    /// Connections at a time.
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = at_least_one)]
+    pub max_connections: usize,
+    /// Seconds after which an answer is given up; 0: never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub request_timeout: u64,
+    /// Seconds that running requests have to end once the server is told to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_timeout: u64,
+    /// Unload a model that nobody has used for so many seconds; it is loaded again when needed.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ttl: Option<u64>,
+    /// The most MiB that the files of loaded models may have together; idle ones make room.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    pub memory_budget: Option<u64>,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -281,6 +334,15 @@ fn threads(text: &str) -> Result<usize, String> {
     match at_least_one(text)? {
         threads if threads > MOST => Err(format!("must be at most {MOST}")),
         threads => Ok(threads),
+    }
+}
+
+fn named_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.into(), path.into()))
+        }
+        _ => Err("expected NAME=PATH".into()),
     }
 }
 

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     let output = Output::new(args.json, args.quiet);
     let outcome = match args.command {
         Command::Run(run) => commands::run::run(&run, &output),
+        Command::Serve(serve) => commands::serve::run(&serve, &output),
         Command::Inspect(inspect) => commands::inspect::run(&inspect, &output),
         Command::Logits(logits) => commands::logits::run(&logits, &output),
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),

@@ -19,13 +19,9 @@ pub fn open(model: Option<&str>) -> Result<Checkpoint, Failure> {
     }
 }
 
-/// Loads a checkpoint, showing progress.
-pub fn load(
-    checkpoint: &Checkpoint,
-    compute: &Compute,
-    output: &Output,
-) -> Result<Engine, Failure> {
-    let options = EngineOptions {
+/// What the flags say about how to compute.
+pub fn options(compute: &Compute) -> EngineOptions {
+    EngineOptions {
         threads: compute.threads,
         max_context: compute.max_context,
         prefill_chunk: compute.prefill_chunk,
@@ -33,9 +29,17 @@ pub fn load(
         activations: compute.activations.into(),
         profile: compute.profile,
         ..EngineOptions::default()
-    };
+    }
+}
+
+/// Loads a checkpoint, showing progress.
+pub fn load(
+    checkpoint: &Checkpoint,
+    compute: &Compute,
+    output: &Output,
+) -> Result<Engine, Failure> {
     let bar = output.loading_bar();
-    let engine = Engine::load(checkpoint, &options, &|progress| {
+    let engine = Engine::load(checkpoint, &options(compute), &|progress| {
         bar.set(progress);
         !interrupt::interrupted()
     })?;

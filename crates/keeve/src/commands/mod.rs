@@ -5,5 +5,6 @@ pub mod completions;
 pub mod inspect;
 pub mod logits;
 pub mod run;
+pub mod serve;
 pub mod tensor;
 pub mod tokenize;
