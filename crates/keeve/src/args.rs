@@ -160,9 +160,20 @@ pub struct Run {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub struct Serve {
     /// A directory or a .gguf file [default: the demo model].
     pub model: Option<String>,
+    /// The MODEL of a config file.
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub default_model: Option<String>,
+    /// Take settings from this TOML file: a key is a flag's name without its dashes, `model` the
+    /// MODEL, and the table `models` has further ones by name. Flags prevail.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print all settings as such a file, and do nothing else.
+    #[arg(long)]
+    pub print_config: bool,
     /// A further model under this name, loaded when it is first asked for; may be given several times.
     #[arg(long = "model", value_name = "NAME=PATH", action = ArgAction::Append, value_parser = named_model)]
     pub models: Vec<(String, String)>,
@@ -271,10 +282,11 @@ pub struct Tokenize {
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "keeve bench [OPTIONS] [MODEL]\n       \
     keeve bench [OPTIONS] --config <NAME|FILE> [--codec <NAME>]\n       \
-    keeve bench [OPTIONS] --ops [--codec <NAMES>]")]
+    keeve bench [OPTIONS] --ops [--codec <NAMES>]\n       \
+    keeve bench [OPTIONS] --server <URL>")]
 pub struct Bench {
     /// A directory or a .gguf file [default: the demo model].
-    #[arg(conflicts_with_all = ["config", "ops"])]
+    #[arg(conflicts_with_all = ["config", "ops", "server"])]
     pub model: Option<String>,
     /// Random weights of the shape of a well-known model (qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b,
     /// llama-3.2-1b, 4b-12l) or of a config.json.
@@ -291,6 +303,22 @@ pub struct Bench {
     /// Measure single products of 10240x2560 and 2560x10240 weights instead of a model.
     #[arg(long)]
     pub ops: bool,
+    /// Put the server at this address under load: clients that stream answers of -n tokens, greedily.
+    /// The variable KEEVE_API_KEY holds its key, where it needs one.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "ops", "profile"])]
+    pub server: Option<String>,
+    /// With --server: clients at the same time.
+    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = at_least_one, requires = "server")]
+    pub clients: usize,
+    /// With --server: questions in all.
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = at_least_one, requires = "server")]
+    pub requests: usize,
+    /// With --server: go on asking for so many seconds instead.
+    #[arg(long, value_name = "SECONDS", requires = "server", conflicts_with = "requests")]
+    pub seconds: Option<u64>,
+    /// With --server: share of the questions whose client hangs up in the middle.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "server")]
+    pub hang_up: f64,
     /// With --ops: the most rows of activations; they are the powers of two up to this.
     #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops")]
     pub max_rows: u32,

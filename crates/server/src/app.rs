@@ -19,6 +19,10 @@ pub struct ServerConfig {
     pub cors_origins: Vec<String>,
     /// The longest body of a request, in bytes.
     pub max_body: usize,
+    /// The longest that a client may take to send the head of a request.
+    pub head_timeout: Duration,
+    /// The longest that a client may take to send a body.
+    pub body_timeout: Duration,
     /// The most connections at a time.
     pub max_connections: usize,
     /// The longest that an answer may take.
@@ -45,6 +49,8 @@ impl Default for ServerConfig {
             api_keys: vec![],
             cors_origins: vec![],
             max_body: 16 << 20,
+            head_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
             max_connections: 1024,
             request_timeout: Some(Duration::from_secs(600)),
             drain_timeout: Duration::from_secs(30),

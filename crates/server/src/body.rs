@@ -1,7 +1,5 @@
 //! JSON bodies: bounded in size and time, and strict.
 
-use std::time::Duration;
-
 use axum::body::to_bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
@@ -9,9 +7,6 @@ use serde::de::DeserializeOwned;
 
 use crate::app::Shared;
 use crate::error::ApiError;
-
-/// The longest that a client may take to send a body.
-const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// The JSON body of a request. An unknown field is an error that names it.
 pub struct Body<T>(pub T);
@@ -29,7 +24,9 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
             return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let limit = app.config.max_body;
-        let read = tokio::time::timeout(BODY_TIME, to_bytes(request.into_body(), limit)).await;
+        let read =
+            tokio::time::timeout(app.config.body_timeout, to_bytes(request.into_body(), limit))
+                .await;
         let Ok(read) = read else {
             let message = "the body did not arrive in time";
             return Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT, message));
@@ -44,6 +41,10 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
 
 /// Reads JSON, naming the field in errors.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // serde would take a list for an object, field by field.
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(ApiError::bad_request("the body is no JSON object"));
+    }
     let mut source = serde_json::Deserializer::from_slice(bytes);
     let value: T = serde_path_to_error::deserialize(&mut source).map_err(|error| {
         let path = error.path().to_string();

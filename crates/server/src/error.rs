@@ -109,6 +109,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message)
     }
 
+    /// 500: the request made the server panic.
+    pub fn panicked() -> Self {
+        Self::internal("internal error: the request made the server panic")
+    }
+
     /// The body in OpenAI's form.
     pub fn openai(&self) -> ErrorBody {
         ErrorBody {

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::app::{App, Shared};
+use crate::base64::base64;
 use crate::error::ApiError;
 
 /// Paths that need no key.
@@ -21,17 +22,23 @@ pub(crate) async fn guard(State(app): State<Shared>, request: Request, next: Nex
     let origin = request.headers().get(header::ORIGIN).cloned();
     let allowed = origin.filter(|origin| app.allows_origin(origin));
     let messages = request.uri().path().starts_with("/v1/messages");
+    let page = request.uri().path() == "/";
     let preflight = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match (&allowed, preflight) {
         (Some(_), true) => StatusCode::NO_CONTENT.into_response(),
         _ => match app.admit(&request) {
             Err(error) if messages => error.into_anthropic(),
+            Err(error) if page && error.status == StatusCode::UNAUTHORIZED => {
+                let challenge = HeaderValue::from_static(
+                    "Basic realm=\"keeve: the API key as password, no name\"",
+                );
+                ([(header::WWW_AUTHENTICATE, challenge)], error).into_response()
+            }
             Err(error) => error.into_response(),
             Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
                 Ok(response) => response,
-                Err(_) => ApiError::internal("internal error: the request made the server panic")
-                    .into_response(),
+                Err(_) => ApiError::panicked().into_response(),
             },
         },
     };
@@ -83,19 +90,24 @@ impl App {
         if keys.is_empty() {
             return true;
         }
-        let bearer = headers.get_all(header::AUTHORIZATION).iter().map(|value| {
-            let value = value.as_bytes();
-            match value.split_at_checked(7) {
-                Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key,
-                _ => &[][..],
-            }
-        });
-        let own = headers.get_all("x-api-key").iter().map(HeaderValue::as_bytes);
-        let given: Vec<&[u8]> = bearer.chain(own).collect();
+        let authorization = headers.get_all(header::AUTHORIZATION).iter();
+        let own = headers.get_all("x-api-key").iter();
+        let given: Vec<_> = authorization.chain(own).map(HeaderValue::as_bytes).collect();
         // Several could be read differently by a proxy in front of this server.
         let [given] = given[..] else { return false };
-        let found =
-            keys.iter().fold(Choice::from(0), |found, key| found | key.as_bytes().ct_eq(given));
+        let is_own = headers.contains_key("x-api-key");
+        let found = keys.iter().fold(Choice::from(0), |found, key| {
+            if is_own {
+                return found | key.as_bytes().ct_eq(given);
+            }
+            // Browsers ask for a name and a password: the key is the password, without a name.
+            let basic = format!("Basic {}", base64(format!(":{key}").as_bytes()));
+            let bearer = match given.split_at_checked(7) {
+                Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest,
+                _ => &[],
+            };
+            found | key.as_bytes().ct_eq(bearer) | basic.as_bytes().ct_eq(given)
+        });
         found.into()
     }
 }
@@ -116,6 +128,24 @@ fn is_local(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_that_requests_500() {
+        let source =
+            crate::ModelSource { names: vec!["a".into()], open: Box::new(|| Err("none".into())) };
+        let models = crate::models::Models::new(vec![source], Default::default());
+        let config = crate::ServerConfig::default();
+        let app =
+            std::sync::Arc::new(App::new(config, models.unwrap_or_else(|e| panic!("{e}")), true));
+        let broken = || async { panic!("on purpose") as () };
+        let router: axum::Router<()> = axum::Router::new()
+            .route("/broken", axum::routing::get(broken))
+            .layer(axum::middleware::from_fn_with_state(app, guard));
+        let request = Request::get("/broken").body(Body::empty()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let response = runtime.block_on(tower::ServiceExt::oneshot(router, request)).unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 
     #[test]
     fn only_names_of_this_machine_are_local() {

@@ -7,6 +7,7 @@
 mod answer;
 mod api;
 mod app;
+mod base64;
 mod body;
 mod error;
 mod guard;
@@ -15,6 +16,7 @@ mod models;
 mod parse;
 mod serve;
 mod sse;
+mod web;
 
 pub use app::ServerConfig;
 pub use models::{ModelSource, ModelsConfig};

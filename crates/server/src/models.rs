@@ -310,9 +310,7 @@ impl Entry {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ApiError::internal("internal error: the request made the server panic"))
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::panicked())
 }
 
 fn weight_bytes(checkpoint: &Checkpoint) -> u64 {

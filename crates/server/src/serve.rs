@@ -17,9 +17,6 @@ use crate::app::{App, ServerConfig, Shared};
 use crate::error::ApiError;
 use crate::models::{ModelSource, Models, ModelsConfig};
 
-/// The longest that a client may take to send the head of a request.
-const HEAD_TIME: Duration = Duration::from_secs(15);
-
 /// Headers of a request, at most, and the bytes of its head.
 const MOST_HEADERS: usize = 64;
 const HEAD_BYTES: usize = 32 << 10;
@@ -110,7 +107,7 @@ impl Server {
                         continue;
                     }
                 };
-                let connection = connections.watch(connection(stream, router.clone()));
+                let connection = connections.watch(connection(stream, router.clone(), &app.config));
                 tokio::spawn(async move {
                     // A connection that breaks off concerns nobody else.
                     let _ = connection.await;
@@ -158,13 +155,14 @@ impl Server {
 fn connection(
     stream: TcpStream,
     router: axum::Router,
+    config: &ServerConfig,
 ) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<axum::Router>> {
     // Without it, small pieces of an answer wait for each other. It works without, too.
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(config.head_timeout)
         .max_headers(MOST_HEADERS)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)

@@ -1,14 +1,17 @@
 //! Server-sent events.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
+
+use crate::error::ApiError;
 
 /// Events that may wait for the client to read them.
 const WAITING: usize = 64;
@@ -61,12 +64,19 @@ fn json(data: &impl Serialize) -> String {
 }
 
 /// A response of events that `work` sends. It ends when `work` does.
-pub fn respond<F>(work: impl FnOnce(Out) -> F) -> Response
+pub fn respond<F>(work: impl FnOnce(Out) -> F + Send + 'static) -> Response
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(WAITING);
-    tokio::spawn(work(Out(sender)));
+    let last = Out(sender.clone());
+    tokio::spawn(async move {
+        let done = AssertUnwindSafe(async { work(Out(sender)).await }).catch_unwind().await;
+        if done.is_err() {
+            // Nobody listening is no error.
+            let _ = last.data(&ApiError::panicked().openai()).await;
+        }
+    });
     let events = stream::unfold(receiver, |mut receiver| async {
         let bytes = receiver.recv().await?;
         Some((Ok::<_, Infallible>(bytes), receiver))

@@ -81,13 +81,13 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
 
 fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
     let mut sources = vec![];
-    if args.model.is_some() || args.models.is_empty() {
-        let name = match &args.model {
+    let model = args.model.as_ref().or(args.default_model.as_ref());
+    if model.is_some() || args.models.is_empty() {
+        let name = match model {
             None => "keeve-demo".to_owned(),
             Some(path) => name_of(path),
         };
-        sources
-            .push((std::iter::once(name).chain(args.alias.clone()).collect(), args.model.clone()));
+        sources.push((std::iter::once(name).chain(args.alias.clone()).collect(), model.cloned()));
     } else if !args.alias.is_empty() {
         return Err(Failure::usage("--alias needs a MODEL"));
     }

@@ -4,9 +4,13 @@ mod chat;
 mod chat_types;
 mod common;
 mod completions;
+mod embeddings;
 mod format;
+mod messages;
 mod misc;
 mod openapi;
+mod response_events;
+mod responses;
 mod tool_use;
 mod turn;
 
@@ -25,6 +29,9 @@ pub(crate) fn router(app: Shared) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(misc::models))
         .route("/v1/models/{model}", get(misc::model))
         .route("/v1/queue", get(misc::queue))
@@ -33,6 +40,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/health", get(misc::health))
         .route("/metrics", get(misc::metrics))
         .route("/openapi.json", get(openapi::document))
+        .merge(crate::web::routes())
         .fallback(|| async { ApiError::refused(StatusCode::NOT_FOUND, "no such path") })
         .method_not_allowed_fallback(|| async {
             ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method")

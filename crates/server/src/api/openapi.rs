@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 
 use super::chat_types::ChatChunk;
-use super::{chat, completions, misc};
+use super::{chat, completions, embeddings, messages, misc, responses};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -12,6 +12,9 @@ use super::{chat, completions, misc};
     paths(
         chat::create,
         completions::create,
+        responses::create,
+        messages::create,
+        embeddings::create,
         misc::models,
         misc::model,
         misc::queue,

@@ -74,6 +74,7 @@ impl Turn {
             self.tools.write_into(&mut self.messages);
         }
         let forced = self.tools.grammar(support.style);
+        let bound_by = if forced.is_some() { "tools" } else { "response_format" };
         if forced.is_some() && self.format.is_some() {
             let message = "tool_choice and response_format cannot both bind the answer";
             return Err(ApiError::field("response_format", message));
@@ -99,7 +100,7 @@ impl Turn {
             let constraint = grammar.map(|grammar| owner.engine.constraint(&grammar));
             let constraint = constraint
                 .transpose()
-                .map_err(|error| ApiError::field("response_format", error.to_string()))?;
+                .map_err(|error| ApiError::field(bound_by, error.to_string()))?;
             Ok::<_, ApiError>((prompt, reasoning, constraint))
         });
         let (prompt, reasoning, constraint) = prepared.await??;
