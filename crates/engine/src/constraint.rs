@@ -91,7 +91,10 @@ impl Grammars {
         };
         let made = catch_unwind(AssertUnwindSafe(make));
         let matcher = made.unwrap_or_else(|_| Err("it cannot be compiled".into()));
-        Ok(Constraint { matcher: matcher.map_err(Error::Grammar)?, jobs: self.jobs()? })
+        let one_line = |problem: String| {
+            Error::Grammar(problem.split_whitespace().collect::<Vec<_>>().join(" "))
+        };
+        Ok(Constraint { matcher: matcher.map_err(one_line)?, jobs: self.jobs()? })
     }
 
     fn jobs(&self) -> Result<Sender<Job>, Error> {

@@ -24,6 +24,15 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
             return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let limit = app.config.max_body;
+        let too_long = || {
+            let message = format!("the body is longer than {limit} bytes, or broke off");
+            ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, message)
+        };
+        let announced = request.headers().get(header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > limit as u64) {
+            return Err(too_long());
+        }
         let read =
             tokio::time::timeout(app.config.body_timeout, to_bytes(request.into_body(), limit))
                 .await;
@@ -31,10 +40,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
             let message = "the body did not arrive in time";
             return Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT, message));
         };
-        let bytes = read.map_err(|_| {
-            let message = format!("the body is longer than {limit} bytes, or broke off");
-            ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, message)
-        })?;
+        let bytes = read.map_err(|_| too_long())?;
         parse(&bytes).map(Self)
     }
 }

@@ -69,7 +69,7 @@ fn an_answer_whole_and_in_pieces_is_the_same() {
 fn several_answers_are_seeded_and_share_their_prompt() {
     let server = server();
     let mut request = question(
-        "Tell me a story about a long journey by train through the mountains of the north.",
+        "Tell me a story about a long journey by train through the mountains of the north, and of the people who live there in the winter when all of the roads are closed and nobody comes by for weeks.",
         12,
     );
     request["temperature"] = json!(1.5);

@@ -109,6 +109,7 @@ pub(crate) enum InputBlock {
         /// The call.
         tool_use_id: String,
         /// The answer.
+        #[schema(no_recursion)]
         content: Option<Box<InputContent>>,
     },
     /// What the assistant thought.
