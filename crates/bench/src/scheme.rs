@@ -109,6 +109,8 @@ impl Scheme {
         }
         match self.base {
             Base::Uniform(codec) => codec,
+            // llama-quantize leaves it as it is.
+            Base::Preset(_) if role == Role::Router => Codec::F32,
             Base::Preset(preset) => fitting(preset.codec(role, dimensions), cols),
         }
     }
@@ -125,6 +127,8 @@ enum Role {
     Out,
     /// `down_proj` of a layer.
     Down(usize),
+    /// What chooses experts.
+    Router,
     /// Everything else.
     Other,
 }
@@ -138,6 +142,7 @@ impl Role {
             Some("embed_tokens") if tied => Self::Head,
             Some("v_proj") => Self::Value(layer()),
             Some("o_proj") => Self::Out,
+            Some("gate") => Self::Router,
             Some("down_proj") => Self::Down(layer()),
             _ => Self::Other,
         }
@@ -152,11 +157,11 @@ impl Preset {
             (Self::Q6K, _) | (_, Role::Head) => Codec::Q6K,
             (Self::Q2K, Role::Value(_)) if dimensions.grouped_queries >= 4 => Codec::Q4K,
             (Self::Q2K, Role::Value(_) | Role::Out | Role::Down(_)) => Codec::Q3K,
-            (Self::Q2K, Role::Other) => Codec::Q2K,
+            (Self::Q2K, Role::Router | Role::Other) => Codec::Q2K,
             (Self::Q3KM, Role::Value(layer)) if layer < 2 => Codec::Q5K,
             (Self::Q3KM, Role::Down(layer)) if layer < layers / 16 => Codec::Q5K,
             (Self::Q3KM, Role::Value(_) | Role::Out | Role::Down(_)) => Codec::Q4K,
-            (Self::Q3KM, Role::Other) => Codec::Q3K,
+            (Self::Q3KM, Role::Router | Role::Other) => Codec::Q3K,
             (Self::Q4KM | Self::Q5KM, Role::Value(layer) | Role::Down(layer))
                 if more_bits(layer, layers) =>
             {

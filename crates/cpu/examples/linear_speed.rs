@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use keeve_codec::{Codec, PackedTensor, Parts};
+use keeve_codec::{Bytes, Codec, EncodeOptions, PackedTensor, Parts, encode};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
     Activations, Backend, CompileOptions, Graph, LoadOptions, Phase, Plan, RowInput, SequenceRows,
@@ -42,7 +42,7 @@ const WORKING_SET: usize = 400 << 20;
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Weights of random bytes: speed does not depend on the values.
+/// Weights of random values: so many rows that were encoded, again and again.
 struct Random {
     made: Mutex<HashMap<String, PackedTensor>>,
     codec: Codec,
@@ -50,18 +50,17 @@ struct Random {
     k: usize,
 }
 
-/// A generator of 64 bits at a time: xorshift*.
-fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed | 1;
-    let mut bytes = Vec::with_capacity(count + 8);
-    while bytes.len() < count {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
-    }
-    bytes.truncate(count);
-    bytes
+/// Rows that are encoded.
+const ENCODED: usize = 64;
+
+/// Numbers between -0.5 and 0.5.
+fn random_values(count: usize) -> Vec<f32> {
+    let mut seed = 1u32;
+    let mut value = || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| value()).collect()
 }
 
 impl Weights for Random {
@@ -73,17 +72,15 @@ impl Weights for Random {
         if name == "table" {
             return Ok(PackedTensor::from_f32(1, self.k, &vec![0.0; self.k])?);
         }
-        let row = self.codec.row_parts(self.k)?;
-        let seed = name.bytes().fold(7, |seed, byte| seed * 131 + u64::from(byte));
-        let part = |each: usize, salt: u64| {
-            let bytes = || random_bytes(each * self.n, seed + salt);
-            (each > 0).then(|| bytes().into())
-        };
+        let values = random_values(ENCODED * self.k);
+        let few = encode(self.codec, ENCODED, self.k, &values, EncodeOptions::default())?.tensor;
+        let again = |bytes: &[u8]| Bytes::from(bytes.repeat(self.n / ENCODED));
+        let parts = few.parts();
         let parts = Parts {
-            data: part(row.data, 0).ok_or("no data")?,
-            scales: part(row.scales, 1),
-            biases: part(row.biases, 2),
-            global_scale: part(row.global_scale, 3),
+            data: again(&parts.data),
+            scales: parts.scales.as_deref().map(again),
+            biases: parts.biases.as_deref().map(again),
+            global_scale: parts.global_scale.clone(),
         };
         let tensor = PackedTensor::new(self.codec, 1, self.n, self.k, parts)?;
         made.insert(name.into(), tensor.clone());
@@ -200,12 +197,7 @@ fn measure(
     let mut plan = program.compile(&CompileOptions { profile: true, ..Default::default() })?;
     let pages: Vec<u32> = (0..rows.div_ceil(program.page_tokens()) as u32).collect();
     let mut state = program.state(pages.len())?;
-    let mut seed = 1u32;
-    let mut value = || {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (seed >> 8) as f32 / (1 << 24) as f32 - 0.5
-    };
-    let given: Vec<f32> = (0..rows * k).map(|_| value()).collect();
+    let given = random_values(rows * k);
     let row = |at| RowInput { logits: true, ..RowInput::text(0, at, phase) };
     let step = Step {
         rows: (0..rows as u32).map(row).collect(),

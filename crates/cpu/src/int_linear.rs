@@ -6,7 +6,7 @@ use keeve_graph::Phase;
 use crate::gemm::{Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
-use crate::linear::PackedLinear;
+use crate::linear::{PackedLinear, rows_of};
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
 use crate::pool::Pool;
 use crate::quantize::BlockRows;
@@ -199,7 +199,7 @@ impl PackedLinear for IntLinear {
             let out = Output { values: &mut *out, rows: Some(rows), bias };
             let few = match recipe {
                 Recipe::Block => true,
-                Recipe::Panel => false,
+                Recipe::Panel | Recipe::Float => false,
                 Recipe::Token => rows.len() <= FEW_ROWS,
             };
             if few {
@@ -208,14 +208,11 @@ impl PackedLinear for IntLinear {
                 self.gemm.int8(&self.packed, x.by_tiles(rows, cols, recipe, pool), out, pool);
             }
         };
-        let of = |phase: Phase| -> Vec<usize> {
-            (0..phases.len()).filter(|&row| phases[row] == phase).collect()
-        };
         let Recipes { generated, prompt } = self.recipes;
         if generated == prompt {
             return run(&(0..phases.len()).collect::<Vec<_>>(), prompt);
         }
-        run(&of(Phase::Generated), generated);
-        run(&of(Phase::Prompt), prompt);
+        run(&rows_of(phases, Phase::Generated), generated);
+        run(&rows_of(phases, Phase::Prompt), prompt);
     }
 }

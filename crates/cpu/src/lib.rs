@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod embed;
+mod experts;
 mod gemm;
 mod inputs;
 mod int_linear;
@@ -18,6 +19,7 @@ mod kernels;
 mod key_values;
 mod linear;
 pub mod measure;
+mod ordered;
 mod panel;
 mod plan;
 mod pool;
@@ -26,6 +28,7 @@ mod quantize;
 pub mod rates;
 mod recipe;
 mod rope;
+mod round;
 mod scalar;
 mod scratch;
 mod shared_out;
@@ -33,7 +36,8 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod tiles;
-#[cfg(target_arch = "x86_64")]
+mod unpacked_linear;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 mod zeroed;
 

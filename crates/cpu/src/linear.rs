@@ -39,6 +39,46 @@ pub(crate) struct StoredLinear {
     pub kernels: &'static dyn Kernels,
 }
 
+impl StoredLinear {
+    /// Products of the rows of `x`, `[rows.len(), K]`, with nothing quantized; row `r` of them goes to row
+    /// `rows[r]` of the output.
+    pub fn products(
+        &self,
+        x: &[f32],
+        rows: &[usize],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        let (n, k) = (self.tensor.rows(), self.tensor.cols());
+        let out = SharedOut::new(out, n);
+        pool.run(n.div_ceil(PANEL), |task, scratch| {
+            let columns = task * PANEL..((task + 1) * PANEL).min(n);
+            let width = columns.len();
+            let [weights, sums] = scratch.take([width * k, width * ROW_BLOCK.min(rows.len())]);
+            for (index, weights) in columns.clone().zip(weights.chunks_exact_mut(k)) {
+                self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), weights);
+            }
+            for (x, rows) in x.chunks(ROW_BLOCK * k).zip(rows.chunks(ROW_BLOCK)) {
+                let count = rows.len();
+                self.kernels.dots(x, weights, k, sums, count);
+                for (row, &place) in rows.iter().enumerate() {
+                    // SAFETY: no two tasks have the same columns, no two rows the same place.
+                    let out = unsafe { out.part(place, columns.clone()) };
+                    for (index, out) in out.iter_mut().enumerate() {
+                        *out = sums[index * count + row];
+                    }
+                    if let Some(bias) = bias {
+                        for (out, bias) in out.iter_mut().zip(&bias[columns.clone()]) {
+                            *out += bias;
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
 impl PackedLinear for StoredLinear {
     fn codec(&self) -> Codec {
         self.tensor.codec()
@@ -57,32 +97,12 @@ impl PackedLinear for StoredLinear {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let (n, k) = (self.tensor.rows(), self.tensor.cols());
-        let rows = phases.len();
-        let out = SharedOut::new(out, n);
-        pool.run(n.div_ceil(PANEL), |task, scratch| {
-            let columns = task * PANEL..((task + 1) * PANEL).min(n);
-            let width = columns.len();
-            let [weights, sums] = scratch.take([width * k, width * ROW_BLOCK.min(rows)]);
-            for (index, weights) in columns.clone().zip(weights.chunks_exact_mut(k)) {
-                self.kernels.unpack(self.tensor.codec(), self.tensor.row(index), weights);
-            }
-            for (block, x) in x.x.chunks(ROW_BLOCK * k).enumerate() {
-                let count = x.len() / k;
-                self.kernels.dots(x, weights, k, sums, count);
-                for row in 0..count {
-                    // SAFETY: no two tasks have the same columns.
-                    let out = unsafe { out.part(block * ROW_BLOCK + row, columns.clone()) };
-                    for (index, out) in out.iter_mut().enumerate() {
-                        *out = sums[index * count + row];
-                    }
-                    if let Some(bias) = bias {
-                        for (out, bias) in out.iter_mut().zip(&bias[columns.clone()]) {
-                            *out += bias;
-                        }
-                    }
-                }
-            }
-        });
+        let rows: Vec<usize> = (0..phases.len()).collect();
+        self.products(x.x, &rows, bias, out, pool);
     }
+}
+
+/// The rows of a phase.
+pub(crate) fn rows_of(phases: &[Phase], phase: Phase) -> Vec<usize> {
+    (0..phases.len()).filter(|&row| phases[row] == phase).collect()
 }

@@ -29,7 +29,8 @@ pub(crate) struct Sequence {
     pub max_tokens: usize,
     /// Whether the logits of prompt positions are reported.
     pub prompt_logits: bool,
-    /// Prompt positions whose logits were reported; a replay does not repeat them.
+    /// The first prompt position whose logits are still to be reported, if any are; a replay does
+    /// not repeat those before.
     reported: usize,
     ignore_eos: bool,
     sampler: Sampler,
@@ -86,7 +87,7 @@ impl Sequence {
                 None => request.max_tokens.map_or(room, |max| max.min(room)),
             },
             prompt_logits: request.prompt_logits,
-            reported: 0,
+            reported: request.prompt_logits_from,
             ignore_eos: request.ignore_eos,
             sampler: Sampler::new(request.sampling)?,
             detokenizer,
@@ -127,6 +128,17 @@ impl Sequence {
         Tokens { ids: &self.tokens, prompt: self.prompt_len }
     }
 
+    /// The tokens whose state may be taken from elsewhere, and one more: all, or those before the
+    /// first position whose logits are to be reported; none where an embedding needs every row.
+    pub fn reusable(&self) -> Tokens<'_> {
+        let end = match self.prompt_logits && self.reported < self.prompt_len {
+            true => self.reported + 1,
+            false => self.tokens.len(),
+        };
+        let end = if self.embedding.is_some() { end.min(1) } else { end };
+        Tokens { ids: &self.tokens[..end], prompt: self.prompt_len }
+    }
+
     /// Whether the logits after the token at `index` are needed: to choose the next token, or
     /// because the request wants to see them.
     pub fn wants_logits(&self, index: usize) -> bool {
@@ -141,11 +153,6 @@ impl Sequence {
             Some(Pooling::Mean) => true,
             Some(Pooling::Last) => index + 1 == self.prompt_len,
         }
-    }
-
-    /// Whether rows found in the prefix cache will do.
-    pub fn can_reuse(&self) -> bool {
-        !self.prompt_logits && self.embedding.is_none()
     }
 
     /// Takes hidden states that were wanted.
@@ -192,6 +199,10 @@ impl Sequence {
     /// Marks the beginning of its turn, `cached` tokens being in the state already.
     pub fn start(&mut self, cached: usize) {
         self.computed = cached;
+        if let Some(embedding) = &mut self.embedding {
+            // It may have begun before, and lost its pages.
+            (embedding.sum, embedding.rows) = (vec![], 0);
+        }
         if self.times.started.is_none() {
             self.times.started = Some(Instant::now());
             self.cached = cached;

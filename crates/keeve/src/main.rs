@@ -1,8 +1,10 @@
 //! The `keeve` command.
 
 mod args;
+mod chat;
 mod commands;
 mod config_file;
+mod hub;
 mod interrupt;
 mod model;
 mod output;
@@ -31,14 +33,20 @@ fn main() -> ExitCode {
         };
         return printed.map_or_else(|failure| output.fail(&failure), |()| ExitCode::SUCCESS);
     }
+    hub::configure(args.hub, args.quiet);
     let outcome = match args.command {
         Command::Run(run) => commands::run::run(&run, &output),
         Command::Serve(serve) => commands::serve::run(&serve, &output),
+        Command::Chat(chat) => commands::chat::run(&chat, &output),
         Command::Inspect(inspect) => commands::inspect::run(&inspect, &output),
         Command::Logits(logits) => commands::logits::run(&logits, &output),
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),
         Command::Tokenize(tokenize) => commands::tokenize::run(&tokenize, &output),
+        Command::Eval(eval) => commands::eval::run(&eval, &output),
         Command::Bench(bench) => commands::bench::run(&bench, &output),
+        Command::Download(download) => commands::download::run(&download, &output),
+        Command::List => commands::list::run(&output),
+        Command::Rm(rm) => commands::rm::run(&rm, &output),
         Command::Completions(completions) => commands::completions::run(&completions, &output),
     };
     match outcome {

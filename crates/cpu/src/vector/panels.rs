@@ -21,8 +21,8 @@ type Rows<T> = [T; TILE_ROWS];
 /// What turns the stored codes of a panel into its codes: a 16-bit factor and summand for each run and
 /// row, twice in each 32 bits.
 struct Factors {
-    /// Columns of a run.
-    width: usize,
+    /// Columns of a run: two to the power of this.
+    width_bits: u32,
     factors: [Rows<i32>; MOST_RUNS],
     summands: [Rows<i32>; MOST_RUNS],
 }
@@ -142,26 +142,46 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
             runs.width = run.into();
             runs.count = SUPER_BLOCK / runs.width;
             let header = &tile[block * layout.record..][..layout.header];
-            // SAFETY: the caller vouches for the instructions.
-            let float = unsafe {
-                [0, TILE_ROWS].map(|at| floats::<V>(Float::F16, &header[at * Float::F16.bytes()..]))
-            };
-            let integers = header[INTEGERS_AT..].as_chunks::<TILE_ROWS>().0;
-            for index in 0..runs.count {
-                for row in 0..TILE_ROWS {
-                    let stored = integers[index][row];
-                    let (scale, least) = match (run, minimum) {
-                        (32, _) => (stored as i8, integers[runs.count + index][row]),
-                        (_, true) => ((stored & 15) as i8, stored >> 4),
-                        (_, false) => (stored as i8, 0),
-                    };
-                    runs.scales[index][row] = float[0][row] * f32::from(scale);
-                    runs.offsets[index][row] = -(float[1][row] * f32::from(least));
+            let integers = &header[INTEGERS_AT..][..256];
+            for row in (0..TILE_ROWS).step_by(V::COUNT) {
+                // SAFETY: the caller vouches for the instructions. There are 16 rows of both floats, and
+                // as many bytes for each run, or two for each of eight, in a header.
+                unsafe {
+                    let at = |first: usize| header[2 * (first + row)..].as_ptr();
+                    let scale = V::Floats::load_f16(at(0));
+                    let less = V::Floats::splat(0.0).sub(V::Floats::load_f16(at(TILE_ROWS)));
+                    for index in 0..runs.count {
+                        let at = |index: usize| integers[index * TILE_ROWS + row..].as_ptr();
+                        let (by, minus) = match (run, minimum) {
+                            (32, _) => {
+                                let minus = V::Floats::load_u8(at(runs.count + index));
+                                (V::Floats::load_u8(at(index)), minus)
+                            }
+                            (_, true) => {
+                                let both = V::load_u8(at(index));
+                                let minus = both.shift16::<-4>().to_floats();
+                                (both.and(V::splat(15)).to_floats(), minus)
+                            }
+                            (_, false) => {
+                                (V::Floats::load_i8(at(index).cast()), V::Floats::splat(0.0))
+                            }
+                        };
+                        scale.mul(by).store(runs.scales[index][row..].as_mut_ptr());
+                        less.mul(minus).store(runs.offsets[index][row..].as_mut_ptr());
+                    }
                 }
             }
         }
     }
     runs
+}
+
+/// The nearest whole number, ties to even, in the lower 16 bits. It must fit.
+#[inline(always)]
+fn nearest(value: f32) -> i32 {
+    /// Adding this leaves the number in the lowest bits.
+    const ROUND: f32 = 3.0 * (1 << 22) as f32;
+    (value + ROUND).to_bits() as i32
 }
 
 /// The scales of a panel and what its codes are made with.
@@ -180,22 +200,25 @@ fn factors(layout: &Layout, runs: &Runs, scales: &mut Rows<f32>) -> Factors {
             *largest = (*largest).max(high).max(low);
         }
     }
-    *scales = largest.map(|largest| f32::from_bits(largest) / PANEL_TOP);
-    let inverse = scales.map(|scale| {
-        let usable = (LEAST_PANEL_SCALE..f32::INFINITY).contains(&scale);
-        if usable { 1.0 / scale } else { 0.0 }
-    });
+    let mut inverse = [0.0; TILE_ROWS];
+    for ((scale, largest), inverse) in scales.iter_mut().zip(largest).zip(&mut inverse) {
+        *scale = f32::from_bits(largest) / PANEL_TOP;
+        let usable = (LEAST_PANEL_SCALE..f32::INFINITY).contains(scale);
+        *inverse = if usable { 1.0 / *scale } else { 0.0 };
+    }
     let one = (1u32 << FRACTION_BITS) as f32;
     let factor = (1u32 << (15 + FRACTION_BITS - layout.code_shift())) as f32;
     let zeros = [[0; TILE_ROWS]; MOST_RUNS];
-    let mut made = Factors { width: runs.width, factors: zeros, summands: zeros };
+    let mut made =
+        Factors { width_bits: runs.width.trailing_zeros(), factors: zeros, summands: zeros };
     for index in 0..runs.count {
         let both = runs.scales[index].iter().zip(&runs.offsets[index]).zip(&inverse);
         let places = made.factors[index].iter_mut().zip(&mut made.summands[index]);
-        for (((scale, &offset), inverse), (by, plus)) in both.zip(places) {
-            let round = |value: f32| value.round_ties_even() as i32;
-            *by = round(scale * inverse * factor);
-            *plus = round((-zero).mul_add(*scale, offset) * inverse * one);
+        for (((&scale, &offset), &inverse), (by, plus)) in both.zip(places) {
+            // Of panels that are zeros, scales may be anything, even no numbers.
+            let (scale, offset) = if inverse == 0.0 { (0.0, 0.0) } else { (scale, offset) };
+            *by = nearest(scale * inverse * factor);
+            *plus = nearest((-zero).mul_add(scale, offset) * inverse * one);
             *plus += 1 << (FRACTION_BITS - 1);
             (*by, *plus) = (*by & 0xffff | *by << 16, *plus & 0xffff | *plus << 16);
         }
@@ -265,7 +288,7 @@ unsafe fn requantize<V: IntLanes, const BITS: usize, const EVEN: i32, const ODD:
                 let words = expand::<V, BITS>(from.as_ptr().add(4 * row), V::splat(0));
                 let (low, high) = (V::splat(0x00ff_00ff), V::splat(0xff00_ff00_u32 as i32));
                 for half in 0..2 {
-                    let run = (index * BLOCK + half * BLOCK / 2) / factors.width;
+                    let run = (index * BLOCK + half * BLOCK / 2) >> factors.width_bits;
                     let by = V::load(factors.factors[run][row..].as_ptr().cast());
                     let plus = V::load(factors.summands[run][row..].as_ptr().cast());
                     let first = half * WORDS / 2;

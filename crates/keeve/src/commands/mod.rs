@@ -1,9 +1,14 @@
 //! One file a command.
 
 pub mod bench;
+pub mod chat;
 pub mod completions;
+pub mod download;
+pub mod eval;
 pub mod inspect;
+pub mod list;
 pub mod logits;
+pub mod rm;
 pub mod run;
 pub mod serve;
 pub mod tensor;
