@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[allow(dead_code, reason = "helpers of several tests, each of which uses some")]
 mod tiny;
 
 use std::sync::mpsc::channel;
