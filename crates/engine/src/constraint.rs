@@ -184,7 +184,7 @@ pub(crate) enum Standing {
     /// Nothing may follow.
     Complete,
     /// These tokens may follow.
-    Open(Allowed),
+    Open(Box<Allowed>),
 }
 
 /// Tokens that may come next, and the matcher that waits for one of them.
@@ -216,12 +216,12 @@ impl Following {
         };
         Ok(match allowed.map_err(Error::Grammar)? {
             None => Standing::Complete,
-            Some(tokens) => Standing::Open(Allowed { matcher, tokens }),
+            Some(tokens) => Standing::Open(Box::new(Allowed { matcher, tokens })),
         })
     }
 
     /// Goes on with the token that was chosen.
-    pub fn advance(&mut self, allowed: Allowed, token: u32) {
+    pub fn advance(&mut self, allowed: Box<Allowed>, token: u32) {
         self.post(allowed.matcher, Some(token));
     }
 

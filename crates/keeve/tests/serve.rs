@@ -1,6 +1,11 @@
 //! The `serve` command itself: settings, keys, and a server that starts, answers and ends.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::zombie_processes,
+    reason = "tests; a server that never gets ready fails its test"
+)]
 
 mod common;
 

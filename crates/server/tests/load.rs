@@ -71,7 +71,7 @@ fn many_clients_of_which_a_third_hang_up() {
                     for round in 0..3 {
                         let number = random((client * 3 + round) as u64);
                         let kind = (number % 8) as usize;
-                        let patience = (number / 8 % 3 == 0).then_some(number / 24 % 12);
+                        let patience = (number / 8).is_multiple_of(3).then_some(number / 24 % 12);
                         if let Some(text) = ask(server, kind, patience) {
                             assert_eq!(text, alone[kind], "client {client}, topic {kind}");
                             finished += 1;

@@ -91,8 +91,8 @@ impl AnswerParser {
         match self.stage {
             Stage::Start => {
                 let begun = self.held.trim_start();
-                if begun.starts_with(THINK) {
-                    self.held = begun[THINK.len()..].to_owned();
+                if let Some(thought) = begun.strip_prefix(THINK) {
+                    self.held = thought.to_owned();
                     self.stage = Stage::Reasoning;
                 } else if !last && THINK.starts_with(begun) {
                     return false;
