@@ -13,6 +13,7 @@ pub mod model;
 pub mod ops;
 pub mod plot;
 pub mod random;
+pub mod random_gguf;
 pub mod scheme;
 pub mod server;
 pub mod shape;

@@ -26,6 +26,24 @@ pub fn open(model: Option<&str>) -> Result<Checkpoint, Failure> {
     }
 }
 
+/// Loads a checkpoint, showing progress.
+pub fn load(
+    checkpoint: &Checkpoint,
+    compute: &Compute,
+    output: &Output,
+) -> Result<Engine, Failure> {
+    load_with(checkpoint, &options(compute), output)
+}
+
+/// Loads a checkpoint for one prompt at a time, with room for no more than that.
+pub fn load_for_one(
+    checkpoint: &Checkpoint,
+    compute: &Compute,
+    output: &Output,
+) -> Result<Engine, Failure> {
+    load_with(checkpoint, &EngineOptions { max_sequences: 1, ..options(compute) }, output)
+}
+
 /// What the flags say about how to compute.
 pub fn options(compute: &Compute) -> EngineOptions {
     EngineOptions {
@@ -34,19 +52,20 @@ pub fn options(compute: &Compute) -> EngineOptions {
         prefill_chunk: compute.prefill_chunk,
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
+        kv_codec: compute.kv_codec,
+        weights: compute.weights,
         profile: compute.profile,
         ..EngineOptions::default()
     }
 }
 
-/// Loads a checkpoint, showing progress.
-pub fn load(
+fn load_with(
     checkpoint: &Checkpoint,
-    compute: &Compute,
+    options: &EngineOptions,
     output: &Output,
 ) -> Result<Engine, Failure> {
     let bar = output.loading_bar();
-    let engine = Engine::load(checkpoint, &options(compute), &|progress| {
+    let engine = Engine::load(checkpoint, options, &|progress| {
         bar.set(progress);
         !interrupt::interrupted()
     })?;
