@@ -140,7 +140,7 @@ impl Conversation {
                     "message {index} has no 'role' and 'content', both expected to be texts"
                 )));
             };
-            let expected = if loaded.turns.len() % 2 == 0 { "user" } else { "assistant" };
+            let expected = if loaded.turns.len().is_multiple_of(2) { "user" } else { "assistant" };
             match role {
                 "system" if index == 0 => loaded.system = Some(content.into()),
                 role if role == expected => loaded.turns.push(Message::text(role, content)),
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(whole.left_out, 0);
         // In the whole, and exactly as if what is left were all there ever was.
         let part = talk.prompt(&engine, &[], whole.ids.len(), 64).unwrap();
-        assert!(part.left_out > 0 && part.left_out % 2 == 0);
+        assert!(part.left_out > 0 && part.left_out.is_multiple_of(2));
         let rest = Conversation { turns: talk.turns[part.left_out..].to_vec(), ..talk.clone() };
         assert_eq!(part.ids, rest.prompt(&engine, &[], 2048, 64).unwrap().ids);
         // The reply counts; when only it can give way, its oldest tokens leave.
