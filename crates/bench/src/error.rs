@@ -58,6 +58,14 @@ pub enum Error {
     /// The machine refused memory or threads.
     #[error("measuring the machine: {0}")]
     Machine(#[from] std::io::Error),
+    /// The server cannot be measured.
+    #[error("{url}: {problem}")]
+    Server {
+        /// Its address.
+        url: String,
+        /// Why not.
+        problem: String,
+    },
     /// A drawing failed.
     #[error("drawing: {0}")]
     Plot(String),

@@ -277,7 +277,7 @@ impl ModelBench {
                 Event::Finished { reason: FinishReason::Cancelled, .. } => return Ok(None),
                 Event::Finished { timings, .. } => return Ok(Some(timings)),
                 Event::Failed(error) => return Err(Error::Failed(error)),
-                Event::Token { .. } | Event::PromptLogits { .. } => {}
+                Event::Token { .. } | Event::PromptLogits { .. } | Event::Embedding(_) => {}
             }
         }
         Ok(None)

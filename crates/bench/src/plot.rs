@@ -4,6 +4,7 @@ use plotters::prelude::*;
 
 use crate::model::Report;
 use crate::ops::{OpsReport, Product};
+use crate::server::{Percentiles, ServerReport};
 use crate::{Error, Spread};
 
 const FONT: &str = "sans-serif";
@@ -41,6 +42,44 @@ pub fn model(report: &Report) -> Result<String, Error> {
         let label = format!("decode of {} at {}, tok/s", report.n, report.d);
         bar(&right, &label, report.decode_tok_s, report.decode_bandwidth_fraction)
     })
+}
+
+/// Times of a server's answers: bars of the three percentiles, for first and for next pieces.
+///
+/// # Errors
+/// If the drawing fails.
+pub fn server(report: &ServerReport) -> Result<String, Error> {
+    let title = format!("{} ({}), {} clients", report.server, report.model, report.clients);
+    svg((800, 420), |area| {
+        let area = area.titled(&title, (FONT, 18))?;
+        let (left, right) = area.split_horizontally(400);
+        times(&left, "to the first piece, ms", report.first_piece_ms)?;
+        times(&right, "from piece to piece, ms", report.next_piece_ms)
+    })
+}
+
+fn times(
+    area: &Area<'_>,
+    label: &str,
+    times: Option<Percentiles>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let Some(Percentiles { p50, p95, p99 }) = times else { return Ok(()) };
+    let mut chart = ChartBuilder::on(area)
+        .caption(label, (FONT, 15))
+        .margin(10)
+        .y_label_area_size(60)
+        .x_label_area_size(10)
+        .build_cartesian_2d(0.0..3.0, 0.0..p99.max(f64::MIN_POSITIVE) * 1.15)?;
+    chart.configure_mesh().disable_x_mesh().x_labels(0).light_line_style(TRANSPARENT).draw()?;
+    let steel = RGBColor(70, 110, 160);
+    for (at, (name, value)) in [("p50", p50), ("p95", p95), ("p99", p99)].into_iter().enumerate() {
+        let at = at as f64;
+        chart
+            .draw_series([Rectangle::new([(at + 0.2, 0.0), (at + 0.8, value)], steel.filled())])?;
+        let words = format!("{name} {value:.1}");
+        chart.draw_series([Text::new(words, (at + 0.2, value * 1.05), (FONT, 13))])?;
+    }
+    Ok(())
 }
 
 fn bar(

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
-use keeve_graph::{OpProfile, Plan, State, Step, Want};
+use keeve_graph::{OpProfile, Outputs, Plan, State, Step, Want};
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::constraint::{Constraint, Grammar, Grammars};
 use crate::error::Error;
 use crate::load::ModelInfo;
-use crate::request::{FinishReason, Generation, Request};
+use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
-use crate::sequence::{Link, Sequence};
+use crate::sequence::{Link, Sequence, Sink};
+use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
 use crate::tokenizer::Tokenizer;
 
@@ -23,6 +26,8 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     info: ModelInfo,
     text: TextSide,
+    grammars: Grammars,
+    gauges: Arc<Gauges>,
 }
 
 pub(crate) enum Command {
@@ -43,9 +48,14 @@ pub(crate) struct Worker {
 impl Engine {
     pub(crate) fn start(worker: Worker, info: ModelInfo, text: TextSide) -> Result<Self, Error> {
         let (commands, inbox) = channel();
+        let gauges = Arc::new(Gauges::default());
+        gauges.publish(&worker.scheduler);
+        let published = gauges.clone();
         let named = std::thread::Builder::new().name("keeve-engine".into());
-        let thread = named.spawn(move || worker.work(&inbox)).map_err(Error::Thread)?;
-        Ok(Self { commands, thread: Some(thread), info, text })
+        let work = move || worker.work(&inbox, &published);
+        let thread = named.spawn(work).map_err(Error::Thread)?;
+        let grammars = Grammars::default();
+        Ok(Self { commands, thread: Some(thread), info, text, grammars, gauges })
     }
 
     /// What was loaded.
@@ -85,18 +95,59 @@ impl Engine {
         Ok(self.tokenizer()?.encode_segments(&segments, false)?)
     }
 
+    /// A grammar made ready for one answer (clones serve further ones).
+    ///
+    /// # Errors
+    /// If the model has no tokenizer or no end token, or the grammar is malformed or too large.
+    pub fn constraint(&self, grammar: &Grammar) -> Result<Constraint, Error> {
+        self.grammars.constraint(grammar, self.tokenizer()?, &self.info.eos)
+    }
+
+    /// What the engine is doing now, and what it has done. Up to date within one step.
+    pub fn stats(&self) -> Stats {
+        self.gauges.read()
+    }
+
+    /// Whether the engine can still answer. It cannot once its thread has died.
+    pub fn is_alive(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Begins to answer a request.
     ///
     /// # Errors
     /// If the request does not fit the model: an empty prompt, one longer than the context, ids
     /// outside the vocabulary, sampling parameters out of range; or if the engine has died.
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {
+        let (events, receiver) = channel();
+        let canceller = self.submit_to(request, move |event| events.send(event).is_ok())?;
+        Ok(Generation { events: receiver, cancelled: canceller.0, ended: false })
+    }
+
+    /// Begins to answer a request, giving its events to `sink` on the engine's thread, which must
+    /// therefore return at once. It returns whether the events are still wanted; if not, the request
+    /// is cancelled. It is dropped after the last event, or without one if the engine dies.
+    ///
+    /// # Errors
+    /// As for [`Self::submit`].
+    pub fn submit_to(
+        &self,
+        request: Request,
+        sink: impl FnMut(Event) -> bool + Send + 'static,
+    ) -> Result<Canceller, Error> {
+        if request.embedding.is_some()
+            && (request.prompt_logits || request.max_tokens.is_some_and(|max| max > 0))
+        {
+            return Err(Error::EmbeddingOnly);
+        }
         let context = self.info.max_context;
         if request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
         if request.prompt.len() > context
-            || (request.prompt.len() == context && request.max_tokens != Some(0))
+            || (request.prompt.len() == context
+                && request.max_tokens != Some(0)
+                && request.embedding.is_none())
         {
             return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
         }
@@ -108,12 +159,12 @@ impl Engine {
             return Err(Error::TokenId { id, vocabulary });
         }
         let detokenizer = self.tokenizer().ok().map(|tokenizer| tokenizer.detokenizer(true));
-        let (events, receiver) = channel();
         let cancelled = Arc::new(AtomicBool::new(false));
+        let events: Sink = Box::new(sink);
         let link = Link { events, cancelled: cancelled.clone() };
         let sequence = Sequence::new(request, link, detokenizer, context)?;
         self.command(Command::Run(Box::new(sequence)))?;
-        Ok(Generation { events: receiver, cancelled, ended: false })
+        Ok(Canceller(cancelled))
     }
 
     /// Time and bytes by operation; empty unless the engine was loaded with profiling on.
@@ -142,8 +193,9 @@ impl Drop for Engine {
 }
 
 impl Worker {
-    fn work(mut self, inbox: &Receiver<Command>) {
+    fn work(mut self, inbox: &Receiver<Command>, gauges: &Gauges) {
         loop {
+            gauges.publish(&self.scheduler);
             // Waits for work when there is none, else only looks.
             let command = if self.scheduler.is_idle() {
                 inbox.recv().map_err(|_| TryRecvError::Disconnected)
@@ -163,8 +215,8 @@ impl Worker {
     }
 
     fn step(&mut self) {
-        for sequence in self.scheduler.remove_cancelled() {
-            sequence.finish(FinishReason::Cancelled);
+        for (sequence, reason) in self.scheduler.remove_given_up(Instant::now()) {
+            sequence.finish(reason);
         }
         let shares = self.scheduler.schedule();
         let step = self.scheduler.step(&shares);
@@ -172,9 +224,11 @@ impl Worker {
             return;
         }
         let wants = wants(&step);
+        let step_hidden: Vec<bool> = step.rows.iter().map(|row| row.hidden).collect();
         let outcome = self.plan.run(&step, &mut *self.state, None);
         match outcome {
             Ok(mut outputs) => {
+                self.deliver_hidden(&shares, &step_hidden, &outputs);
                 let (width, logits) = outputs.take(Want::Logits).unwrap_or_default();
                 self.deliver(&shares, &wants, width, &logits);
             }
@@ -184,6 +238,19 @@ impl Worker {
                     self.scheduler.remove(index).fail(error.clone());
                 }
             }
+        }
+    }
+
+    /// Hands the hidden states of a step to the sequences that wanted them.
+    fn deliver_hidden(&mut self, shares: &Shares, wants: &[bool], outputs: &Outputs) {
+        if !wants.contains(&true) {
+            return;
+        }
+        let mut rows = outputs.rows(Want::Hidden);
+        let mut wants = wants.iter();
+        for (index, &share) in shares.iter().enumerate().filter(|(_, share)| **share > 0) {
+            let wanted = wants.by_ref().take(share).filter(|wanted| **wanted).count();
+            self.scheduler.running[index].add_hidden(rows.by_ref().take(wanted));
         }
     }
 

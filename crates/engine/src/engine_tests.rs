@@ -179,7 +179,7 @@ fn answer(generation: Generation) -> (Vec<u32>, Result<FinishReason, String>) {
     for event in generation {
         match event {
             Event::Token { id, .. } => ids.push(id),
-            Event::PromptLogits { .. } => {}
+            Event::PromptLogits { .. } | Event::Embedding(_) => {}
             Event::Finished { reason, .. } => return (ids, Ok(reason)),
             Event::Failed(error) => return (ids, Err(error.to_string())),
         }
@@ -209,7 +209,10 @@ impl Numbers {
 fn sequence(request: Request) -> (Box<Sequence>, Generation) {
     let (events, receiver) = channel();
     let cancelled = Arc::new(AtomicBool::new(false));
-    let link = Link { events, cancelled: cancelled.clone() };
+    let link = Link {
+        events: Box::new(move |event| events.send(event).is_ok()),
+        cancelled: cancelled.clone(),
+    };
     let sequence = Sequence::new(request, link, None, CONTEXT).unwrap();
     (Box::new(sequence), Generation { events: receiver, cancelled, ended: false })
 }
@@ -350,7 +353,7 @@ fn prompt_logits_come_once_and_in_order_even_after_being_pushed_out() {
                         all.extend(values);
                     }
                     Event::Failed(error) => panic!("{error}"),
-                    Event::Token { .. } | Event::Finished { .. } => {}
+                    Event::Token { .. } | Event::Embedding(_) | Event::Finished { .. } => {}
                 }
             }
             let cells: Vec<_> = prompt.iter().map(|&id| (id, Phase::Prompt)).collect();

@@ -121,8 +121,14 @@ pub enum Error {
         /// Bytes that are free.
         available: u64,
     },
-    /// The backend did not give the logits that a step asked for.
-    #[error("internal error: the backend gave no logits")]
+    /// A grammar is malformed, too large, or cannot be followed.
+    #[error("grammar: {0}")]
+    Grammar(String),
+    /// The request is of a kind that gives no tokens, and asks for some.
+    #[error("a request for an embedding cannot ask for tokens or logits")]
+    EmbeddingOnly,
+    /// The backend did not give the rows that a step asked for.
+    #[error("internal error: the backend gave fewer rows than it was asked for")]
     NoLogits,
     /// Threads could not be started.
     #[error("cannot start threads: {0}")]

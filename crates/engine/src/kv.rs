@@ -92,6 +92,16 @@ impl PagePool {
         }
     }
 
+    /// Pages there are.
+    pub fn total_pages(&self) -> usize {
+        self.total
+    }
+
+    /// Tokens in a page.
+    pub fn page_tokens(&self) -> usize {
+        self.page_tokens
+    }
+
     /// Pages that nobody holds.
     pub fn free_pages(&self) -> usize {
         self.empty.len() + self.free.len() + (self.total - self.pages.len())

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::constraint::Constraint;
 use crate::error::Error;
 use crate::sampling::{SamplingParams, TokenLogprob};
 
@@ -28,6 +29,23 @@ pub struct Request {
     /// found in the prefix cache, so a long prompt can be looked at part by part, by requests that
     /// each end where their part ends.
     pub prompt_logits_from: usize,
+    /// Whether to make an embedding of the prompt instead of continuing it. `max_tokens` is then
+    /// taken as 0.
+    pub embedding: Option<Pooling>,
+    /// What the answer must look like, from [`crate::Engine::constraint`]. An end token then ends it
+    /// even with `ignore_eos`.
+    pub constraint: Option<Constraint>,
+    /// When to give up, whether or not the answer is complete.
+    pub deadline: Option<Instant>,
+}
+
+/// How one vector is made of the last hidden states of a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pooling {
+    /// The mean over all positions.
+    Mean,
+    /// That of the last position.
+    Last,
 }
 
 /// Why a generation ended.
@@ -39,15 +57,18 @@ pub enum FinishReason {
     Length,
     /// Its [`Generation`] was cancelled.
     Cancelled,
+    /// Its deadline passed.
+    TimedOut,
 }
 
 impl FinishReason {
-    /// `stop`, `length` or `cancelled`.
+    /// `stop`, `length`, `cancelled` or `timed_out`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
         }
     }
 }
@@ -97,6 +118,8 @@ pub enum Event {
         /// The rows.
         values: Vec<f32>,
     },
+    /// The embedding that was asked for, as the model gives it (not normalized).
+    Embedding(Vec<f32>),
     /// A token of the answer (never the one that ended it).
     Token {
         /// Its id.
@@ -115,6 +138,8 @@ pub enum Event {
         reason: FinishReason,
         /// Text that was held back until now.
         text: String,
+        /// Which of the request's stop texts ended the answer, if one did.
+        stop_text: Option<usize>,
         /// How long things took.
         timings: Timings,
     },
@@ -131,7 +156,7 @@ pub struct Generation {
 
 /// Cancels a request from elsewhere, such as a signal handler.
 #[derive(Debug, Clone)]
-pub struct Canceller(Arc<AtomicBool>);
+pub struct Canceller(pub(crate) Arc<AtomicBool>);
 
 impl Canceller {
     /// Asks the engine to stop the request within one step.

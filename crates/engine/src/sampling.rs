@@ -219,9 +219,29 @@ impl Sampler {
         logits: &[f32],
         history: History<'_>,
     ) -> Result<Sampled, SamplingError> {
+        self.choose(logits, history, None)
+    }
+
+    /// As [`Self::sample`], but only tokens whose bit is set in `allowed` (32 ids a word, lowest bit
+    /// first) can be chosen. Log-probabilities are those without that restriction.
+    pub fn sample_among(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+        allowed: &[u32],
+    ) -> Result<Sampled, SamplingError> {
+        self.choose(logits, history, Some(allowed))
+    }
+
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        history: History<'_>,
+        allowed: Option<&[u32]>,
+    ) -> Result<Sampled, SamplingError> {
         let normalizer = log_sum_exp(logits)?;
         let mut adjusted = std::mem::take(&mut self.adjusted);
-        let chosen = self.adjust(logits, history, &mut adjusted).and_then(|changed| {
+        let chosen = self.adjust(logits, history, allowed, &mut adjusted).and_then(|changed| {
             let scores = if changed { &adjusted } else { logits };
             if self.params.temperature == 0.0 { best(scores) } else { self.draw(scores) }
         });
@@ -232,15 +252,16 @@ impl Sampler {
         Ok(Sampled { id, logprob: logprob(id), alternatives: alternatives.collect() })
     }
 
-    /// Writes the logits after bias and penalties to `out`; false if there are none to apply.
+    /// Writes the logits after bias, penalties and exclusions to `out`; false if there are none.
     fn adjust(
         &self,
         logits: &[f32],
         history: History<'_>,
+        allowed: Option<&[u32]>,
         out: &mut Vec<f32>,
     ) -> Result<bool, SamplingError> {
         let params = &self.params;
-        if params.logit_bias.is_empty() && !params.penalises() {
+        if params.logit_bias.is_empty() && !params.penalises() && allowed.is_none() {
             return Ok(false);
         }
         out.clear();
@@ -270,6 +291,13 @@ impl Sampler {
                 }
                 if count > 0 {
                     *logit -= params.presence_penalty + params.frequency_penalty * count as f32;
+                }
+            }
+        }
+        if let Some(allowed) = allowed {
+            for (id, logit) in out.iter_mut().enumerate() {
+                if allowed.get(id / 32).is_none_or(|word| word >> (id % 32) & 1 == 0) {
+                    *logit = f32::NEG_INFINITY;
                 }
             }
         }

@@ -145,15 +145,32 @@ fn penalties_change_exactly_the_tokens_they_should() {
     let logits = [4.0, -4.0, 3.0, 3.5];
     let mut out = Vec::new();
     let repetition = sampler(|p| p.repetition_penalty = 2.0);
-    assert!(repetition.adjust(&logits, history, &mut out).unwrap());
+    assert!(repetition.adjust(&logits, history, None, &mut out).unwrap());
     assert_eq!(out, [2.0, -8.0, 1.5, 3.5]);
     let counted = sampler(|p| (p.presence_penalty, p.frequency_penalty) = (0.5, 0.25));
-    assert!(counted.adjust(&logits, history, &mut out).unwrap());
+    assert!(counted.adjust(&logits, history, None, &mut out).unwrap());
     assert_eq!(out, [4.0, -4.75, 2.0, 3.5]);
     let biased = sampler(|p| p.logit_bias = BTreeMap::from([(1, 10.0), (3, -100.0)]));
-    assert!(biased.adjust(&logits, history, &mut out).unwrap());
+    assert!(biased.adjust(&logits, history, None, &mut out).unwrap());
     assert_eq!(out, [4.0, 6.0, 3.0, -96.5]);
-    assert!(!sampler(|_| ()).adjust(&logits, history, &mut out).unwrap());
+    assert!(!sampler(|_| ()).adjust(&logits, history, None, &mut out).unwrap());
+}
+
+#[test]
+fn only_allowed_tokens_are_chosen_and_logprobs_do_not_change() {
+    let logits = [5.0, 1.0, 4.0, 2.0];
+    let mut greedy = sampler(|p| p.temperature = 0.0);
+    let free = greedy.sample(&logits, History::default()).unwrap();
+    let bound = greedy.sample_among(&logits, History::default(), &[0b1010]).unwrap();
+    assert_eq!((free.id, bound.id), (0, 3));
+    assert!((bound.logprob - (free.logprob - 3.0)).abs() < 1e-6);
+    // A bias cannot bring back what is not allowed, and ids past the mask are not.
+    let mut biased = sampler(|p| p.logit_bias = BTreeMap::from([(0, 100.0)]));
+    for _ in 0..50 {
+        let id = biased.sample_among(&logits, History::default(), &[0b0110]).unwrap().id;
+        assert!([1, 2].contains(&id));
+    }
+    assert!(greedy.sample_among(&logits, History::default(), &[]).is_err());
 }
 
 #[test]

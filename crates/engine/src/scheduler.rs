@@ -6,10 +6,12 @@
 //! later, each row in the phase it first ran in, so its answer is the same.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use keeve_graph::{RowInput, SequenceRows, Step};
 
 use crate::kv::PagePool;
+use crate::request::FinishReason;
 use crate::sequence::Sequence;
 
 /// Limits of a step.
@@ -27,6 +29,18 @@ pub(crate) struct Scheduler {
     pub running: Vec<Sequence>,
     pub pool: PagePool,
     limits: Limits,
+    pub counts: Counts,
+}
+
+/// What was done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Counts {
+    /// Tokens of admitted sequences.
+    pub prompt_tokens: u64,
+    /// How many of them were found in the prefix cache.
+    pub cached_tokens: u64,
+    /// Sequences that had to give up their pages to others.
+    pub preemptions: u64,
 }
 
 /// How many rows of each running sequence are in a step; 0 for those that sit it out.
@@ -34,23 +48,27 @@ pub(crate) type Shares = Vec<usize>;
 
 impl Scheduler {
     pub fn new(pool: PagePool, limits: Limits) -> Self {
-        Self { waiting: VecDeque::new(), running: vec![], pool, limits }
+        Self { waiting: VecDeque::new(), running: vec![], pool, limits, counts: Counts::default() }
     }
 
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Takes the cancelled sequences out.
-    pub fn remove_cancelled(&mut self) -> Vec<Sequence> {
-        let mut cancelled = vec![];
-        while let Some(index) = self.waiting.iter().position(Sequence::is_cancelled) {
-            cancelled.extend(self.waiting.remove(index));
+    /// Takes out the sequences that were cancelled or whose time is up, with the reason.
+    pub fn remove_given_up(&mut self, now: Instant) -> Vec<(Sequence, FinishReason)> {
+        let mut removed = vec![];
+        for index in (0..self.waiting.len()).rev() {
+            if let Some(reason) = self.waiting[index].given_up(now) {
+                removed.extend(self.waiting.remove(index).map(|sequence| (sequence, reason)));
+            }
         }
-        while let Some(index) = self.running.iter().position(Sequence::is_cancelled) {
-            cancelled.push(self.remove(index));
+        for index in (0..self.running.len()).rev() {
+            if let Some(reason) = self.running[index].given_up(now) {
+                removed.push((self.remove(index), reason));
+            }
         }
-        cancelled
+        removed
     }
 
     /// Takes the running sequence `index` out and frees its pages.
@@ -95,6 +113,7 @@ impl Scheduler {
                 let mut row =
                     RowInput::text(sequence.tokens[index], index as u32, sequence.phase(index));
                 row.logits = sequence.wants_logits(index);
+                row.hidden = sequence.wants_hidden(index);
                 step.rows.push(row);
             }
             let rows = first..step.rows.len();
@@ -114,7 +133,7 @@ impl Scheduler {
             && let Some(mut sequence) = self.waiting.pop_front()
         {
             let found;
-            // Rows found in the cache give no logits.
+            // Rows found in the cache give no outputs.
             (sequence.pages, found) = self.pool.find_prefix(sequence.reusable());
             let promised: usize = self.running.iter().map(|other| self.missing_pages(other)).sum();
             let needed = promised + self.missing_pages(&sequence);
@@ -124,6 +143,8 @@ impl Scheduler {
                 return;
             }
             sequence.start(found);
+            self.counts.prompt_tokens += sequence.tokens.len() as u64;
+            self.counts.cached_tokens += found as u64;
             self.running.push(sequence);
         }
     }
@@ -137,6 +158,7 @@ impl Scheduler {
     fn preempt_youngest(&mut self) {
         if let Some(index) = self.running.len().checked_sub(1) {
             let mut sequence = self.remove(index);
+            self.counts.preemptions += 1;
             sequence.computed = 0;
             self.waiting.push_front(sequence);
         }

@@ -3,15 +3,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use keeve_graph::Phase;
 
+use crate::constraint::{Following, Standing};
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
 use crate::kv::{PageList, Tokens};
-use crate::request::{Event, FinishReason, Request, Timings};
+use crate::request::{Event, FinishReason, Pooling, Request, Timings};
 use crate::sampling::{History, Sampled, Sampler};
 use crate::stop::StopMatcher;
 use crate::tokenizer::TokenizerError;
@@ -36,7 +36,10 @@ pub(crate) struct Sequence {
     sampler: Sampler,
     detokenizer: Option<Detokenizer>,
     stop: StopMatcher,
-    events: Sender<Event>,
+    constraint: Option<Following>,
+    embedding: Option<Embedding>,
+    deadline: Option<Instant>,
+    events: Sink,
     cancelled: Arc<AtomicBool>,
     times: Times,
     cached: usize,
@@ -49,9 +52,19 @@ struct Times {
     last_token: Option<Instant>,
 }
 
+/// Takes the events of a request; `false` if nobody wants them any more.
+pub(crate) type Sink = Box<dyn FnMut(Event) -> bool + Send>;
+
+/// The hidden states that an embedding is made of, so far.
+struct Embedding {
+    pooling: Pooling,
+    sum: Vec<f64>,
+    rows: usize,
+}
+
 /// Where the events of a sequence go, and how it is cancelled.
 pub(crate) struct Link {
-    pub events: Sender<Event>,
+    pub events: Sink,
     pub cancelled: Arc<AtomicBool>,
 }
 
@@ -69,13 +82,19 @@ impl Sequence {
             prompt_len,
             computed: 0,
             pages: PageList::default(),
-            max_tokens: request.max_tokens.map_or(room, |max| max.min(room)),
+            max_tokens: match request.embedding {
+                Some(_) => 0,
+                None => request.max_tokens.map_or(room, |max| max.min(room)),
+            },
             prompt_logits: request.prompt_logits,
             reported: request.prompt_logits_from,
             ignore_eos: request.ignore_eos,
             sampler: Sampler::new(request.sampling)?,
             detokenizer,
             stop: StopMatcher::new(&request.stop)?,
+            constraint: request.constraint.map(Following::start),
+            embedding: request.embedding.map(|pooling| Embedding { pooling, sum: vec![], rows: 0 }),
+            deadline: request.deadline,
             tokens: request.prompt,
             events: link.events,
             cancelled: link.cancelled,
@@ -110,12 +129,13 @@ impl Sequence {
     }
 
     /// The tokens whose state may be taken from elsewhere, and one more: all, or those before the
-    /// first position whose logits are to be reported.
+    /// first position whose logits are to be reported; none where an embedding needs every row.
     pub fn reusable(&self) -> Tokens<'_> {
         let end = match self.prompt_logits && self.reported < self.prompt_len {
             true => self.reported + 1,
             false => self.tokens.len(),
         };
+        let end = if self.embedding.is_some() { end.min(1) } else { end };
         Tokens { ids: &self.tokens[..end], prompt: self.prompt_len }
     }
 
@@ -124,6 +144,27 @@ impl Sequence {
     pub fn wants_logits(&self, index: usize) -> bool {
         let chooses = index + 1 == self.tokens.len() && self.max_tokens > 0;
         chooses || self.reports(index)
+    }
+
+    /// Whether the hidden state at `index` is part of the embedding.
+    pub fn wants_hidden(&self, index: usize) -> bool {
+        match self.embedding.as_ref().map(|embedding| embedding.pooling) {
+            None => false,
+            Some(Pooling::Mean) => true,
+            Some(Pooling::Last) => index + 1 == self.prompt_len,
+        }
+    }
+
+    /// Takes hidden states that were wanted.
+    pub fn add_hidden<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
+        let Some(embedding) = &mut self.embedding else { return };
+        for row in rows {
+            embedding.sum.resize(row.len(), 0.0);
+            for (sum, &value) in embedding.sum.iter_mut().zip(row) {
+                *sum += f64::from(value);
+            }
+            embedding.rows += 1;
+        }
     }
 
     fn reports(&self, index: usize) -> bool {
@@ -144,13 +185,24 @@ impl Sequence {
         }
     }
 
-    pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+    /// Why the sequence should not go on, if it should not.
+    pub fn given_up(&self, now: Instant) -> Option<FinishReason> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            Some(FinishReason::Cancelled)
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(FinishReason::TimedOut)
+        } else {
+            None
+        }
     }
 
     /// Marks the beginning of its turn, `cached` tokens being in the state already.
     pub fn start(&mut self, cached: usize) {
         self.computed = cached;
+        if let Some(embedding) = &mut self.embedding {
+            // It may have begun before, and lost its pages.
+            (embedding.sum, embedding.rows) = (vec![], 0);
+        }
         if self.times.started.is_none() {
             self.times.started = Some(Instant::now());
             self.cached = cached;
@@ -158,8 +210,8 @@ impl Sequence {
     }
 
     /// Sends an event. Nobody listening is no error: the request is then cancelled.
-    pub fn send(&self, event: Event) {
-        if self.events.send(event).is_err() {
+    pub fn send(&mut self, event: Event) {
+        if !(self.events)(event) {
             self.cancelled.store(true, Ordering::Relaxed);
         }
     }
@@ -171,13 +223,26 @@ impl Sequence {
 
     fn choose(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
         let (prompt, generated) = self.tokens.split_at(self.prompt_len);
-        let sampled = self.sampler.sample(logits, History { prompt, generated })?;
+        let history = History { prompt, generated };
+        let (sampled, allowed) = match &self.constraint {
+            None => (self.sampler.sample(logits, history)?, None),
+            Some(constraint) => match constraint.standing()? {
+                Standing::Complete => return Ok(Some(FinishReason::Stop)),
+                Standing::Open(allowed) => {
+                    let sampled = self.sampler.sample_among(logits, history, allowed.bits())?;
+                    (sampled, Some(allowed))
+                }
+            },
+        };
         let now = Instant::now();
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
         self.tokens.push(sampled.id);
-        if !self.ignore_eos && eos.contains(&sampled.id) {
+        if eos.contains(&sampled.id) && (!self.ignore_eos || allowed.is_some()) {
             return Ok(Some(FinishReason::Stop));
+        }
+        if let (Some(constraint), Some(allowed)) = (&mut self.constraint, allowed) {
+            constraint.advance(allowed, sampled.id);
         }
         let text = match self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(sampled.id)) {
             // Models have more ids than their tokenizer where the vocabulary is padded; those ids
@@ -199,21 +264,28 @@ impl Sequence {
     }
 
     /// Sends what was held back, and the end.
-    pub fn finish(self, reason: FinishReason) {
+    pub fn finish(mut self, reason: FinishReason) {
         let timings = self.timings();
-        let Self { detokenizer, mut stop, events, .. } = self;
+        if let Some(Embedding { sum, rows, .. }) = self.embedding.take()
+            && reason == FinishReason::Length
+        {
+            let mean = sum.into_iter().map(|sum| (sum / rows.max(1) as f64) as f32);
+            self.send(Event::Embedding(mean.collect()));
+        }
+        let Self { detokenizer, mut stop, mut events, .. } = self;
         let ended = guarded(|| {
             let tail = detokenizer.and_then(Detokenizer::finish).unwrap_or_default();
-            let mut text = stop.push(&tail).text;
+            let output = stop.push(&tail);
+            let (mut text, stop_text) = (output.text, output.stopped);
             text.push_str(&stop.finish());
-            Ok(Event::Finished { reason, text, timings })
+            Ok(Event::Finished { reason, text, stop_text, timings })
         });
         // Nobody listening is no error: the answer was not wanted any more.
-        let _ = events.send(ended.unwrap_or_else(|error| Event::Failed(Arc::new(error))));
+        let _ = events(ended.unwrap_or_else(|error| Event::Failed(Arc::new(error))));
     }
 
     /// Sends a failure.
-    pub fn fail(&self, error: Arc<Error>) {
+    pub fn fail(mut self, error: Arc<Error>) {
         self.send(Event::Failed(error));
     }
 

@@ -184,7 +184,7 @@ fn rows(
         match event {
             Event::PromptLogits { values, .. } if logits.is_empty() => logits = values,
             Event::PromptLogits { values, .. } => logits.extend(values),
-            Event::Token { .. } => {}
+            Event::Token { .. } | Event::Embedding(_) => {}
             Event::Finished { reason: FinishReason::Cancelled, .. } => return Ok(None),
             Event::Finished { timings, .. } => ran = timings.prompt_tokens - timings.cached_tokens,
             Event::Failed(error) => return Err(error.into()),

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Event::Token { text, .. } => print!("{text}"),
             Event::Finished { text, reason, .. } => println!("{text} [{}]", reason.name()),
             Event::Failed(error) => return Err(error.into()),
-            Event::PromptLogits { .. } => {}
+            Event::PromptLogits { .. } | Event::Embedding(_) => {}
         }
         std::io::stdout().flush()?;
     }

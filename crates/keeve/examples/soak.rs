@@ -90,7 +90,7 @@ fn follow(generation: &mut Generation, done: &mut Done) -> Result<bool, Failure>
             done.requests += 1;
             done.cancelled += u64::from(reason == FinishReason::Cancelled);
         }
-        Some(Event::PromptLogits { .. }) => {}
+        Some(Event::PromptLogits { .. } | Event::Embedding(_)) => {}
         None => return Ok(true),
     }
     Ok(false)

@@ -48,6 +48,8 @@ pub enum Command {
     Run(Run),
     /// Talk with a model.
     Chat(Chat),
+    /// Answer requests over HTTP, as OpenAI's and Anthropic's clients send them.
+    Serve(Serve),
     /// Say what a model is made of.
     Inspect(Inspect),
     /// Write the logits of every position of a prompt.
@@ -193,6 +195,68 @@ pub struct Run {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
+pub struct Serve {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// The MODEL of a config file.
+    #[arg(long, hide = true, value_name = "PATH")]
+    pub default_model: Option<String>,
+    /// Take settings from this TOML file: a key is a flag's name without its dashes, `model` the
+    /// MODEL, and the table `models` has further ones by name. Flags prevail.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print all settings as such a file, and do nothing else.
+    #[arg(long)]
+    pub print_config: bool,
+    /// A further model under this name, loaded when it is first asked for; may be given several times.
+    #[arg(long = "model", value_name = "NAME=PATH", action = ArgAction::Append, value_parser = named_model)]
+    pub models: Vec<(String, String)>,
+    /// A further name for MODEL; may be given several times.
+    #[arg(long, value_name = "NAME", action = ArgAction::Append)]
+    pub alias: Vec<String>,
+    /// The address to listen at. With another than this machine's own, use a key.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// The port; 0: any that is free.
+    #[arg(long, default_value_t = 8341)]
+    pub port: u16,
+    /// A file with keys, one a line; requests must have one of them. The variable KEEVE_API_KEY
+    /// holds a further one.
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Let web pages of this origin (or `*`) use the server; may be given several times.
+    #[arg(long, value_name = "ORIGIN", action = ArgAction::Append)]
+    pub cors_origin: Vec<String>,
+    /// Requests that are computed at the same time.
+    #[arg(long, value_name = "COUNT", default_value = "16", value_parser = at_least_one)]
+    pub max_sequences: usize,
+    /// Requests that may wait; more are refused.
+    #[arg(long, value_name = "COUNT", default_value_t = 128)]
+    pub max_queue: usize,
+    /// The longest body of a request, in MiB.
+    #[arg(long, value_name = "MIB", default_value = "16", value_parser = at_least_one)]
+    pub max_body: usize,
+    /// Connections at a time.
+    #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = at_least_one)]
+    pub max_connections: usize,
+    /// Seconds after which an answer is given up; 0: never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub request_timeout: u64,
+    /// Seconds that running requests have to end once the server is told to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub drain_timeout: u64,
+    /// Unload a model that nobody has used for so many seconds; it is loaded again when needed.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ttl: Option<u64>,
+    /// The most MiB that the files of loaded models may have together; idle ones make room.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
+    pub memory_budget: Option<u64>,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, clap::Args)]
 pub struct Chat {
     /// A directory, a .gguf file or a model on the hub [default: the demo model].
     pub model: Option<String>,
@@ -279,10 +343,11 @@ pub struct Tokenize {
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "keeve bench [OPTIONS] [MODEL]\n       \
     keeve bench [OPTIONS] --config <NAME|FILE> [--codec <NAME>]\n       \
-    keeve bench [OPTIONS] --ops [--codec <NAMES>]")]
+    keeve bench [OPTIONS] --ops [--codec <NAMES>]\n       \
+    keeve bench [OPTIONS] --server <URL>")]
 pub struct Bench {
     /// A directory or a .gguf file [default: the demo model].
-    #[arg(conflicts_with_all = ["config", "ops"])]
+    #[arg(conflicts_with_all = ["config", "ops", "server"])]
     pub model: Option<String>,
     /// Random weights of the shape of a well-known model (qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b,
     /// llama-3.2-1b, 4b-12l) or of a config.json.
@@ -299,6 +364,22 @@ pub struct Bench {
     /// Measure single products of 10240x2560 and 2560x10240 weights instead of a model.
     #[arg(long)]
     pub ops: bool,
+    /// Put the server at this address under load: clients that stream answers of -n tokens, greedily.
+    /// The variable KEEVE_API_KEY holds its key, where it needs one.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "ops", "profile"])]
+    pub server: Option<String>,
+    /// With --server: clients at the same time.
+    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = at_least_one, requires = "server")]
+    pub clients: usize,
+    /// With --server: questions in all.
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = at_least_one, requires = "server")]
+    pub requests: usize,
+    /// With --server: go on asking for so many seconds instead.
+    #[arg(long, value_name = "SECONDS", requires = "server", conflicts_with = "requests")]
+    pub seconds: Option<u64>,
+    /// With --server: share of the questions whose client hangs up in the middle.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, requires = "server")]
+    pub hang_up: f64,
     /// With --ops: the most rows of activations; they are the powers of two up to this.
     #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops")]
     pub max_rows: u32,
@@ -404,6 +485,15 @@ fn threads(text: &str) -> Result<usize, String> {
     match at_least_one(text)? {
         threads if threads > MOST => Err(format!("must be at most {MOST}")),
         threads => Ok(threads),
+    }
+}
+
+fn named_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.into(), path.into()))
+        }
+        _ => Err("expected NAME=PATH".into()),
     }
 }
 

@@ -26,6 +26,16 @@ pub fn watch() -> Result<(), ctrlc::Error> {
     })
 }
 
+/// Begins to watch for Ctrl-C and SIGTERM; the first one calls `stop`.
+pub fn watch_for(stop: impl Fn() + Send + 'static) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(EXIT_CODE.into());
+        }
+        stop();
+    })
+}
+
 /// Whether Ctrl-C came.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)

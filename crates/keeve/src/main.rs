@@ -3,6 +3,7 @@
 mod args;
 mod chat;
 mod commands;
+mod config_file;
 mod hub;
 mod interrupt;
 mod model;
@@ -10,23 +11,32 @@ mod output;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use keeve::Isa;
 use serde_json::json;
 
-use args::{Args, Command};
+use args::Command;
+use config_file::Problem;
 use output::{Failure, Output};
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return usage(&error),
+    let (args, config) = match config_file::parse(std::env::args_os().collect()) {
+        Ok(parsed) => parsed,
+        Err(Problem::Usage(error)) => return usage(&error),
+        Err(Problem::File(failure)) => return Output::new(wants_json(), false).fail(&failure),
     };
     let output = Output::new(args.json, args.quiet);
+    if let Some(text) = config {
+        let printed = match output.json {
+            true => output.result(&json!({ "config": text })),
+            false => output.text(&text),
+        };
+        return printed.map_or_else(|failure| output.fail(&failure), |()| ExitCode::SUCCESS);
+    }
     hub::configure(args.hub, args.quiet);
     let outcome = match args.command {
         Command::Run(run) => commands::run::run(&run, &output),
+        Command::Serve(serve) => commands::serve::run(&serve, &output),
         Command::Chat(chat) => commands::chat::run(&chat, &output),
         Command::Inspect(inspect) => commands::inspect::run(&inspect, &output),
         Command::Logits(logits) => commands::logits::run(&logits, &output),
@@ -46,9 +56,14 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether the arguments ask for JSON, as far as can be told without understanding them.
+fn wants_json() -> bool {
+    std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json")
+}
+
 /// Prints what clap has to say: help and version, or what is wrong with the arguments.
 fn usage(error: &clap::Error) -> ExitCode {
-    let json = std::env::args_os().take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    let json = wants_json();
     let text = error.to_string();
     let asked = match error.kind() {
         ErrorKind::DisplayHelp => Some(json!({ "help": text.trim_end() })),

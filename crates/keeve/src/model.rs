@@ -44,7 +44,8 @@ pub fn load_for_one(
     load_with(checkpoint, &EngineOptions { max_sequences: 1, ..options(compute) }, output)
 }
 
-fn options(compute: &Compute) -> EngineOptions {
+/// What the flags say about how to compute.
+pub fn options(compute: &Compute) -> EngineOptions {
     EngineOptions {
         threads: compute.threads,
         max_context: compute.max_context,

@@ -38,6 +38,13 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// What went wrong, for another message.
+    pub fn into_message(self) -> String {
+        self.message
+    }
+}
+
 impl<E: Display> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { message: error.to_string(), code: 1 }

@@ -33,7 +33,7 @@ fn answer(engine: &Engine, request: Request) -> (Vec<u32>, String, FinishReason,
                 ids.push(id);
                 all.push_str(&text);
             }
-            Event::Finished { reason, text, timings } => {
+            Event::Finished { reason, text, timings, .. } => {
                 all.push_str(&text);
                 return (ids, all, reason, timings);
             }

@@ -122,7 +122,7 @@ pub fn answer(generation: Generation) -> (Vec<(u32, f32)>, FinishReason) {
     for event in generation {
         match event {
             Event::Token { id, logprob, .. } => tokens.push((id, logprob)),
-            Event::PromptLogits { .. } => {}
+            Event::PromptLogits { .. } | Event::Embedding(_) => {}
             Event::Finished { reason, .. } => return (tokens, reason),
             Event::Failed(error) => panic!("{error}"),
         }

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use keeve::{Activations, Canceller, Checkpoint, Codec, EngineOptions};
 use keeve_bench::model::{ModelBench, Protocol, Report, Source};
 use keeve_bench::ops::{self, OpsOptions};
 use keeve_bench::scheme::Scheme;
+use keeve_bench::server::ServerOptions;
 use keeve_bench::{Error, Observer, plot, shape};
 use serde_json::Value;
 
@@ -19,7 +21,9 @@ const DEFAULT_CODEC: &str = "q4_k_m";
 
 pub fn run(args: &Bench, output: &Output) -> Outcome {
     interrupt::watch()?;
-    if args.ops {
+    if let Some(url) = &args.server {
+        server(args, url, output)?;
+    } else if args.ops {
         products(args, output)?;
     } else {
         whole_model(args, output)?;
@@ -138,6 +142,35 @@ fn scheme(args: &Bench) -> Result<Scheme, Failure> {
 
 fn codec(name: &str) -> Result<Codec, Failure> {
     name.parse().map_err(|error: keeve::codec::Error| Failure::usage(error.to_string()))
+}
+
+/// Words of a question to a server, as many as `--prompt` has tokens, but not more than so many.
+const MOST_WORDS: usize = 256;
+
+fn server(args: &Bench, url: &str, output: &Output) -> Result<(), Failure> {
+    if !(0.0..=1.0).contains(&args.hang_up) {
+        return Err(Failure::usage("--hang-up is a share, from 0 to 1"));
+    }
+    let options = ServerOptions {
+        url: url.into(),
+        key: std::env::var("KEEVE_API_KEY").ok().filter(|key| !key.is_empty()),
+        clients: args.clients,
+        requests: args.requests,
+        duration: args.seconds.map(Duration::from_secs),
+        prompt_words: args.prompt.min(MOST_WORDS),
+        max_tokens: args.generate.max(1),
+        hang_up: args.hang_up,
+    };
+    let report = {
+        let watch = Watch(output.stage_bar());
+        keeve_bench::server::run(&options, &watch)?
+    };
+    if output.json {
+        output.result(&serde_json::to_value(&report)?)?;
+    } else {
+        output.text(&report.table())?;
+    }
+    draw(args, || plot::server(&report))
 }
 
 fn products(args: &Bench, output: &Output) -> Result<(), Failure> {

@@ -158,7 +158,7 @@ impl Session<'_> {
             let before = reply.len();
             for event in generation {
                 let piece = match event {
-                    Event::PromptLogits { .. } => continue,
+                    Event::PromptLogits { .. } | Event::Embedding(_) => continue,
                     Event::Token { id, .. } => {
                         reply.push(id);
                         // Ids that are only padding of the vocabulary stand for no text.

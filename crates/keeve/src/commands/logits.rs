@@ -31,7 +31,7 @@ pub fn run(args: &Logits, output: &Output) -> Outcome {
                 return Err(Failure::interrupted());
             }
             Event::Failed(error) => return Err(error.into()),
-            Event::Token { .. } | Event::Finished { .. } => {}
+            Event::Token { .. } | Event::Embedding(_) | Event::Finished { .. } => {}
         }
     }
     let shape = [args.prompt_ids.len(), width];

@@ -10,5 +10,6 @@ pub mod list;
 pub mod logits;
 pub mod rm;
 pub mod run;
+pub mod serve;
 pub mod tensor;
 pub mod tokenize;

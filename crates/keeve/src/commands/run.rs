@@ -58,12 +58,12 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
     let mut end = None;
     for event in &mut generation {
         let text = match event {
-            Event::PromptLogits { .. } => continue,
+            Event::PromptLogits { .. } | Event::Embedding(_) => continue,
             Event::Token { id, text, .. } => {
                 tokens.push(id);
                 if has_text { text } else { format!("{id} ") }
             }
-            Event::Finished { reason, text, timings } => {
+            Event::Finished { reason, text, timings, .. } => {
                 end = Some((reason, timings));
                 text
             }

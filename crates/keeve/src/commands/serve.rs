@@ -1,0 +1,108 @@
+//! `keeve serve`.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use keeve::EngineOptions;
+use keeve_server::{ModelSource, ModelsConfig, Observer, ServerConfig, Stop};
+
+use crate::args::Serve;
+use crate::output::{Failure, Outcome, Output};
+use crate::{interrupt, model};
+
+/// The variable with a key.
+const KEY_VARIABLE: &str = "KEEVE_API_KEY";
+
+pub fn run(args: &Serve, output: &Output) -> Outcome {
+    let config = config(args)?;
+    let seconds = |count: u64| (count > 0).then(|| Duration::from_secs(count));
+    let loading = ModelsConfig {
+        engine: EngineOptions {
+            max_sequences: args.max_sequences,
+            ..model::options(&args.compute)
+        },
+        max_queue: args.max_queue,
+        ttl: args.ttl.and_then(seconds),
+        memory: args.memory_budget.map(|mib| mib.saturating_mul(1 << 20)),
+    };
+    if !config.host_is_local() && config.api_keys.is_empty() {
+        output.note("note: anybody who can reach this address can use the server: there is no key");
+    }
+    let stop = Stop::default();
+    let asked = stop.clone();
+    interrupt::watch_for(move || asked.stop())?;
+    keeve_server::serve(config, sources(args)?, loading, &stop, &Said(output))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the user where the server is.
+struct Said<'a>(&'a Output);
+
+impl Observer for Said<'_> {
+    fn listening(&self, address: SocketAddr) {
+        self.0.note(&format!("listening at http://{address}"));
+    }
+
+    fn ready(&self, notes: &[String]) {
+        for note in notes {
+            self.0.note(&format!("note: {note}"));
+        }
+        self.0.note("ready");
+    }
+}
+
+fn config(args: &Serve) -> Result<ServerConfig, Failure> {
+    let mut api_keys = vec![];
+    if let Some(path) = &args.api_key_file {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        api_keys.extend(lines.map(str::to_owned));
+        if api_keys.is_empty() {
+            return Err(format!("{}: there is no key in it", path.display()).into());
+        }
+    }
+    api_keys.extend(std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()));
+    Ok(ServerConfig {
+        host: args.host.clone(),
+        port: args.port,
+        api_keys,
+        cors_origins: args.cors_origin.clone(),
+        max_body: args.max_body.saturating_mul(1 << 20),
+        max_connections: args.max_connections,
+        request_timeout: (args.request_timeout > 0)
+            .then(|| Duration::from_secs(args.request_timeout)),
+        drain_timeout: Duration::from_secs(args.drain_timeout),
+        ..ServerConfig::default()
+    })
+}
+
+fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
+    let mut sources = vec![];
+    let model = args.model.as_ref().or(args.default_model.as_ref());
+    if model.is_some() || args.models.is_empty() {
+        let name = match model {
+            None => "keeve-demo".to_owned(),
+            Some(path) => name_of(path),
+        };
+        sources.push((std::iter::once(name).chain(args.alias.clone()).collect(), model.cloned()));
+    } else if !args.alias.is_empty() {
+        return Err(Failure::usage("--alias needs a MODEL"));
+    }
+    let further = args.models.iter().cloned();
+    sources.extend(further.map(|(name, path)| (vec![name], Some(path))));
+    let source = |(names, path): (Vec<String>, Option<String>)| ModelSource {
+        names,
+        open: Box::new(move || model::open(path.as_deref()).map_err(Failure::into_message)),
+    };
+    Ok(sources.into_iter().map(source).collect())
+}
+
+/// A model's name: that of its file or folder.
+fn name_of(path: &str) -> String {
+    let resolved = Path::new(path).canonicalize().unwrap_or_else(|_| path.into());
+    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
+    name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,257 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use super::chat_types::{
+    Alternative, AnswerMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChatRequest,
+    ChunkChoice, ChunkDelta, FunctionDelta, Logprobs, MadeCall, MadeFunction, TokenReport,
+};
+use super::common::{Choosing, Texts, Usage, token_text};
+use super::format::ResponseFormat;
+use super::tool_use::ToolUse;
+use super::turn::{Chosen, Running, Turn};
+use crate::app::{Shared, now};
+use crate::body::Body;
+use crate::error::{ApiError, ErrorBody};
+use crate::models::Model;
+use crate::parse::Delta;
+use crate::sse;
+
+/// Go on with a conversation.
+#[utoipa::path(
+    post, path = "/v1/chat/completions", request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The answer, or its pieces as server-sent events.",
+            content((ChatCompletion = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", description = "The request is wrong.", body = ErrorBody),
+        (status = "5XX", description = "The server is at fault or busy.", body = ErrorBody),
+    ),
+)]
+pub(crate) async fn create(
+    State(app): State<Shared>,
+    Body(request): Body<ChatRequest>,
+) -> Result<Response, ApiError> {
+    let model = app.models.get(&request.model).await?;
+    let stream = request.stream.unwrap_or(false);
+    let options = request.stream_options.clone();
+    if options.is_some() && !stream {
+        return Err(ApiError::field("stream_options", "stream_options needs stream"));
+    }
+    let include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+    let logprobs = request.logprobs.unwrap_or(false);
+    let count = request.n.unwrap_or(1) as usize;
+    let running = turn(request)?.start(&app, &model).await?;
+    let reply = Reply { id: app.id("chatcmpl-"), created: now(), model, logprobs, app };
+    if stream {
+        Ok(reply.stream(running, count, include_usage))
+    } else {
+        Ok(Json(reply.whole(running, count).await?).into_response())
+    }
+}
+
+fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
+    if request.messages.is_empty() {
+        return Err(ApiError::field("messages", "messages is empty"));
+    }
+    let top_logprobs = request.top_logprobs.unwrap_or(0);
+    if top_logprobs > 0 && request.logprobs != Some(true) {
+        return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs"));
+    }
+    let tools = request.tools.unwrap_or_default().into_iter().map(|tool| tool.function).collect();
+    let messages = request.messages.into_iter().enumerate();
+    let messages = messages.map(|(at, message)| message.into_message(at));
+    Ok(Turn {
+        messages: messages.collect::<Result<_, _>>()?,
+        tools: ToolUse::new(tools, request.tool_choice, request.parallel_tool_calls)?,
+        format: request.response_format.and_then(ResponseFormat::grammar),
+        template_args: request.chat_template_kwargs.unwrap_or_default(),
+        choosing: Choosing {
+            n: request.n,
+            seed: request.seed,
+            stop: request.stop.map(Texts::into_vec).unwrap_or_default(),
+            max_tokens: request.max_completion_tokens.or(request.max_tokens),
+            temperature: request.temperature,
+            top_p: request.top_p,
+            top_k: request.top_k,
+            min_p: request.min_p,
+            presence_penalty: request.presence_penalty,
+            frequency_penalty: request.frequency_penalty,
+            repetition_penalty: request.repetition_penalty,
+            logit_bias: request.logit_bias,
+            top_logprobs: top_logprobs as usize,
+            ignore_eos: request.ignore_eos.unwrap_or(false),
+        },
+    })
+}
+
+/// What all pieces of a response share.
+struct Reply {
+    id: String,
+    created: u64,
+    model: Arc<Model>,
+    logprobs: bool,
+    app: Shared,
+}
+
+impl Reply {
+    async fn whole(&self, mut running: Running, count: usize) -> Result<ChatCompletion, ApiError> {
+        let mut usage = Usage::default();
+        let mut choices: Vec<_> = (0..count).map(|index| self.empty_choice(index)).collect();
+        while let Some(update) = running.next().await {
+            let update = update?;
+            let choice = &mut choices[update.index];
+            for delta in update.deltas {
+                self.add(&mut choice.message, delta);
+            }
+            if let (Some(logprobs), Some(token)) = (&mut choice.logprobs, update.token) {
+                logprobs.content.push(self.report(&token));
+            }
+            if let Some(end) = update.end {
+                choice.finish_reason = end.reason.into();
+                usage.add(&end.timings, end.reasoning_tokens, update.index == 0);
+            }
+        }
+        for choice in &mut choices {
+            let message = &mut choice.message;
+            if message.tool_calls.is_none() {
+                message.content.get_or_insert_default();
+            }
+        }
+        Ok(ChatCompletion {
+            id: self.id.clone(),
+            object: "chat.completion",
+            created: self.created,
+            model: self.model.name.clone(),
+            choices,
+            usage,
+        })
+    }
+
+    fn empty_choice(&self, index: usize) -> ChatChoice {
+        let message = AnswerMessage { role: "assistant".into(), ..AnswerMessage::default() };
+        let logprobs = self.logprobs.then(Logprobs::default);
+        ChatChoice { index, message, logprobs, finish_reason: String::new() }
+    }
+
+    fn add(&self, message: &mut AnswerMessage, delta: Delta) {
+        match delta {
+            Delta::Text(text) => message.content.get_or_insert_default().push_str(&text),
+            Delta::Reasoning(text) => {
+                message.reasoning_content.get_or_insert_default().push_str(&text);
+            }
+            Delta::ToolStart { name, .. } => {
+                let function = MadeFunction { name, arguments: String::new() };
+                let (id, kind) = (self.app.id("call_"), "function".into());
+                let call = MadeCall { id, kind, function, _index: None };
+                message.tool_calls.get_or_insert_default().push(call);
+            }
+            Delta::ToolArguments { text, .. } => {
+                if let Some(call) = message.tool_calls.as_mut().and_then(|calls| calls.last_mut()) {
+                    call.function.arguments.push_str(&text);
+                }
+            }
+        }
+    }
+
+    fn report(&self, token: &Chosen) -> TokenReport {
+        let (text, bytes) = token_text(&self.model, token.id);
+        let alternatives = token.alternatives.iter().map(|other| {
+            let (token, bytes) = token_text(&self.model, other.id);
+            Alternative { token, logprob: other.logprob, bytes }
+        });
+        let top_logprobs = alternatives.collect();
+        TokenReport { token: text, logprob: token.logprob, bytes, top_logprobs }
+    }
+
+    fn stream(self, mut running: Running, count: usize, include_usage: bool) -> Response {
+        sse::respond(move |out| async move {
+            for index in 0..count {
+                let delta = ChunkDelta {
+                    role: Some("assistant"),
+                    content: Some(String::new()),
+                    ..ChunkDelta::default()
+                };
+                let choice = ChunkChoice { index, delta, ..ChunkChoice::default() };
+                out.data(&self.chunk(vec![choice], None)).await?;
+            }
+            let mut usage = Usage::default();
+            let mut held: Vec<Logprobs> = vec![Logprobs::default(); count];
+            loop {
+                let update = tokio::select! {
+                    update = running.next() => update,
+                    () = out.closed() => return Err(sse::Gone),
+                };
+                let update = match update {
+                    None => break,
+                    Some(Ok(update)) => update,
+                    Some(Err(error)) => {
+                        out.data(&error.openai()).await?;
+                        return Ok(());
+                    }
+                };
+                let index = update.index;
+                if let Some(token) = update.token.filter(|_| self.logprobs) {
+                    held[index].content.push(self.report(&token));
+                }
+                for delta in update.deltas {
+                    let logprobs = std::mem::take(&mut held[index]);
+                    let logprobs = (!logprobs.content.is_empty()).then_some(logprobs);
+                    let delta = self.delta(delta);
+                    let choice = ChunkChoice { index, delta, logprobs, finish_reason: None };
+                    out.data(&self.chunk(vec![choice], None)).await?;
+                }
+                if let Some(end) = update.end {
+                    usage.add(&end.timings, end.reasoning_tokens, index == 0);
+                    let logprobs = std::mem::take(&mut held[index]);
+                    let choice = ChunkChoice {
+                        index,
+                        logprobs: (!logprobs.content.is_empty()).then_some(logprobs),
+                        finish_reason: Some(end.reason),
+                        ..ChunkChoice::default()
+                    };
+                    out.data(&self.chunk(vec![choice], None)).await?;
+                }
+            }
+            if include_usage {
+                out.data(&self.chunk(vec![], Some(usage))).await?;
+            }
+            out.line("[DONE]").await
+        })
+    }
+
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatChunk<'_> {
+        ChatChunk {
+            id: &self.id,
+            object: "chat.completion.chunk",
+            created: self.created,
+            model: &self.model.name,
+            choices,
+            usage,
+        }
+    }
+
+    fn delta(&self, delta: Delta) -> ChunkDelta {
+        let mut chunk = ChunkDelta::default();
+        match delta {
+            Delta::Text(text) => chunk.content = Some(text),
+            Delta::Reasoning(text) => chunk.reasoning_content = Some(text),
+            Delta::ToolStart { index, name } => {
+                chunk.tool_calls = Some(vec![CallDelta {
+                    index,
+                    id: Some(self.app.id("call_")),
+                    kind: Some("function"),
+                    function: FunctionDelta { name: Some(name), arguments: String::new() },
+                }]);
+            }
+            Delta::ToolArguments { index, text } => {
+                let function = FunctionDelta { name: None, arguments: text };
+                chunk.tool_calls = Some(vec![CallDelta { index, id: None, kind: None, function }]);
+            }
+        }
+        chunk
+    }
+}

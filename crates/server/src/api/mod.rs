@@ -1,0 +1,51 @@
+//! The endpoints, one file each.
+
+mod chat;
+mod chat_types;
+mod common;
+mod completions;
+mod embeddings;
+mod format;
+mod messages;
+mod misc;
+mod openapi;
+mod response_events;
+mod responses;
+mod tool_use;
+mod turn;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+
+use crate::app::Shared;
+use crate::error::ApiError;
+use crate::guard::guard;
+
+/// All endpoints.
+pub(crate) fn router(app: Shared) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/embeddings", post(embeddings::create))
+        .route("/v1/models", get(misc::models))
+        .route("/v1/models/{model}", get(misc::model))
+        .route("/v1/queue", get(misc::queue))
+        .route("/tokenize", post(misc::tokenize))
+        .route("/detokenize", post(misc::detokenize))
+        .route("/health", get(misc::health))
+        .route("/metrics", get(misc::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .merge(crate::web::routes())
+        .fallback(|| async { ApiError::refused(StatusCode::NOT_FOUND, "no such path") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::refused(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method")
+        })
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(app.clone(), guard))
+        .with_state(app)
+}

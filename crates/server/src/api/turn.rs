@@ -1,0 +1,178 @@
+//! One turn of a conversation: from messages to the pieces of the model's answers. Every endpoint
+//! that takes conversations goes through here.
+
+use std::sync::Arc;
+
+use keeve_engine::sampling::TokenLogprob;
+use keeve_engine::{Event, FinishReason, Grammar, Message, RenderOptions, Timings};
+use serde_json::{Map, Value};
+
+use super::common::{Choosing, finish_reason};
+use super::format::after_reasoning;
+use super::tool_use::ToolUse;
+use crate::answer::Answers;
+use crate::app::Shared;
+use crate::error::ApiError;
+use crate::models::{Model, blocking};
+use crate::parse::{AnswerParser, Delta};
+
+/// What the model is asked.
+pub(crate) struct Turn {
+    pub messages: Vec<Message>,
+    pub tools: ToolUse,
+    pub format: Option<Grammar>,
+    pub template_args: Map<String, Value>,
+    pub choosing: Choosing,
+}
+
+/// A token that was chosen.
+pub(crate) struct Chosen {
+    pub id: u32,
+    pub logprob: f32,
+    pub alternatives: Vec<TokenLogprob>,
+}
+
+/// Something new in one of the answers.
+pub(crate) struct Update {
+    /// Which answer.
+    pub index: usize,
+    pub deltas: Vec<Delta>,
+    pub token: Option<Chosen>,
+    /// Set with the last update of an answer.
+    pub end: Option<End>,
+}
+
+/// How an answer ended.
+pub(crate) struct End {
+    /// OpenAI's name for why.
+    pub reason: &'static str,
+    /// The stop text that ended it.
+    pub stop_text: Option<usize>,
+    pub timings: Timings,
+    /// Tokens spent on reasoning.
+    pub reasoning_tokens: usize,
+}
+
+/// The answers of a turn, as they arrive.
+pub(crate) struct Running {
+    answers: Answers,
+    choices: Vec<Choice>,
+    one_call: bool,
+}
+
+struct Choice {
+    parser: AnswerParser,
+    calls: bool,
+    reasoning_tokens: usize,
+}
+
+impl Turn {
+    /// Begins the answers.
+    pub async fn start(mut self, app: &Shared, model: &Arc<Model>) -> Result<Running, ApiError> {
+        let support = model.tools;
+        if !support.in_template {
+            self.tools.write_into(&mut self.messages);
+        }
+        let forced = self.tools.grammar(support.style);
+        let bound_by = if forced.is_some() { "tools" } else { "response_format" };
+        if forced.is_some() && self.format.is_some() {
+            let message = "tool_choice and response_format cannot both bind the answer";
+            return Err(ApiError::field("response_format", message));
+        }
+        let style = (!self.tools.tools.is_empty()).then_some(support.style);
+        let one_call = style.is_some() && !self.tools.several;
+        let options = RenderOptions {
+            tools: self.tools.for_template().filter(|_| support.in_template),
+            add_generation_prompt: true,
+            extra: self.template_args,
+            ..RenderOptions::default()
+        };
+        let grammar = forced.or(self.format);
+        let (messages, owner) = (self.messages, model.clone());
+        // Rendering and compiling take a while.
+        let prepared = blocking(move || {
+            let prompt = owner.engine.chat_prompt(&messages, &options)?;
+            let reasoning = begins_reasoning(&owner, &prompt);
+            let grammar = match grammar {
+                Some(grammar) if reasoning => Some(after_reasoning(grammar)?),
+                grammar => grammar,
+            };
+            let constraint = grammar.map(|grammar| owner.engine.constraint(&grammar));
+            let constraint = constraint
+                .transpose()
+                .map_err(|error| ApiError::field(bound_by, error.to_string()))?;
+            Ok::<_, ApiError>((prompt, reasoning, constraint))
+        });
+        let (prompt, reasoning, constraint) = prepared.await??;
+        let requests = self.choosing.requests(app, model, prompt, constraint)?;
+        let choice = |_: &_| Choice {
+            parser: AnswerParser::new(reasoning, style),
+            calls: false,
+            reasoning_tokens: 0,
+        };
+        let choices = requests.iter().map(choice).collect();
+        let answers = Answers::start(model.clone(), requests)?;
+        Ok(Running { answers, choices, one_call })
+    }
+}
+
+/// Whether a prompt ends inside the model's reasoning.
+fn begins_reasoning(model: &Model, prompt: &[u32]) -> bool {
+    const LOOK: usize = 8;
+    let Ok(tokenizer) = model.engine.tokenizer() else { return false };
+    let tail = &prompt[prompt.len().saturating_sub(LOOK)..];
+    let bytes: Vec<u8> = tail
+        .iter()
+        .flat_map(|&id| tokenizer.token_bytes(id).unwrap_or_default())
+        .copied()
+        .collect();
+    String::from_utf8_lossy(&bytes).trim_end().ends_with("<think>")
+}
+
+impl Running {
+    /// What is new next; `None` after the end of the last answer.
+    pub async fn next(&mut self) -> Option<Result<Update, ApiError>> {
+        loop {
+            let (index, event) = match self.answers.next().await? {
+                (index, Ok(event)) => (index, event),
+                (_, Err(error)) => return Some(Err(error)),
+            };
+            let choice = &mut self.choices[index];
+            match event {
+                Event::PromptLogits { .. } | Event::Embedding(_) => {}
+                Event::Token { id, logprob, alternatives, text } => {
+                    let deltas = choice.parser.push(&text);
+                    choice.note(&deltas);
+                    if self.one_call && choice.parser.complete_calls() > 0 {
+                        self.answers.cancel_one(index);
+                    }
+                    let token = Some(Chosen { id, logprob, alternatives });
+                    return Some(Ok(Update { index, deltas, token, end: None }));
+                }
+                Event::Finished { reason: FinishReason::TimedOut, .. } => {
+                    return Some(Err(ApiError::timed_out()));
+                }
+                Event::Finished { reason, text, stop_text, timings } => {
+                    let mut deltas = choice.parser.push(&text);
+                    deltas.extend(choice.parser.finish());
+                    choice.note(&deltas);
+                    let reason = match finish_reason(reason) {
+                        "stop" if choice.calls => "tool_calls",
+                        reason => reason,
+                    };
+                    let reasoning_tokens = choice.reasoning_tokens;
+                    let end = Some(End { reason, stop_text, timings, reasoning_tokens });
+                    return Some(Ok(Update { index, deltas, token: None, end }));
+                }
+                Event::Failed(error) => return Some(Err(error.as_ref().into())),
+            }
+        }
+    }
+}
+
+impl Choice {
+    fn note(&mut self, deltas: &[Delta]) {
+        self.calls |= deltas.iter().any(|delta| matches!(delta, Delta::ToolStart { .. }));
+        self.reasoning_tokens += usize::from(matches!(deltas, [Delta::Reasoning(_), ..]));
+    }
+}

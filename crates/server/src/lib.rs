@@ -1,0 +1,23 @@
+//! An HTTP server for language models, in the forms that OpenAI's and Anthropic's clients speak.
+//!
+//! [`Server::bind`] takes a [`ServerConfig`] and the models to serve, [`Server::run`] answers until it
+//! is told to stop. What is answered, and how requests are limited, is described by
+//! `GET /openapi.json`.
+
+mod answer;
+mod api;
+mod app;
+mod base64;
+mod body;
+mod error;
+mod guard;
+mod metrics;
+mod models;
+mod parse;
+mod serve;
+mod sse;
+mod web;
+
+pub use app::ServerConfig;
+pub use models::{ModelSource, ModelsConfig};
+pub use serve::{Observer, Server, ServerError, Stop, serve};

@@ -1,0 +1,360 @@
+//! The models that are served: loaded when they are first needed, unloaded when nobody has needed
+//! them for a while or another one needs the room.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use keeve_checkpoint::Checkpoint;
+use keeve_engine::{Engine, EngineOptions, SamplingParams};
+use serde_json::Value;
+
+use crate::app::now;
+use crate::error::ApiError;
+use crate::metrics::Metrics;
+use crate::parse::ToolStyle;
+
+/// Where a model comes from.
+pub struct ModelSource {
+    /// Its name, and further names that it answers to.
+    pub names: Vec<String>,
+    /// Opens its files. Called again each time it is loaded.
+    #[allow(clippy::type_complexity, reason = "it is used once")]
+    pub open: Box<dyn Fn() -> Result<Checkpoint, String> + Send + Sync>,
+}
+
+/// How models are loaded.
+#[derive(Debug, Clone)]
+pub struct ModelsConfig {
+    /// How their engines use the machine.
+    pub engine: EngineOptions,
+    /// Requests to one model that may wait besides those that run.
+    pub max_queue: usize,
+    /// Unload a model that nobody has used for so long.
+    pub ttl: Option<Duration>,
+    /// The most bytes that the weights of loaded models may take together.
+    pub memory: Option<u64>,
+}
+
+impl Default for ModelsConfig {
+    fn default() -> Self {
+        Self { engine: EngineOptions::default(), max_queue: 128, ttl: None, memory: None }
+    }
+}
+
+/// A loaded model.
+pub(crate) struct Model {
+    pub name: String,
+    pub engine: Engine,
+    pub metrics: Arc<Metrics>,
+    /// How tokens are chosen where a request does not say.
+    pub sampling: SamplingParams,
+    pub tools: ToolSupport,
+    /// Requests that were accepted and have not ended.
+    accepted: Arc<AtomicUsize>,
+    most: usize,
+    used: AtomicU64,
+    started: Instant,
+}
+
+/// What a model's chat template does with tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ToolSupport {
+    /// Whether the template tells the model about tools.
+    pub in_template: bool,
+    /// How the model writes calls.
+    pub style: ToolStyle,
+}
+
+/// A place among the requests of a model. Dropping it gives the place back.
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Model {
+    /// A place for a request, if not too many wait already.
+    pub fn place(&self) -> Result<Place, ApiError> {
+        let more = |count: usize| (count < self.most).then_some(count + 1);
+        match self.accepted.fetch_update(Ordering::AcqRel, Ordering::Acquire, more) {
+            Ok(_) => Ok(Place(self.accepted.clone())),
+            Err(_) => {
+                self.metrics.refused();
+                Err(ApiError::busy("too many requests are waiting; try again later"))
+            }
+        }
+    }
+
+    /// Requests that were accepted and are not being computed.
+    pub fn waiting(&self) -> usize {
+        self.accepted.load(Ordering::Acquire).saturating_sub(self.engine.stats().running)
+    }
+
+    fn touch(&self) {
+        self.used.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn unused_for(&self) -> Duration {
+        let used = Duration::from_millis(self.used.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(used)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.accepted.load(Ordering::Acquire) == 0
+    }
+}
+
+struct Entry {
+    source: ModelSource,
+    metrics: Arc<Metrics>,
+    created: u64,
+    /// The model while it is loaded. Held while it is being loaded, so that others wait.
+    loaded: tokio::sync::Mutex<Option<Arc<Model>>>,
+    /// The same, for whoever must not wait.
+    current: Mutex<Option<Arc<Model>>>,
+    loaded_before: AtomicBool,
+}
+
+/// All models of a server.
+pub(crate) struct Models {
+    entries: Vec<Arc<Entry>>,
+    by_name: HashMap<String, usize>,
+    config: ModelsConfig,
+    /// Held while room is made for a model.
+    room: tokio::sync::Mutex<()>,
+}
+
+/// A model as `GET /v1/models` shows it.
+pub(crate) struct Listed {
+    pub names: Vec<String>,
+    pub created: u64,
+    pub model: Option<Arc<Model>>,
+    pub metrics: Arc<Metrics>,
+    /// Whether it has been loaded before; it may have been unloaded since.
+    pub loaded_before: bool,
+}
+
+impl Listed {
+    /// Whether requests are answered, if perhaps after loading the model again.
+    pub fn ready(&self) -> bool {
+        self.loaded_before
+    }
+}
+
+impl Models {
+    /// # Errors
+    /// If there is no model, or two have the same name.
+    pub fn new(sources: Vec<ModelSource>, config: ModelsConfig) -> Result<Self, String> {
+        let mut by_name = HashMap::new();
+        let mut entries = vec![];
+        for (index, source) in sources.into_iter().enumerate() {
+            for name in &source.names {
+                if by_name.insert(name.clone(), index).is_some() {
+                    return Err(format!("two models are called {name:?}"));
+                }
+            }
+            entries.push(Arc::new(Entry {
+                source,
+                metrics: Arc::default(),
+                created: now(),
+                loaded: tokio::sync::Mutex::new(None),
+                current: Mutex::new(None),
+                loaded_before: AtomicBool::new(false),
+            }));
+        }
+        if entries.iter().any(|entry| entry.source.names.is_empty()) || entries.is_empty() {
+            return Err("a server needs a model, and every model a name".into());
+        }
+        Ok(Self { entries, by_name, config, room: tokio::sync::Mutex::new(()) })
+    }
+
+    /// All models.
+    pub fn list(&self) -> Vec<Listed> {
+        let listed = |entry: &Arc<Entry>| Listed {
+            names: entry.source.names.clone(),
+            created: entry.created,
+            model: entry.current(),
+            metrics: entry.metrics.clone(),
+            loaded_before: entry.loaded_before.load(Ordering::Relaxed),
+        };
+        self.entries.iter().map(listed).collect()
+    }
+
+    /// The model of this name, loading it if need be. Where there is only one, an empty name will do.
+    pub async fn get(&self, name: &str) -> Result<Arc<Model>, ApiError> {
+        let index = match self.by_name.get(name) {
+            Some(&index) => index,
+            None if name.is_empty() && self.entries.len() == 1 => 0,
+            None if name.is_empty() => {
+                return Err(ApiError::field("model", "model is needed: there are several"));
+            }
+            None => return Err(ApiError::no_model(name)),
+        };
+        self.load(index).await
+    }
+
+    /// Loads the first model, which is then ready for the first request.
+    pub async fn load_first(&self) -> Result<Arc<Model>, ApiError> {
+        self.load(0).await
+    }
+
+    async fn load(&self, index: usize) -> Result<Arc<Model>, ApiError> {
+        let entry = &self.entries[index];
+        let mut loaded = entry.loaded.lock().await;
+        if let Some(model) = &*loaded {
+            model.touch();
+            return Ok(model.clone());
+        }
+        let opener = entry.clone();
+        let checkpoint = blocking(move || (opener.source.open)()).await?;
+        let checkpoint = checkpoint.map_err(|problem| {
+            ApiError::unavailable(format!("the model cannot be loaded: {problem}"))
+        })?;
+        let _room = self.room.lock().await;
+        self.make_room(index, weight_bytes(&checkpoint)).await?;
+        let (config, owner) = (self.config.clone(), entry.clone());
+        let made = blocking(move || prepare(&checkpoint, &config, &owner)).await?;
+        let model = made.map_err(|problem| {
+            ApiError::unavailable(format!("the model cannot be loaded: {problem}"))
+        })?;
+        let model = Arc::new(model);
+        tracing::info!(model = model.name, "loaded");
+        *loaded = Some(model.clone());
+        entry.set_current(Some(model.clone()));
+        entry.loaded_before.store(true, Ordering::Relaxed);
+        Ok(model)
+    }
+
+    /// Unloads idle models until so many more bytes of weights fit.
+    async fn make_room(&self, index: usize, bytes: u64) -> Result<(), ApiError> {
+        let Some(memory) = self.config.memory else { return Ok(()) };
+        if bytes > memory {
+            let message =
+                format!("the model has {bytes} bytes of weights, but {memory} are allowed");
+            return Err(ApiError::unavailable(message));
+        }
+        loop {
+            let loaded: Vec<_> = self.entries.iter().filter_map(|entry| entry.current()).collect();
+            let held: u64 = loaded.iter().map(|model| model.engine.info().weight_bytes).sum();
+            if held.saturating_add(bytes) <= memory {
+                return Ok(());
+            }
+            let idle = self.entries.iter().enumerate().filter(|(other, _)| *other != index);
+            let idle = idle.filter_map(|(other, entry)| Some((other, entry.current()?)));
+            let oldest = idle
+                .filter(|(_, model)| model.is_idle())
+                .max_by_key(|(_, model)| model.unused_for());
+            let Some((oldest, _)) = oldest else {
+                let message = "the models in use leave no memory for this one; try again later";
+                return Err(ApiError::unavailable(message));
+            };
+            if !self.unload(oldest).await {
+                return Err(ApiError::unavailable("no memory for this model; try again later"));
+            }
+        }
+    }
+
+    /// Unloads a model unless it is in use.
+    async fn unload(&self, index: usize) -> bool {
+        let entry = &self.entries[index];
+        let Ok(mut loaded) = entry.loaded.try_lock() else { return false };
+        if loaded.as_ref().is_none_or(|model| !model.is_idle()) {
+            return false;
+        }
+        entry.set_current(None);
+        let Some(model) = loaded.take() else { return false };
+        tracing::info!(model = model.name, "unloaded");
+        // Dropping an engine waits for its thread. Whoever still holds the model may finish.
+        blocking(move || drop(model)).await.is_ok()
+    }
+
+    /// Unloads models that nobody has used for long. Does not end.
+    pub async fn unload_unused(&self) {
+        let Some(ttl) = self.config.ttl else { return std::future::pending().await };
+        let pause = (ttl / 4).clamp(Duration::from_millis(50), Duration::from_secs(10));
+        loop {
+            tokio::time::sleep(pause).await;
+            for (index, entry) in self.entries.iter().enumerate() {
+                if entry.current().is_some_and(|model| model.is_idle() && model.unused_for() >= ttl)
+                {
+                    self.unload(index).await;
+                }
+            }
+        }
+    }
+
+    /// Whether an engine has died.
+    pub fn any_dead(&self) -> bool {
+        self.entries
+            .iter()
+            .filter_map(|entry| entry.current())
+            .any(|model| !model.engine.is_alive())
+    }
+}
+
+impl Entry {
+    fn current(&self) -> Option<Arc<Model>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_current(&self, model: Option<Arc<Model>>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = model;
+    }
+}
+
+/// Runs work that takes long on a thread of its own.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::panicked())
+}
+
+fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.files().iter().map(|file| file.bytes).sum()
+}
+
+fn prepare(checkpoint: &Checkpoint, config: &ModelsConfig, entry: &Entry) -> Result<Model, String> {
+    let engine = Engine::load(checkpoint, &config.engine, &|_| true);
+    let engine = engine.map_err(|error| error.to_string())?;
+    Ok(Model {
+        name: entry.source.names[0].clone(),
+        metrics: entry.metrics.clone(),
+        sampling: default_sampling(checkpoint.generation_config()),
+        tools: tool_support(checkpoint.chat_template().unwrap_or_default()),
+        accepted: Arc::default(),
+        most: config.engine.max_sequences.saturating_add(config.max_queue).max(1),
+        used: AtomicU64::new(0),
+        started: Instant::now(),
+        engine,
+    })
+}
+
+/// The sampling that a model's `generation_config.json` recommends; plain sampling where it says
+/// nothing usable.
+fn default_sampling(config: Option<&Value>) -> SamplingParams {
+    let field = |name: &str| config.and_then(|config| config.get(name));
+    let number = |name: &str| field(name).and_then(Value::as_f64).map(|value| value as f32);
+    let plain = SamplingParams::default();
+    let greedy = field("do_sample").and_then(Value::as_bool) == Some(false);
+    let params = SamplingParams {
+        temperature: if greedy { 0.0 } else { number("temperature").unwrap_or(1.0) },
+        top_p: number("top_p").unwrap_or(1.0),
+        min_p: number("min_p").unwrap_or(0.0),
+        top_k: field("top_k").and_then(Value::as_u64).map_or(0, |count| count as usize),
+        repetition_penalty: number("repetition_penalty").unwrap_or(1.0),
+        ..plain.clone()
+    };
+    if params.validate().is_ok() { params } else { plain }
+}
+
+fn tool_support(template: &str) -> ToolSupport {
+    let in_template = template.contains("tools");
+    let bare = in_template
+        && !template.contains("<tool_call>")
+        && (template.contains("python_tag") || template.contains("\"parameters\""));
+    ToolSupport { in_template, style: if bare { ToolStyle::Bare } else { ToolStyle::Tagged } }
+}

@@ -1,0 +1,217 @@
+//! Listening, connections, and an orderly end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::api;
+use crate::app::{App, ServerConfig, Shared};
+use crate::error::ApiError;
+use crate::models::{ModelSource, Models, ModelsConfig};
+
+/// Headers of a request, at most, and the bytes of its head.
+const MOST_HEADERS: usize = 64;
+const HEAD_BYTES: usize = 32 << 10;
+
+/// Threads that talk to clients. The work is done by the engine's own.
+const WORKERS: usize = 2;
+
+/// How often the engines are looked at.
+const WATCH: Duration = Duration::from_millis(500);
+
+/// Why a server does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address cannot be had.
+    #[error("cannot listen at {host}:{port}: {source}")]
+    Listen {
+        /// The host asked for.
+        host: String,
+        /// The port asked for.
+        port: u16,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The models make no sense together, or the first cannot be loaded.
+    #[error("{0}")]
+    Models(String),
+    /// The system gives no threads or no address.
+    #[error("cannot start: {0}")]
+    Runtime(std::io::Error),
+    /// An engine has died: the server cannot be trusted any more.
+    #[error("internal error: an engine has died")]
+    EngineDied,
+}
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    app: Shared,
+}
+
+impl Server {
+    /// Begins to listen. Requests are answered once [`Self::run`] is called.
+    ///
+    /// # Errors
+    /// If the address cannot be had, or two models have the same name.
+    pub async fn bind(
+        config: ServerConfig,
+        models: Vec<ModelSource>,
+        loading: ModelsConfig,
+    ) -> Result<Self, ServerError> {
+        let models = Models::new(models, loading).map_err(ServerError::Models)?;
+        let listen =
+            |source| ServerError::Listen { host: config.host.clone(), port: config.port, source };
+        let listener = TcpListener::bind((&*config.host, config.port)).await.map_err(listen)?;
+        let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+        Ok(Self { listener, app: Arc::new(App::new(config, models, loopback)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers requests until `stop` is done; those that are running then have a while to end.
+    /// `ready` is called with the sentences that the first model's engine has for a person, once it
+    /// is loaded.
+    ///
+    /// # Errors
+    /// If the first model cannot be loaded, or an engine dies.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        ready: impl FnOnce(&[String]),
+    ) -> Result<(), ServerError> {
+        let Self { listener, app } = self;
+        let router = api::router(app.clone());
+        let connections = GracefulShutdown::new();
+        let places = Arc::new(Semaphore::new(app.config.max_connections.clamp(1, 1 << 20)));
+        let accept = async {
+            loop {
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(_) => {
+                        // Out of file handles, most likely: connections must end first.
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                };
+                let connection = connections.watch(connection(stream, router.clone(), &app.config));
+                tokio::spawn(async move {
+                    // A connection that breaks off concerns nobody else.
+                    let _ = connection.await;
+                    drop(place);
+                });
+            }
+        };
+        let load = async {
+            let model = app.models.load_first().await;
+            model.map(|model| ready(&model.engine.info().notes)).map_err(|error| {
+                let ApiError { message, .. } = error;
+                ServerError::Models(message)
+            })?;
+            std::future::pending().await
+        };
+        let watch = async {
+            while !app.models.any_dead() {
+                tokio::time::sleep(WATCH).await;
+            }
+        };
+        let outcome = tokio::select! {
+            () = accept => Ok(()),
+            failed = load => failed,
+            () = watch => Err(ServerError::EngineDied),
+            () = app.models.unload_unused() => Ok(()),
+            () = stop => Ok(()),
+        };
+        drop(listener);
+        app.draining.store(true, Ordering::Relaxed);
+        outcome?;
+        let dead = async {
+            while !app.models.any_dead() {
+                tokio::time::sleep(WATCH).await;
+            }
+        };
+        tokio::select! {
+            () = connections.shutdown() => Ok(()),
+            () = tokio::time::sleep(app.config.drain_timeout) => Ok(()),
+            () = dead => Err(ServerError::EngineDied),
+        }
+    }
+}
+
+/// One connection: HTTP/1.1, with limits on the head of each request.
+fn connection(
+    stream: TcpStream,
+    router: axum::Router,
+    config: &ServerConfig,
+) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<axum::Router>> {
+    // Without it, small pieces of an answer wait for each other. It works without, too.
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.head_timeout)
+        .max_headers(MOST_HEADERS)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+}
+
+/// Tells a server to stop, from any thread.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<Notify>);
+
+impl Stop {
+    /// Asks for an orderly end.
+    pub fn stop(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// What a server tells whoever started it.
+pub trait Observer {
+    /// It listens at this address; the first model is not loaded yet.
+    fn listening(&self, address: SocketAddr);
+
+    /// The first model is loaded, with sentences for a person about what was decided otherwise than
+    /// asked.
+    fn ready(&self, notes: &[String]);
+}
+
+/// Runs a server on this thread until it is told to stop.
+///
+/// # Errors
+/// As [`Server::bind`] and [`Server::run`].
+pub fn serve(
+    config: ServerConfig,
+    models: Vec<ModelSource>,
+    loading: ModelsConfig,
+    stop: &Stop,
+    observer: &dyn Observer,
+) -> Result<(), ServerError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .thread_name("keeve-server")
+        .enable_all()
+        .build()
+        .map_err(ServerError::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let server = Server::bind(config, models, loading).await?;
+        observer.listening(server.address().map_err(ServerError::Runtime)?);
+        server.run(stop.0.notified(), |notes| observer.ready(notes)).await
+    });
+    // A model that is being loaded must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,89 @@
+//! Server-sent events.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{FutureExt, stream};
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::error::ApiError;
+
+/// Events that may wait for the client to read them.
+const WAITING: usize = 64;
+
+/// A client that reads nothing for so long is gone.
+const READ_TIME: Duration = Duration::from_secs(60);
+
+/// The client has gone, or does not read.
+#[derive(Debug)]
+pub struct Gone;
+
+/// Where the events of a response go.
+pub struct Out(mpsc::Sender<Bytes>);
+
+impl Out {
+    /// Sends an event: `data` as JSON.
+    pub async fn data(&self, data: &impl Serialize) -> Result<(), Gone> {
+        self.raw(None, &json(data)).await
+    }
+
+    /// Sends an event with a name.
+    pub async fn event(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
+        self.raw(Some(name), &json(data)).await
+    }
+
+    /// Sends an event whose data is this line.
+    pub async fn line(&self, data: &str) -> Result<(), Gone> {
+        self.raw(None, data).await
+    }
+
+    async fn raw(&self, name: Option<&str>, data: &str) -> Result<(), Gone> {
+        let name = name.map(|name| format!("event: {name}\n")).unwrap_or_default();
+        let bytes = Bytes::from(format!("{name}data: {data}\n\n"));
+        match tokio::time::timeout(READ_TIME, self.0.send(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// Waits until the client is gone.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// JSON text; it has no line ends of its own.
+fn json(data: &impl Serialize) -> String {
+    // The types of responses have text for keys and finite numbers, so this does not fail.
+    serde_json::to_string(data).unwrap_or_else(|_| "{}".into())
+}
+
+/// A response of events that `work` sends. It ends when `work` does.
+pub fn respond<F>(work: impl FnOnce(Out) -> F + Send + 'static) -> Response
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let last = Out(sender.clone());
+    tokio::spawn(async move {
+        let done = AssertUnwindSafe(async { work(Out(sender)).await }).catch_unwind().await;
+        if done.is_err() {
+            // Nobody listening is no error.
+            let _ = last.data(&ApiError::panicked().openai()).await;
+        }
+    });
+    let events = stream::unfold(receiver, |mut receiver| async {
+        let bytes = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(bytes), receiver))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (headers, Body::from_stream(events)).into_response()
+}

@@ -1,0 +1,122 @@
+"""The official Python clients and litellm against a keeve server with the demo model."""
+
+import json
+import os
+
+import anthropic
+import litellm
+import openai
+
+URL, KEY = os.environ["KEEVE_URL"], os.environ["KEEVE_KEY"]
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Ulm", "Bonn"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+client = openai.OpenAI(base_url=URL + "/v1", api_key=KEY)
+
+
+def chat():
+    answer = client.chat.completions.create(model="keeve-demo", messages=FRANCE, temperature=0, max_tokens=40)
+    assert "Paris" in answer.choices[0].message.content, answer
+    pieces = client.chat.completions.create(
+        model="gpt-test", messages=FRANCE, temperature=0, max_tokens=40, stream=True,
+        stream_options={"include_usage": True})
+    text, usage = "", None
+    for piece in pieces:
+        text += "".join(choice.delta.content or "" for choice in piece.choices)
+        usage = piece.usage or usage
+    assert text == answer.choices[0].message.content
+    assert usage.completion_tokens == answer.usage.completion_tokens
+
+
+def logprobs():
+    answer = client.chat.completions.create(
+        model="keeve-demo", messages=FRANCE, temperature=0, max_tokens=5, logprobs=True, top_logprobs=2)
+    tokens = answer.choices[0].logprobs.content
+    assert len(tokens) == 5 and all(len(token.top_logprobs) == 2 for token in tokens)
+
+
+def schema():
+    answer = client.chat.completions.create(
+        model="keeve-demo", messages=FRANCE, seed=1, max_tokens=60,
+        response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}})
+    assert json.loads(answer.choices[0].message.content)["city"] in ("Ulm", "Bonn")
+
+
+def tools():
+    tool = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
+    answer = client.chat.completions.create(
+        model="keeve-demo", messages=FRANCE, temperature=0, max_tokens=100, tools=[tool],
+        tool_choice="required", parallel_tool_calls=False)
+    [call] = answer.choices[0].message.tool_calls
+    assert call.function.name == "weather" and json.loads(call.function.arguments)["city"] in ("Ulm", "Bonn")
+    with client.chat.completions.stream(
+            model="keeve-demo", messages=FRANCE, temperature=0, max_tokens=100, tools=[tool],
+            tool_choice="required", parallel_tool_calls=False) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.tool_calls[0].function.arguments == call.function.arguments
+
+
+def embeddings():
+    answer = client.embeddings.create(model="keeve-demo", input=["a cat", "a dog"])
+    assert [len(item.embedding) for item in answer.data] == [512, 512]
+    assert abs(sum(value * value for value in answer.data[0].embedding) - 1) < 1e-4
+
+
+def responses():
+    answer = client.responses.create(model="keeve-demo", input=FRANCE[0]["content"], temperature=0, max_output_tokens=40)
+    assert "Paris" in answer.output_text
+    with client.responses.stream(
+            model="keeve-demo", input=FRANCE[0]["content"], temperature=0, max_output_tokens=40) as stream:
+        kinds = [event.type for event in stream]
+        assert stream.get_final_response().output_text == answer.output_text
+    assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
+
+
+def completions():
+    answer = client.completions.create(model="keeve-demo", prompt="Once upon", max_tokens=5, temperature=0)
+    assert answer.choices[0].finish_reason == "length" and answer.choices[0].text
+
+
+def errors():
+    for wrong, kind in [({"model": "none"}, openai.NotFoundError), ({"temperature": 9}, openai.BadRequestError)]:
+        try:
+            client.chat.completions.create(**{"model": "keeve-demo", "messages": FRANCE, **wrong})
+        except kind as error:
+            assert error.body["message"]
+        else:
+            raise AssertionError(wrong)
+    try:
+        openai.OpenAI(base_url=URL + "/v1", api_key="wrong").models.list()
+    except openai.AuthenticationError:
+        pass
+    else:
+        raise AssertionError("a wrong key was taken")
+    assert [model.id for model in client.models.list()] == ["keeve-demo", "gpt-test"]
+
+
+def messages():
+    claude = anthropic.Anthropic(base_url=URL, api_key=KEY)
+    answer = claude.messages.create(model="keeve-demo", max_tokens=40, temperature=0, messages=FRANCE)
+    assert "Paris" in answer.content[0].text
+    with claude.messages.stream(model="keeve-demo", max_tokens=40, temperature=0, messages=FRANCE) as stream:
+        assert "".join(stream.text_stream) == answer.content[0].text
+    called = claude.messages.create(
+        model="keeve-demo", max_tokens=100, temperature=0, messages=FRANCE,
+        tools=[{"name": "weather", "input_schema": CITY}],
+        tool_choice={"type": "tool", "name": "weather", "disable_parallel_tool_use": True})
+    assert called.stop_reason == "tool_use" and called.content[0].input["city"] in ("Ulm", "Bonn")
+
+
+def lite():
+    answer = litellm.completion(
+        model="openai/keeve-demo", api_base=URL + "/v1", api_key=KEY, messages=FRANCE, temperature=0, max_tokens=40)
+    assert "Paris" in answer.choices[0].message.content
+
+
+for test in [chat, logprobs, schema, tools, embeddings, responses, completions, errors, messages, lite]:
+    test()
+    print("ok", test.__name__)
