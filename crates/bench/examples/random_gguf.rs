@@ -10,10 +10,10 @@ use std::error::Error;
 use std::path::Path;
 
 use keeve_bench::random::RandomWeights;
-use keeve_bench::scheme::{Dimensions, Scheme};
 use keeve_bench::shape;
 use keeve_checkpoint::gguf::{self, Announced, Value};
 use keeve_graph::Weights;
+use keeve_quantize::{Dimensions, Scheme};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -2,7 +2,7 @@
 //! machine that are measured in the same run ([`bounds`]).
 //!
 //! A model can be a real one, or one of a well-known [`shape`] with [`random`] weights in the codecs
-//! of a [`scheme`]. Nothing here prints: progress and interruption go through an [`Observer`].
+//! of a [`Scheme`](keeve_quantize::Scheme). Nothing here prints: progress and interruption go through an [`Observer`].
 
 pub mod bounds;
 mod codes;
@@ -12,7 +12,6 @@ pub mod model;
 pub mod ops;
 pub mod plot;
 pub mod random;
-pub mod scheme;
 pub mod shape;
 mod spread;
 

@@ -40,6 +40,8 @@ pub enum Command {
     Tensor(Tensor),
     /// Turn text into token ids.
     Tokenize(Tokenize),
+    /// Pack a model's weights.
+    Quantize(Quantize),
     /// Measure a model's speed, and how near it is to the machine's limits.
     Bench(Bench),
     /// Print a completion script for a shell.
@@ -268,6 +270,68 @@ pub struct Bench {
     /// Draw the result.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "keeve quantize [OPTIONS] [MODEL] --preset <NAME> --out <DIR|FILE.gguf>\n       \
+    keeve quantize [OPTIONS] [MODEL] --codec <NAME> --out <DIR|FILE.gguf>\n       \
+    keeve quantize [OPTIONS] [MODEL] --recipe <FILE.toml> --out <DIR|FILE.gguf>\n       \
+    keeve quantize --list-presets"
+)]
+pub struct Quantize {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// What to write: a GGUF file if it ends in .gguf, else a directory.
+    #[arg(long, value_name = "DIR|FILE.gguf", required_unless_present_any = ["dry_run", "list_presets"])]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub choice: CodecChoice,
+    /// How a directory is laid out [default: compressed-tensors for int8 and int4, else mlx].
+    #[arg(long, value_enum)]
+    pub layout: Option<FolderLayout>,
+    /// Leave weights as they are whose name this matches (* stands for any text); may be given several
+    /// times.
+    #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
+    pub skip: Vec<String>,
+    /// Pack the matrices of what sees as well.
+    #[arg(long)]
+    pub quantize_vision: bool,
+    /// Say what would become of each tensor, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace what stands under the name of the output.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+/// Which codec a weight gets.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct CodecChoice {
+    /// A mixture of codecs by role and layer; see --list-presets.
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// One codec for all: q4_k, affine4-g64, int8, int8-g128, int4-g128, ...
+    #[arg(long, value_name = "NAME")]
+    pub codec: Option<String>,
+    /// A file that names codecs by role or name.
+    #[arg(long, value_name = "FILE.toml")]
+    pub recipe: Option<PathBuf>,
+    /// Print all presets.
+    #[arg(long)]
+    pub list_presets: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FolderLayout {
+    /// As MLX (affine) and mlx-kquant (ggml's codecs) read it.
+    Mlx,
+    /// As vLLM and transformers read it: int8 and int4.
+    CompressedTensors,
 }
 
 #[derive(Debug, clap::Args)]

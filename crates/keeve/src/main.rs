@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Logits(logits) => commands::logits::run(&logits, &output),
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),
         Command::Tokenize(tokenize) => commands::tokenize::run(&tokenize, &output),
+        Command::Quantize(quantize) => commands::quantize::run(&quantize, &output),
         Command::Bench(bench) => commands::bench::run(&bench, &output),
         Command::Completions(completions) => commands::completions::run(&completions, &output),
     };

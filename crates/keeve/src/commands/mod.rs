@@ -4,6 +4,7 @@ pub mod bench;
 pub mod completions;
 pub mod inspect;
 pub mod logits;
+pub mod quantize;
 pub mod run;
 pub mod tensor;
 pub mod tokenize;

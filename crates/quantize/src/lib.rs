@@ -1,0 +1,25 @@
+//! The workbench: from float models to packed ones.
+//!
+//! A [`Scheme`] (a preset, or one codec) with exceptions is a [`Recipe`]; a recipe applied to a checkpoint
+//! is a [`Plan`], which says for each tensor what becomes of it; [`make`] does that.
+
+mod compressed;
+mod dimensions;
+pub mod encode;
+mod error;
+mod gguf;
+mod make;
+mod output;
+mod plan;
+pub mod presets;
+mod recipe;
+mod role;
+mod scheme;
+
+pub use dimensions::Dimensions;
+pub use error::Error;
+pub use make::{Observer, Options, Report, make};
+pub use plan::{Format, Plan, Planned, Sum};
+pub use recipe::{Pattern, Recipe};
+pub use role::Role;
+pub use scheme::{Scheme, fitting};
