@@ -114,6 +114,8 @@ impl TensorStream {
             stream.file.get_ref().file().set_len(0).map_err(failed)?;
             stream.file.get_ref().file().rewind().map_err(failed)?;
             stream.file.write_all(header).map_err(failed)?;
+            // So that the file may be cut.
+            stream.file.flush().map_err(failed)?;
         }
         Ok(stream)
     }
@@ -248,6 +250,20 @@ mod tests {
         stream.finish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"headaaaaa\0\0\0bbbbbbbbc\0\0\0");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_new_part_can_be_rewound() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out.bin");
+        let mut stream = resumed(&target, b"head", "one");
+        stream.rewind(2).unwrap();
+        assert_eq!(stream.done(), 0);
+        for (name, bytes) in [("a", &b"aaaaa"[..]), ("b", b"bbbbbbbb"), ("c", b"c")] {
+            stream.tensor(name, &[bytes]).unwrap();
+        }
+        stream.finish().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"headaaaaa\0\0\0bbbbbbbbc\0\0\0");
     }
 
     #[test]

@@ -15,7 +15,9 @@ fn same_codecs(float: &str, packed: &str, scheme: &str) {
     let packed = Checkpoint::open(&data().join(packed)).unwrap();
     let recipe = Recipe::from(scheme.parse::<Scheme>().unwrap());
     let plan = Plan::new(&float, &recipe, Format::Gguf).unwrap();
-    assert_eq!(plan.tensors.len(), packed.tensors().len());
+    // What a GGUF file has besides is made when it is written.
+    let expected = packed.tensors().filter(|info| info.name != "rope_freqs.weight").count();
+    assert_eq!(plan.tensors.len(), expected);
     for tensor in &plan.tensors {
         let reference = packed.info(&tensor.name).unwrap();
         assert_eq!(Some(tensor.to), reference.codec, "{scheme}: {}", tensor.name);

@@ -3,12 +3,18 @@
 //! The bytes are those of [`keeve_codec::encode`], whatever the number of threads: a row is encoded by
 //! one thread, and depends on nothing but its values and their importance.
 
+mod lanes;
+mod plain;
+mod search;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use keeve_codec::{
-    Bytes, Codec, EncodeOptions, PackedTensor, Parts, RowMut, encode_row, stored_values,
+    Bytes, Codec, EncodeOptions, PackedTensor, Parts, RowMut, encode_row_with, stored_values,
 };
+
+use search::Vectors;
 
 /// What to make of a tensor.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +89,7 @@ pub fn encode(
             biases,
         }))
     };
+    let searches = Vectors::best();
     let ended = AtomicBool::new(false);
     let problem = Mutex::new(None);
     let work = || {
@@ -93,7 +100,7 @@ pub fn encode(
             }
             let piece = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(piece) = piece.filter(|_| !ended.load(Ordering::Relaxed)) else { return };
-            if let Err(error) = encode_piece(source, encoding, piece, &mut values) {
+            if let Err(error) = encode_piece(source, encoding, &searches, piece, &mut values) {
                 ended.store(true, Ordering::Relaxed);
                 *problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 return;
@@ -129,6 +136,7 @@ pub fn encode(
 fn encode_piece(
     source: &PackedTensor,
     encoding: &Encoding<'_>,
+    searches: &Vectors,
     piece: Piece<'_>,
     values: &mut [f32],
 ) -> Result<(), String> {
@@ -145,12 +153,15 @@ fn encode_piece(
             true => all,
             false => &all[row / source.rows() * cols..][..cols],
         });
-        let place = RowMut {
+        let mut place = RowMut {
             data: window(data, index, part.data),
             scales: window(scales, index, part.scales),
             biases: window(biases, index, part.biases),
         };
-        encode_row(encoding.codec, values, EncodeOptions { importance }, place)
+        if plain::encode(*searches, encoding.codec, values, &mut place) {
+            continue;
+        }
+        encode_row_with(encoding.codec, values, EncodeOptions { importance }, place, searches)
             .map_err(|error| format!("row {row}: {error}"))?;
     }
     Ok(())
