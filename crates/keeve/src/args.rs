@@ -42,6 +42,10 @@ pub enum Command {
     Tokenize(Tokenize),
     /// Pack a model's weights.
     Quantize(Quantize),
+    /// Find out which inputs of a model's weights matter: an importance matrix.
+    Calibrate(Calibrate),
+    /// Check that a model is whole.
+    Verify(Verify),
     /// Measure a model's speed, and how near it is to the machine's limits.
     Bench(Bench),
     /// Print a completion script for a shell.
@@ -290,6 +294,9 @@ pub struct Quantize {
     /// How a directory is laid out [default: compressed-tensors for int8 and int4, else mlx].
     #[arg(long, value_enum)]
     pub layout: Option<FolderLayout>,
+    /// An importance matrix (see `keeve calibrate`), as llama.cpp has them: GGUF or .dat.
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
     /// Leave weights as they are whose name this matches (* stands for any text); may be given several
     /// times.
     #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
@@ -303,6 +310,53 @@ pub struct Quantize {
     /// Replace what stands under the name of the output.
     #[arg(long)]
     pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "keeve calibrate [OPTIONS] [MODEL] --data <FILE>... --out <FILE>\n       \
+    keeve calibrate --show <FILE>"
+)]
+pub struct Calibrate {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// Text to run; several are run one after another.
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "show")]
+    pub data: Vec<PathBuf>,
+    /// The matrix to write: GGUF, or the older format if it ends in .dat. A GGUF file that stands there is
+    /// gone on with where it ends.
+    #[arg(long, value_name = "FILE", required_unless_present = "show")]
+    pub out: Option<PathBuf>,
+    /// Say what a matrix holds.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "out"])]
+    pub show: Option<PathBuf>,
+    /// Tokens of a piece of text, each run by itself.
+    #[arg(long, value_name = "TOKENS", default_value = "512", value_parser = at_least_one)]
+    pub chunk: usize,
+    /// The most pieces [default: all].
+    #[arg(long, value_name = "NUMBER", value_parser = at_least_one)]
+    pub chunks: Option<usize>,
+    /// Include the head, which llama.cpp leaves out.
+    #[arg(long)]
+    pub head: bool,
+    /// Start anew where a matrix stands already.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// Another model with the same tensors: say how far their values are apart.
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,

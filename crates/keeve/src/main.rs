@@ -29,6 +29,8 @@ fn main() -> ExitCode {
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),
         Command::Tokenize(tokenize) => commands::tokenize::run(&tokenize, &output),
         Command::Quantize(quantize) => commands::quantize::run(&quantize, &output),
+        Command::Calibrate(calibrate) => commands::calibrate::run(&calibrate, &output),
+        Command::Verify(verify) => commands::verify::run(&verify, &output),
         Command::Bench(bench) => commands::bench::run(&bench, &output),
         Command::Completions(completions) => commands::completions::run(&completions, &output),
     };

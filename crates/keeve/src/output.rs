@@ -101,6 +101,11 @@ impl Output {
         WorkBar(self.bar("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}"))
     }
 
+    /// A bar of tokens; hidden where nobody would see it.
+    pub fn token_bar(&self) -> WorkBar {
+        WorkBar(self.bar("{bar:30} {pos}/{len} tokens {per_sec} {eta}"))
+    }
+
     /// A bar that counts parts of named stages; hidden where nobody would see it.
     pub fn stage_bar(&self) -> StageBar {
         StageBar(self.bar("{msg} {bar:30} {pos}/{len} {elapsed}"))

@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod bench;
+pub mod calibrate;
 pub mod completions;
 pub mod inspect;
 pub mod logits;
@@ -8,3 +9,4 @@ pub mod quantize;
 pub mod run;
 pub mod tensor;
 pub mod tokenize;
+pub mod verify;

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use keeve::Codec;
 use keeve_quantize::presets::PRESETS;
-use keeve_quantize::{Format, Options, Pattern, Plan, Planned, Recipe, Report, Scheme, make};
+use keeve_quantize::{
+    Format, Imatrix, Importance, Options, Pattern, Plan, Planned, Recipe, Report, Scheme, make,
+};
 use serde_json::{Value, json};
 
 use crate::args::{FolderLayout, Quantize};
@@ -26,19 +28,29 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
         }
         return Ok(ExitCode::SUCCESS);
     };
+    let importance = match &args.imatrix {
+        None => None,
+        Some(path) => Some(Importance::of(&checkpoint, &Imatrix::open(path)?)?),
+    };
     interrupt::watch()?;
     let bar = output.work_bar();
     let options = Options {
         force: args.force,
         threads: args.threads.unwrap_or_else(cores),
         file_type: recipe.scheme().file_type(),
-        importance: &|_| None,
-        seed: 0,
+        importance: &|name| importance.as_ref()?.get(name),
+        seed: importance.as_ref().map_or(0, |importance| importance.fingerprint),
         observer: &Watch(&bar),
     };
     let report = make(&checkpoint, &plan, out, &options);
     drop(bar);
     let report = report?;
+    if let Some(importance) = &importance
+        && let missing @ 1.. = importance.missing.len()
+    {
+        let first = one_line(&importance.missing[0]);
+        output.note(&format!("note: no importance for {missing} weights, the first being {first}"));
+    }
     tell(&plan, &report, out, output)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 mod lanes;
 mod plain;
 mod search;
+mod vector;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};

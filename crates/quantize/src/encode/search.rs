@@ -3,6 +3,7 @@
 use keeve_codec::search::{Fit, Reference, Searches, Task, Trials};
 
 use super::lanes;
+use super::vector::{self, Vector};
 
 /// Which vector instructions are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,59 +47,71 @@ impl Vectors {
     }
 }
 
-/// Makes a search out of one for a fixed number of lanes: whole groups of `LANES` runs, then what is left.
+/// Makes searches out of those for one vector: whole groups of runs, and how many that were.
 macro_rules! searches {
-    ($(#[$feature:meta])* $minimum:ident, $symmetric:ident, $lanes:literal) => {
+    ($(#[$feature:meta])* $vector:ty, $minimum:ident, $symmetric:ident) => {
+        /// # Safety
+        /// The instruction set must be there.
         $(#[$feature])*
-        fn $minimum(task: &mut Task<'_>, top: i32, trials: Trials, fits: &mut [Fit]) -> usize {
+        unsafe fn $minimum(task: &mut Task<'_>, top: i32, trials: Trials, fits: &mut [Fit]) -> usize {
+            const LANES: usize = <$vector as Vector>::LANES;
             let (run, mut done) = (task.run, 0);
-            while done + $lanes <= fits.len() {
-                let (from, to) = (done * run, (done + $lanes) * run);
-                let (values, weights) = (&task.values[from..to], &task.weights[from..to]);
+            while done + LANES <= fits.len() {
+                let (from, to) = (done * run, (done + LANES) * run);
+                let (x, w) = (&task.values[from..to], &task.weights[from..to]);
                 let (codes, fits) = (&mut task.codes[from..to], &mut fits[done..]);
-                match run {
-                    16 => lanes::with_minimum::<$lanes, 16>(values, weights, top, trials, codes, fits),
-                    32 => lanes::with_minimum::<$lanes, 32>(values, weights, top, trials, codes, fits),
-                    _ => break,
+                // SAFETY: the caller vouches for the instruction set.
+                unsafe {
+                    match run {
+                        16 => lanes::with_minimum::<$vector, 16>(x, w, top, trials, codes, fits),
+                        32 => lanes::with_minimum::<$vector, 32>(x, w, top, trials, codes, fits),
+                        _ => break,
+                    }
                 }
-                done += $lanes;
+                done += LANES;
             }
             done
         }
 
+        /// # Safety
+        /// The instruction set must be there.
         $(#[$feature])*
-        fn $symmetric(task: &mut Task<'_>, half: i32, scales: &mut [f32]) -> usize {
+        unsafe fn $symmetric(task: &mut Task<'_>, half: i32, scales: &mut [f32]) -> usize {
+            const LANES: usize = <$vector as Vector>::LANES;
             let (run, mut done) = (task.run, 0);
-            while done + $lanes <= scales.len() {
-                let (from, to) = (done * run, (done + $lanes) * run);
-                let (values, weights) = (&task.values[from..to], &task.weights[from..to]);
+            while done + LANES <= scales.len() {
+                let (from, to) = (done * run, (done + LANES) * run);
+                let (x, w) = (&task.values[from..to], &task.weights[from..to]);
                 let (codes, scales) = (&mut task.codes[from..to], &mut scales[done..]);
-                match run {
-                    16 => lanes::symmetric::<$lanes, 16>(values, weights, half, codes, scales),
-                    32 => lanes::symmetric::<$lanes, 32>(values, weights, half, codes, scales),
-                    _ => break,
+                // SAFETY: the caller vouches for the instruction set.
+                unsafe {
+                    match run {
+                        16 => lanes::symmetric::<$vector, 16>(x, w, half, codes, scales),
+                        32 => lanes::symmetric::<$vector, 32>(x, w, half, codes, scales),
+                        _ => break,
+                    }
                 }
-                done += $lanes;
+                done += LANES;
             }
             done
         }
     };
 }
 
-searches!(baseline_minimum, baseline_symmetric, 8);
+searches!(vector::Plain, plain_minimum, plain_symmetric);
 #[cfg(target_arch = "x86_64")]
 searches!(
     #[target_feature(enable = "avx2")]
+    vector::Avx2,
     avx2_minimum,
-    avx2_symmetric,
-    8
+    avx2_symmetric
 );
 #[cfg(target_arch = "x86_64")]
 searches!(
     #[target_feature(enable = "avx512f")]
+    vector::Avx512,
     avx512_minimum,
-    avx512_symmetric,
-    16
+    avx512_symmetric
 );
 
 impl Vectors {
@@ -112,7 +125,8 @@ impl Vectors {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Tier::Avx512 | Tier::Avx2 => unsafe { avx2_minimum(task, top, trials, fits) },
-            Tier::Baseline => baseline_minimum(task, top, trials, fits),
+            // SAFETY: plain loops need nothing.
+            Tier::Baseline => unsafe { plain_minimum(task, top, trials, fits) },
         }
     }
 
@@ -125,7 +139,8 @@ impl Vectors {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Tier::Avx512 | Tier::Avx2 => unsafe { avx2_symmetric(task, half, scales) },
-            Tier::Baseline => baseline_symmetric(task, half, scales),
+            // SAFETY: plain loops need nothing.
+            Tier::Baseline => unsafe { plain_symmetric(task, half, scales) },
         }
     }
 }

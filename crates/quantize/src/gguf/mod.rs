@@ -13,7 +13,7 @@ use crate::{Error, Planned};
 pub(crate) use metadata::metadata;
 
 /// The name of ggml for an architecture that Hugging Face calls `model_type`.
-fn architecture(config: &Value) -> Result<&'static str, Error> {
+pub(crate) fn architecture(config: &Value) -> Result<&'static str, Error> {
     let name = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
     Ok(match name {
         "llama" | "mistral" => "llama",
