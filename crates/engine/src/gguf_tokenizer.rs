@@ -22,6 +22,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
 
+pub use crate::pre_tokenizers::PreTokenizer;
 use crate::pre_tokenizers::{GPT2, name_of, pre_tokenizer};
 use crate::spm::{SPACE, Spm, WholeToken};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -65,6 +66,11 @@ pub fn build(found: &GgufTokenizer) -> Result<Tokenizer, GgufTokenizerError> {
         "llama" => scored(found),
         other => Err(GgufTokenizerError::Model(other.into())),
     }
+}
+
+/// How the rule that GGUF files call `name` (`tokenizer.ggml.pre`) splits text; `None` if it is not known.
+pub fn pre_tokenizer_rules(name: &str) -> Option<PreTokenizer> {
+    pre_tokenizer(name)
 }
 
 /// The name that GGUF files have (`tokenizer.ggml.pre`) for the way in which a parsed `tokenizer.json`

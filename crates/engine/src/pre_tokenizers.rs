@@ -6,7 +6,8 @@
 //! and lower case of ASCII only, and the model was trained with the original.
 
 /// How a named pre-tokenizer behaves.
-pub(crate) struct PreTokenizer {
+#[derive(Debug, Clone, Copy)]
+pub struct PreTokenizer {
     /// Applied in turn to the pieces that the one before left; what does not match is a piece too.
     pub patterns: &'static [&'static str],
     /// A piece that is in the vocabulary whole is not merged step by step.

@@ -42,6 +42,8 @@ pub enum Command {
     Tokenize(Tokenize),
     /// Pack a model's weights.
     Quantize(Quantize),
+    /// Write a model in another format, its weights as they are.
+    Convert(Convert),
     /// Find out which inputs of a model's weights matter: an importance matrix.
     Calibrate(Calibrate),
     /// Check that a model is whole.
@@ -343,6 +345,24 @@ pub struct Calibrate {
     #[arg(long)]
     pub head: bool,
     /// Start anew where a matrix stands already.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Convert {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// What to write: a GGUF file if it ends in .gguf, else a directory as MLX and mlx-kquant read it.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub out: PathBuf,
+    /// Say what would become of each tensor, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace what stands under the name of the output.
     #[arg(long)]
     pub force: bool,
     /// Threads that compute [default: one for each core].

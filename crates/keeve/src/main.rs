@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),
         Command::Tokenize(tokenize) => commands::tokenize::run(&tokenize, &output),
         Command::Quantize(quantize) => commands::quantize::run(&quantize, &output),
+        Command::Convert(convert) => commands::convert::run(&convert, &output),
         Command::Calibrate(calibrate) => commands::calibrate::run(&calibrate, &output),
         Command::Verify(verify) => commands::verify::run(&verify, &output),
         Command::Bench(bench) => commands::bench::run(&bench, &output),

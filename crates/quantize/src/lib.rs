@@ -8,6 +8,7 @@ mod compressed;
 mod dimensions;
 pub mod encode;
 mod error;
+mod exact;
 mod gguf;
 mod imatrix;
 mod make;
@@ -17,6 +18,7 @@ pub mod presets;
 mod recipe;
 mod role;
 mod scheme;
+mod tokenizer_json;
 mod verify;
 
 pub use calibrate::{CalibrateOptions, Importance, calibrate};

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::encode::{Encoding, encode};
 use crate::gguf::{EXTRA, Layout, metadata};
 use crate::output::{self, Folder};
-use crate::{Error, Format, Plan, Planned, compressed};
+use crate::{Error, Format, Plan, Planned, compressed, exact, tokenizer_json};
 
 /// Watches work, and may end it.
 pub trait Observer: Sync {
@@ -47,6 +47,8 @@ pub struct Report {
     pub resumed: usize,
     /// Tensors whose bytes moved as they were.
     pub moved: usize,
+    /// Tensors whose values are the same in other bytes.
+    pub rewritten: usize,
     /// Tensors that were encoded.
     pub encoded: usize,
     /// Those of them whose source was packed already: they lost twice.
@@ -87,11 +89,16 @@ pub fn make(
         let problem = format!("is read from ('{}'); choose another name", file.name);
         return Err(Error::File { path: out.into(), problem });
     }
+    if plan.format != Format::Gguf {
+        // So that a tokenizer that cannot be written is known before hours of work.
+        tokenizer_of(checkpoint)?;
+    }
     let mut sink = Sink::open(checkpoint, plan, out, options)?;
     let total: u64 = plan.tensors.iter().map(|tensor| tensor.bytes_before).sum();
     let mut report = Report {
         resumed: sink.done().min(plan.tensors.len()),
         moved: 0,
+        rewritten: 0,
         encoded: 0,
         encoded_again: Vec::new(),
         float_bytes: 0,
@@ -111,6 +118,8 @@ pub fn make(
         sink.write(planned, tensor)?;
         if planned.is_moved() {
             report.moved += 1;
+        } else if planned.is_exact() {
+            report.rewritten += 1;
         } else {
             report.encoded += 1;
             report.float_bytes = report.float_bytes.saturating_add(planned.weights() * 4);
@@ -143,6 +152,9 @@ fn made(
     if planned.is_moved() {
         return Ok(source);
     }
+    if let Some(rewritten) = exact::rewritten(&source, planned.to) {
+        return rewritten.map_err(|error| Error::tensor(&planned.name, error));
+    }
     let encoding = Encoding {
         codec: planned.to,
         importance: (options.importance)(&planned.name),
@@ -151,6 +163,18 @@ fn made(
     let encoded = encode(&source, &encoding, &|| options.observer.stopped())
         .map_err(|problem| Error::tensor(&planned.name, problem))?;
     encoded.ok_or(Error::Interrupted)
+}
+
+/// The class that transformers has for a `model_type`.
+fn class_of(model_type: &str) -> Option<&'static str> {
+    Some(match model_type {
+        "llama" => "LlamaForCausalLM",
+        "mistral" => "MistralForCausalLM",
+        "qwen2" => "Qwen2ForCausalLM",
+        "qwen3" => "Qwen3ForCausalLM",
+        "gemma3_text" => "Gemma3ForCausalLM",
+        _ => return None,
+    })
 }
 
 /// Distinguishes runs whose bytes differ.
@@ -287,6 +311,14 @@ impl Sink {
     }
 }
 
+/// The tokenizer of a GGUF file, as a folder has it.
+fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Option<(Value, Value)>, Error> {
+    let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
+    let files = tokenizer_json::files(&found, checkpoint.chat_template());
+    let path = checkpoint.path().into();
+    files.map(Some).map_err(|problem| Error::File { path, problem })
+}
+
 /// Writes the files beside the weights and gives the folder its name.
 fn finish_folder(
     folder: Folder,
@@ -298,6 +330,11 @@ fn finish_folder(
         for old in ["quantization", "quantization_config", "compression_config"] {
             fields.shift_remove(old);
         }
+        let class = fields.get("model_type").and_then(Value::as_str).and_then(class_of);
+        if let Some(class) = class {
+            // GGUF files do not name it.
+            fields.entry("architectures").or_insert_with(|| vec![class].into());
+        }
         for (field, block) in blocks {
             fields.insert(field.into(), block);
         }
@@ -308,6 +345,10 @@ fn finish_folder(
     }
     if let Some(value) = checkpoint.tokenizer_config() {
         folder.write_json("tokenizer_config.json", value)?;
+    }
+    if let Some((tokenizer, config)) = tokenizer_of(checkpoint)? {
+        folder.write_json("tokenizer.json", &tokenizer)?;
+        folder.write_json("tokenizer_config.json", &config)?;
     }
     if let Some(value) = checkpoint.generation_config() {
         folder.write_json("generation_config.json", value)?;

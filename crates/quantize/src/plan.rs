@@ -5,7 +5,7 @@ use keeve_codec::Codec;
 use serde::Serialize;
 
 use crate::dimensions::Dimensions;
-use crate::{Error, Recipe, Role, fitting, role};
+use crate::{Error, Recipe, Role, exact, fitting, role};
 
 /// How a model is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,13 @@ impl Planned {
     /// Whether the bytes move as they are.
     pub fn is_moved(&self) -> bool {
         self.from == self.to
+    }
+
+    /// Whether the values stay what they are, in other bytes.
+    pub fn is_exact(&self) -> bool {
+        self.is_moved()
+            || exact::is_exact(self.from, self.to)
+            || matches!((self.from, self.to), (Codec::F16 | Codec::BF16, Codec::F32))
     }
 
     /// Weights.
@@ -146,13 +153,15 @@ impl Plan {
         Ok(Self { format, tensors })
     }
 
-    /// A plan that keeps every tensor's codec.
+    /// A plan that keeps every tensor's codec where `format` holds it, and takes the nearest that it holds
+    /// where it does not.
     ///
     /// # Errors
-    /// If a tensor cannot be read, or `format` cannot hold its codec.
+    /// If a tensor cannot be read, or `format` holds nothing near its codec.
     pub fn keeping(checkpoint: &Checkpoint, format: Format) -> Result<Self, Error> {
         let plan = |info: &TensorInfo| {
-            planned(info, Role::of(&info.name, info.shape.len(), false), None, format)
+            let wanted = info.codec.and_then(|codec| nearest(codec, format));
+            planned(info, Role::of(&info.name, info.shape.len(), false), wanted, format)
         };
         Ok(Self { format, tensors: checkpoint.tensors().map(plan).collect::<Result<_, _>>()? })
     }
@@ -179,6 +188,30 @@ impl Plan {
         }
         sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.bytes));
         sums
+    }
+}
+
+/// The codec that is nearest to one that `format` does not hold; `None` if it does, or nothing is near.
+fn nearest(codec: Codec, format: Format) -> Option<Codec> {
+    if format.holds(codec) {
+        return None;
+    }
+    match (format, codec) {
+        (Format::Mlx, Codec::Int8 { group, .. }) => exact::affine(8, group),
+        (Format::Mlx, Codec::Int4 { group, .. }) => exact::affine(4, group),
+        // What these hold are floats of few bits, and so exact.
+        (_, Codec::MlxMxfp4 | Codec::MlxMxfp8 | Codec::MlxNvfp4 { .. }) => Some(Codec::BF16),
+        (Format::Gguf, Codec::Affine { bits, .. }) => Some(match bits {
+            1 | 2 => Codec::Q2K,
+            3 => Codec::Q3K,
+            4 => Codec::Q4K,
+            5 => Codec::Q5K,
+            6 => Codec::Q6K,
+            _ => Codec::Q8_0,
+        }),
+        (Format::Gguf, Codec::Int8 { .. }) => Some(Codec::Q8_0),
+        (Format::Gguf, Codec::Int4 { .. }) => Some(Codec::Q4K),
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod calibrate;
 pub mod completions;
+pub mod convert;
 pub mod inspect;
 pub mod logits;
 pub mod quantize;

@@ -95,9 +95,13 @@ fn recipe(args: &Quantize) -> Result<Recipe, Failure> {
     Ok(if args.quantize_vision { recipe.with_vision() } else { recipe })
 }
 
+/// Whether a GGUF file is meant.
+pub fn is_gguf(out: &Path) -> bool {
+    out.extension().is_some_and(|extension| extension == "gguf")
+}
+
 /// How the output is laid out.
 fn format(args: &Quantize, recipe: &Recipe) -> Result<Format, Failure> {
-    let is_gguf = |out: &Path| out.extension().is_some_and(|extension| extension == "gguf");
     let integers =
         matches!(recipe.scheme().uniform_codec(), Some(Codec::Int8 { .. } | Codec::Int4 { .. }));
     match (args.out.as_deref().is_some_and(is_gguf), args.layout) {
