@@ -1,20 +1,33 @@
 //! Writes small valid inputs for each target to the folders `corpus/<target>`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::gguf::{self, Array, Value, ValueType};
 use keeve_codec::Codec;
-use serde_json::json;
+use keeve_fuzz::dialects::input;
+use serde_json::{Value as Json, json};
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    gguf_seeds(&corpus.join("gguf"))?;
-    safetensors_seeds(&corpus.join("safetensors_header"))?;
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> Outcome {
+    gguf_seeds(&folder("gguf")?)?;
+    safetensors_seeds(&folder("safetensors_header")?)?;
+    dialect_seeds(&folder("dialects")?)?;
+    config_seeds(&folder("config")?)?;
+    tokenizer_json_seeds(&folder("tokenizer_json")?)?;
+    tokenizer_gguf_seeds(&folder("tokenizer_gguf")?)?;
+    chat_seeds(&folder("chat_template")?)?;
+    index_seeds(&folder("index")?)?;
     Ok(())
 }
 
-fn gguf_seeds(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    std::fs::create_dir_all(folder)?;
+fn folder(target: &str) -> std::io::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn gguf_seeds(folder: &Path) -> Outcome {
     for architecture in ["llama", "qwen3"] {
         let key = |name: &str| format!("{architecture}.{name}");
         let metadata = [
@@ -55,7 +68,6 @@ fn gguf_seeds(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 fn safetensors_seeds(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
     let headers = [
         json!({"__metadata__": {"format": "pt"},
                "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
@@ -75,5 +87,326 @@ fn safetensors_seeds(folder: &Path) -> std::io::Result<()> {
         input.extend(header.to_string().bytes());
         std::fs::write(folder.join(format!("config{config}")), input)?;
     }
+    Ok(())
+}
+
+/// One module, or two, of every dialect.
+fn dialect_seeds(folder: &Path) -> std::io::Result<()> {
+    const UP: &str = "model.layers.0.mlp.up_proj";
+    let method = |method: &str, mut settings: Json| {
+        settings["quant_method"] = method.into();
+        json!({"hidden_size": 128, "quantization_config": settings})
+    };
+    let gptq = |bits: usize, group: i64, sym: bool, format: &str| {
+        let settings =
+            json!({"bits": bits, "group_size": group, "sym": sym, "checkpoint_format": format});
+        method("gptq", settings)
+    };
+    let compressed = |format: &str, weights: Json| {
+        let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+        let group = json!({"targets": ["Linear", "re:model.*up"], "weights": weights,
+            "input_activations": inputs});
+        method("compressed-tensors", json!({"format": format, "config_groups": {"group_0": group}}))
+    };
+    let int = |bits: usize| json!({"num_bits": bits, "type": "int", "symmetric": true});
+    // The groups of four columns in words: 0, 0, ... 1, 1, ...
+    let mut order = Vec::new();
+    (0..128u32).for_each(|column| order.extend((column % 2).to_le_bytes()));
+    let middle = [0x77u8];
+    let shape: Vec<u8> = [32u64, 128].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let seeds: Vec<(&str, Json, Vec<(&str, &str, &str, &[u16])>, &[u8])> = vec![
+        ("float", json!({}), vec![(UP, ".weight", "BF16", &[4, 8])], &[]),
+        (
+            "affine",
+            json!({"hidden_size": 128, "quantization": {"bits": 4, "group_size": 64}}),
+            vec![
+                (UP, ".weight", "U32", &[2, 16]),
+                (UP, ".scales", "BF16", &[2, 2]),
+                (UP, ".biases", "BF16", &[2, 2]),
+            ],
+            &[],
+        ),
+        (
+            "nvfp4",
+            json!({"quantization": {"mode": "nvfp4"}}),
+            vec![
+                (UP, ".weight", "U32", &[2, 16]),
+                (UP, ".scales", "U8", &[2, 8]),
+                (UP, ".global_scale", "F32", &[]),
+            ],
+            &[],
+        ),
+        (
+            "kquant",
+            json!({"quantization": {"mode": "kquant", "per_tensor": {UP: "q4_k", "p": "iq2_xs"}}}),
+            vec![
+                (UP, ".weight", "U8", &[2, 288]),
+                (UP, ".scales", "U8", &[1]),
+                ("p", ".weight", "U8", &[3, 74]),
+            ],
+            &[],
+        ),
+        (
+            "awq",
+            method("awq", json!({"bits": 4, "group_size": 64, "version": "gemm"})),
+            vec![
+                (UP, ".qweight", "I32", &[128, 2]),
+                (UP, ".qzeros", "I32", &[2, 2]),
+                (UP, ".scales", "F16", &[2, 16]),
+            ],
+            &[],
+        ),
+        (
+            "awq_gemv",
+            method("awq", json!({"bits": 4, "group_size": 64, "version": "gemv"})),
+            vec![
+                (UP, ".qweight", "I32", &[16, 16]),
+                (UP, ".qzeros", "I32", &[16, 2]),
+                (UP, ".scales", "F16", &[16, 16]),
+            ],
+            &[],
+        ),
+        (
+            "gptq",
+            gptq(4, 64, true, "gptq"),
+            vec![
+                (UP, ".qweight", "I32", &[16, 8]),
+                (UP, ".qzeros", "I32", &[2, 1]),
+                (UP, ".scales", "F16", &[2, 8]),
+            ],
+            &middle,
+        ),
+        (
+            "gptq_act",
+            gptq(3, 64, false, "gptq_v2"),
+            vec![
+                (UP, ".g_idx", "I32", &[128]),
+                (UP, ".qweight", "I32", &[12, 32]),
+                (UP, ".qzeros", "I32", &[2, 3]),
+                (UP, ".scales", "F16", &[2, 32]),
+            ],
+            &order,
+        ),
+        (
+            "bitnet",
+            method("bitnet", json!({"linear_class": "autobitlinear"})),
+            vec![(UP, ".weight", "U8", &[4, 64]), (UP, ".weight_scale", "BF16", &[1])],
+            &[0x18],
+        ),
+        (
+            "fp8",
+            method("fp8", json!({"weight_block_size": [16, 64], "activation_scheme": "dynamic"})),
+            vec![(UP, ".weight", "F8_E4M3", &[20, 128]), (UP, ".weight_scale_inv", "F32", &[2, 2])],
+            &[],
+        ),
+        (
+            "int_quantized",
+            compressed("int-quantized", int(8)),
+            vec![
+                (UP, ".weight", "I8", &[4, 64]),
+                (UP, ".weight_scale", "BF16", &[4, 1]),
+                (UP, ".weight_zero_point", "I8", &[4, 1]),
+            ],
+            &[],
+        ),
+        (
+            "pack_quantized",
+            compressed("pack-quantized", int(4)),
+            vec![
+                (UP, ".weight_shape", "I64", &[2]),
+                (UP, ".weight_packed", "I32", &[32, 16]),
+                (UP, ".weight_scale", "BF16", &[32, 2]),
+                (UP, ".weight_zero_point", "I32", &[4, 2]),
+            ],
+            &shape,
+        ),
+        (
+            "float_quantized",
+            compressed("float-quantized", json!({"num_bits": 8, "type": "float"})),
+            vec![(UP, ".weight", "F8_E4M3", &[4, 64]), (UP, ".weight_scale", "F32", &[4, 1])],
+            &[],
+        ),
+    ];
+    for (name, config, tensors, data) in seeds {
+        std::fs::write(folder.join(name), input(&config, &tensors, data))?;
+    }
+    Ok(())
+}
+
+/// Every architecture, and every kind of rope settings.
+fn config_seeds(folder: &Path) -> std::io::Result<()> {
+    let rope = [
+        json!({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
+        json!({"rope_scaling": {"type": "linear", "factor": 2.0}}),
+        json!({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6,
+            "original_max_position_embeddings": 64, "beta_fast": 32, "attention_factor": 1.1}}),
+        json!({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0,
+            "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}),
+        json!({"sliding_window": 16, "sliding_window_pattern": 2, "final_logit_softcapping": 30.0}),
+    ];
+    for architecture in keeve_models::architectures() {
+        for (index, rope) in rope.iter().enumerate() {
+            let mut config = json!({"model_type": architecture, "hidden_size": 64,
+                "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+                "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 100,
+                "rms_norm_eps": 1e-6, "max_position_embeddings": 256, "tie_word_embeddings": true});
+            let fields = config.as_object_mut().expect("an object");
+            fields.extend(rope.as_object().expect("an object").clone());
+            std::fs::write(folder.join(format!("{architecture}{index}")), config.to_string())?;
+        }
+    }
+    let config = json!({"model_type": "gemma3", "text_config": {"num_hidden_layers": 2}});
+    std::fs::write(folder.join("gemma3"), config.to_string())
+}
+
+/// How byte-level vocabularies spell bytes.
+fn spelled() -> Vec<String> {
+    let plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = 256..;
+    let spell = |byte: u8| match plain(byte) {
+        true => char::from(byte),
+        false => others.next().and_then(char::from_u32).expect("a character"),
+    };
+    (0..=255).map(spell).map(String::from).collect()
+}
+
+fn tokenizer_json_seeds(folder: &Path) -> std::io::Result<()> {
+    let vocabulary = |texts: &[&str]| -> serde_json::Map<String, Json> {
+        texts.iter().enumerate().map(|(id, text)| ((*text).into(), id.into())).collect()
+    };
+    let added = |id: usize| {
+        json!([{"id": id, "content": "</s>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true}])
+    };
+    let bpe = |vocabulary: Json, merges: &[&str], fallback: bool| {
+        json!({"type": "BPE", "dropout": null, "unk_token": null, "fuse_unk": fallback,
+            "byte_fallback": fallback, "ignore_merges": false, "vocab": vocabulary, "merges": merges})
+    };
+    let letters =
+        ["H", "e", "l", "o", ",", "\u{120}", "w", "r", "d", "1", "2", "He", "lo", "Hello", "</s>"];
+    let byte_level = json!({"version": "1.0", "added_tokens": added(14), "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": " ?\\p{L}+|\\p{N}{1,3}|\\s+(?!\\S)"},
+             "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": bpe(vocabulary(&letters).into(), &["H e", "l o"], false)});
+    let pieces = [
+        "<unk>",
+        "</s>",
+        "<0x0A>",
+        "<0xC3>",
+        "<0xB6>",
+        "\u{2581}",
+        "H",
+        "e",
+        "l",
+        "o",
+        "\u{2581}H",
+        "lo",
+    ];
+    let fallback = json!({"version": "1.0", "added_tokens": added(1),
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"},
+        "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": bpe(vocabulary(&pieces).into(), &["\u{2581} H", "l o"], true)});
+    std::fs::write(folder.join("byte_level"), byte_level.to_string())?;
+    std::fs::write(folder.join("fallback"), fallback.to_string())
+}
+
+fn tokenizer_gguf_seeds(folder: &Path) -> Outcome {
+    let mut tokens = spelled();
+    tokens.extend(["He", "lo", "</s>"].map(String::from));
+    let mut types = vec![1; tokens.len()];
+    types[258] = 3;
+    let common = |model: &str, tokens: &[String], types: &[i32]| {
+        vec![
+            ("tokenizer.ggml.model", Value::string(model)),
+            ("tokenizer.ggml.tokens", Value::Array(Array::of_strings(tokens))),
+            ("tokenizer.ggml.token_type", Value::Array(Array::of_i32(types))),
+            ("tokenizer.ggml.eos_token_id", Value::u32(258)),
+        ]
+    };
+    for pre in ["gpt-2", "llama-bpe"] {
+        let mut metadata = common("gpt2", &tokens, &types);
+        metadata.push(("tokenizer.ggml.pre", Value::string(pre)));
+        metadata.push(("tokenizer.ggml.merges", Value::Array(Array::of_strings(["H e", "l o"]))));
+        gguf::write(&folder.join(pre), &metadata, [])?;
+    }
+    let mut tokens: Vec<String> = (0..=255u8).map(|byte| format!("<0x{byte:02X}>")).collect();
+    let mut types = vec![6; 256];
+    tokens.extend(["\u{2581}H", "ello", "</s>", "<mark>", "<unk>"].map(String::from));
+    types.extend([1, 1, 3, 4, 2]);
+    let scores: Vec<f32> = (0..tokens.len()).map(|id| -(id as f32)).collect();
+    let mut metadata = common("llama", &tokens, &types);
+    metadata.push(("tokenizer.ggml.scores", Value::Array(Array::of_f32(&scores))));
+    metadata.push(("tokenizer.ggml.bos_token_id", Value::u32(1)));
+    metadata.push(("tokenizer.ggml.add_space_prefix", Value::Bool(true)));
+    gguf::write(&folder.join("scores"), &metadata, [])?;
+    Ok(())
+}
+
+fn chat_seeds(folder: &Path) -> std::io::Result<()> {
+    for (name, template) in [
+        ("alternating", include_str!("../../crates/engine/tests/data/chat/alternating.jinja")),
+        ("dated", include_str!("../../crates/engine/tests/data/chat/dated.jinja")),
+        ("language", include_str!("../../crates/engine/tests/data/chat/language.jinja")),
+        (
+            "thinking_tools",
+            include_str!("../../crates/engine/tests/data/chat/thinking_tools.jinja"),
+        ),
+    ] {
+        std::fs::write(folder.join(name), template)?;
+    }
+    Ok(())
+}
+
+/// Models in parts: see the target.
+fn index_seeds(folder: &Path) -> Outcome {
+    let seed = |kind: u8, parts: [&[u8]; 3]| {
+        let mut input = vec![kind];
+        for part in &parts[..2] {
+            input.extend((part.len() as u16).to_le_bytes());
+        }
+        input.extend(parts.concat());
+        input
+    };
+    let header = |name: &str| {
+        json!({name: {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}).to_string()
+    };
+    let file = |number: usize| format!("model-0000{number}-of-00002.safetensors");
+    let index = json!({"metadata": {"total_size": 32}, "weight_map": {"a": file(1), "b": file(2)}});
+    let parts = [index.to_string(), header("a"), header("b")];
+    std::fs::write(folder.join("index"), seed(0, parts.each_ref().map(|part| part.as_bytes())))?;
+    let path = folder.join("part");
+    let mut parts = Vec::new();
+    for number in 0..3 {
+        let mut metadata = vec![
+            ("split.no", Value::Unsigned(ValueType::U16, number)),
+            ("split.count", Value::Unsigned(ValueType::U16, 3)),
+        ];
+        if number == 0 {
+            metadata.push(("split.tensors.count", Value::Signed(ValueType::I32, 3)));
+            metadata.push(("general.architecture", Value::string("qwen3")));
+        }
+        let tensor = gguf::Announced {
+            name: format!("blk.{number}.attn_norm.weight"),
+            codec: Codec::F32,
+            shape: vec![8],
+        };
+        gguf::write(&path, &metadata, [(tensor, &[1u8; 32][..])])?;
+        parts.push(std::fs::read(&path)?);
+    }
+    std::fs::remove_file(&path)?;
+    std::fs::write(folder.join("gguf"), seed(1, [&parts[0], &parts[1], &parts[2]]))?;
     Ok(())
 }

@@ -5,5 +5,6 @@ use keeve_codec::Bytes;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    keeve_fuzz::exercise(&[("model.gguf", Bytes::from(data.to_vec()))]);
+    let decoded = keeve_fuzz::exercise(&[("model.gguf", Bytes::from(data.to_vec()))]);
+    keeve_fuzz::count(decoded > 0);
 });

@@ -14,8 +14,9 @@ fuzz_target!(|data: &[u8]| {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend_from_slice(header);
     file.resize(file.len() + usize::from(u16::from_le_bytes([*low, *high])), 7);
-    keeve_fuzz::exercise(&[
+    let decoded = keeve_fuzz::exercise(&[
         ("config.json", Bytes::from(config.as_bytes().to_vec())),
         ("model.safetensors", Bytes::from(file)),
     ]);
+    keeve_fuzz::count(decoded > 0);
 });

@@ -48,13 +48,15 @@ pub(crate) fn fill(
         Codec::Int4 { scale, .. } => {
             fill_floats(scale, SPREAD / deviation(16.0), false, scales, random);
         }
+        Codec::Fp8 { scale, .. } => {
+            without_nan(data);
+            // Codes are evenly spread over exponents: their root mean square is some 140.
+            fill_floats(scale, SPREAD / 140.0, false, scales, random);
+        }
         // E8M0 scales: 2^-8 to 2^-6.
         Codec::MlxMxfp4 => fill_range(119, 121, scales, random),
         Codec::MlxMxfp8 => {
-            // Two of the E4M3 codes are NaN.
-            for code in data.iter_mut().filter(|code| **code & 0x7f == 0x7f) {
-                *code -= 1;
-            }
+            without_nan(data);
             fill_range(114, 115, scales, random);
         }
         // E4M3 scales: 3 to 5 times 2^-9.
@@ -66,6 +68,13 @@ pub(crate) fn fill(
                 }
             }
         }
+    }
+}
+
+/// Two of the E4M3 codes are NaN.
+fn without_nan(data: &mut [u8]) {
+    for code in data.iter_mut().filter(|code| **code & 0x7f == 0x7f) {
+        *code -= 1;
     }
 }
 
@@ -116,6 +125,7 @@ fn fields(codec: Codec) -> &'static [Field] {
         | Codec::Int4 { .. }
         | Codec::MlxMxfp4
         | Codec::MlxMxfp8
+        | Codec::Fp8 { .. }
         | Codec::MlxNvfp4 { .. } => &[],
     }
 }

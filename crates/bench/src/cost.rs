@@ -7,8 +7,8 @@ use crate::Error;
 /// Bytes and operations of one token's matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// Bytes of packed weights that a generated token reads: all linears, the head among them, and
-    /// one row of the embedding table.
+    /// Bytes of packed weights that a generated token reads: all linears, the head among them, of
+    /// experts those that it goes to, and one row of the embedding table.
     pub weight_bytes: u64,
     /// Operations of the linears that every token goes through (a multiply and an addition are two).
     pub operations: u64,
@@ -36,6 +36,13 @@ impl Cost {
                         Rows::Tokens => cost.operations += operations,
                         Rows::Wanted(_) => cost.head_operations += operations,
                     }
+                }
+                Op::ExpertLinear { weight, router, .. } => {
+                    let weight = graph.weight(weight);
+                    let chosen = graph.node(router).shape.width as u64 / 2;
+                    let experts = (weight.experts.unwrap_or(1) as u64).max(1);
+                    cost.weight_bytes += bytes_of(weight)? / experts * chosen;
+                    cost.operations += 2 * weight.values() / experts * chosen;
                 }
                 Op::Embed { table } => {
                     let table = graph.weight(table);
@@ -80,5 +87,18 @@ mod tests {
         assert_eq!(cost.operations, 2 * layers);
         assert_eq!(cost.prompt_operations(512), 2 * (512 * layers + head));
         assert_eq!(cost.bytes_per_token(2048, 1000), bytes + 2_048_000);
+    }
+
+    /// 3.3 of 30.5 thousand million weights.
+    #[test]
+    fn of_experts_a_token_reads_those_that_it_goes_to() {
+        let (_, config) = crate::shape::named("qwen3-30b-a3b").unwrap();
+        let model = keeve_models::build(&config).unwrap();
+        let cost = Cost::of(&model.graph, |weight| Ok(weight.values())).unwrap();
+        let attention = 2048 * 128 * (2 * 32 + 2 * 4) + 128 * 2048;
+        let experts = 8 * 3 * 768 * 2048;
+        let (layers, head) = (48 * (attention + experts), 151_936 * 2048);
+        assert_eq!(cost.weight_bytes, layers + head + 2048);
+        assert_eq!(cost.operations, 2 * layers);
     }
 }

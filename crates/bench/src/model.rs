@@ -100,8 +100,18 @@ impl ModelBench {
             Source::Checkpoint { name, checkpoint } => {
                 let model = build(name, checkpoint.config())?;
                 let bytes = |weight: &keeve_graph::Weight| {
-                    let info = checkpoint.info(&weight.name);
-                    info.map(|info| info.bytes).ok_or_else(|| Error::NoWeight(weight.name.clone()))
+                    let missing = || Error::NoWeight(weight.name.clone());
+                    match weight.experts {
+                        None => {
+                            let info = checkpoint.info(&weight.name);
+                            info.map(|info| info.bytes).ok_or_else(missing)
+                        }
+                        Some(count) => {
+                            let experts = checkpoint.experts(&weight.name, count);
+                            let experts = experts.map_err(|_| missing())?;
+                            Ok(experts.iter().map(|expert| expert.bytes() as u64).sum())
+                        }
+                    }
                 };
                 let cost = Cost::of(&model.graph, bytes)?;
                 let engine = Engine::load(checkpoint, &options, &progress)?;

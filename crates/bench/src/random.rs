@@ -86,6 +86,8 @@ struct Made {
     codec: Codec,
     rows: usize,
     cols: usize,
+    /// Of a stack.
+    experts: Option<usize>,
     seed: u64,
 }
 
@@ -104,8 +106,8 @@ impl RandomWeights {
                 1 => Codec::F32,
                 _ => scheme.codec(&weight.name, weight.cols, tied, dimensions),
             };
-            let (rows, cols) = (weight.rows, weight.cols);
-            (weight.name.clone(), Made { codec, rows, cols, seed: index as u64 })
+            let &keeve_graph::Weight { rows, cols, experts, .. } = weight;
+            (weight.name.clone(), Made { codec, rows, cols, experts, seed: index as u64 })
         };
         let tensors = graph.weights().iter().enumerate().map(made).collect();
         Self { tensors, threads, time: Mutex::default() }
@@ -131,7 +133,8 @@ impl RandomWeights {
         let made = self.made(name)?;
         let shape = |error| Error::Tensor { name: name.into(), error };
         let row = made.codec.row_bytes(made.cols).map_err(shape)?;
-        Ok((row as u64).saturating_mul(made.rows as u64))
+        let rows = (made.rows as u64).saturating_mul(made.experts.unwrap_or(1) as u64);
+        Ok((row as u64).saturating_mul(rows))
     }
 
     /// Bytes of all weights.
@@ -146,19 +149,36 @@ impl RandomWeights {
     pub fn making(&self) -> Duration {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The matrices of a weight, each other than those before it.
+    fn make(&self, name: &str) -> Result<Vec<PackedTensor>, Error> {
+        let made = self.made(name)?;
+        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        let matrix = |index: usize| match made.rows {
+            1 => gains(made.cols, made.seed),
+            rows => {
+                let seed = made.seed ^ (index as u64) << 32;
+                tensor(made.codec, rows, made.cols, seed, self.threads)
+            }
+        };
+        let matrices: Result<_, _> = (0..made.experts.unwrap_or(1)).map(matrix).collect();
+        *time += start.elapsed();
+        matrices.map_err(|error| Error::Tensor { name: name.into(), error })
+    }
 }
 
 impl Weights for RandomWeights {
     fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>> {
-        let made = self.made(name)?;
-        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = Instant::now();
-        let tensor = match made.rows {
-            1 => gains(made.cols, made.seed),
-            rows => tensor(made.codec, rows, made.cols, made.seed, self.threads),
-        };
-        *time += start.elapsed();
-        Ok(tensor.map_err(|error| Error::Tensor { name: name.into(), error })?)
+        Ok(self.make(name)?.swap_remove(0))
+    }
+
+    fn experts(
+        &self,
+        name: &str,
+        _: usize,
+    ) -> Result<Vec<PackedTensor>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.make(name)?)
     }
 }
 

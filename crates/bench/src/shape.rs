@@ -21,11 +21,12 @@ struct Shape {
 #[derive(Clone, Copy)]
 enum Family {
     Qwen3,
+    Qwen3Experts,
     Llama32,
 }
 
-/// From the `config.json` of Qwen/Qwen3-0.6B, -1.7B, -4B, -8B and meta-llama/Llama-3.2-1B.
-const SHAPES: [Shape; 6] = [
+/// From the `config.json` of Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -30B-A3B and meta-llama/Llama-3.2-1B.
+const SHAPES: [Shape; 8] = [
     Shape {
         name: "qwen3-0.6b",
         also: &["0.6b"],
@@ -93,7 +94,23 @@ const SHAPES: [Shape; 6] = [
         kv_heads: 8,
         tied_head: true,
     },
+    QWEN3_30B_A3B,
+    // Its shape in 3 GB.
+    Shape { name: "qwen3-30b-a3b-4l", also: &["30b-a3b-4l"], layers: 4, ..QWEN3_30B_A3B },
 ];
+
+/// 128 experts, of which each token goes to 8.
+const QWEN3_30B_A3B: Shape = Shape {
+    name: "qwen3-30b-a3b",
+    also: &["30b-a3b"],
+    family: Family::Qwen3Experts,
+    hidden: 2048,
+    layers: 48,
+    feed_forward: 6144,
+    heads: 32,
+    kv_heads: 4,
+    tied_head: false,
+};
 
 /// The names that [`named`] knows, without the short forms.
 pub fn names() -> impl Iterator<Item = &'static str> {
@@ -123,6 +140,18 @@ impl Shape {
                 "max_position_embeddings": 40_960,
                 "rms_norm_eps": 1e-6,
                 "rope_theta": 1e6,
+            }),
+            Family::Qwen3Experts => json!({
+                "model_type": "qwen3_moe",
+                "head_dim": 128,
+                "vocab_size": 151_936,
+                "max_position_embeddings": 40_960,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 1e6,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "moe_intermediate_size": 768,
+                "norm_topk_prob": true,
             }),
             Family::Llama32 => json!({
                 "model_type": "llama",
@@ -164,16 +193,22 @@ mod tests {
             ("8b", 6_945_767_424, 622_329_856),
             ("llama-3.2-1b", 973_078_528, 262_668_288),
             ("4b-12l", 3_633_315_840 / 3, 388_956_160),
+            ("30b-a3b", 29_909_581_824, 311_164_928),
+            ("30b-a3b-4l", 29_909_581_824 / 12, 311_164_928),
         ] {
             let (_, config) = named(name).unwrap();
             let model = keeve_models::build(&config).unwrap();
             let weights = model.graph.weights().iter().filter(|weight| weight.rows > 1);
             let (tables, linears): (Vec<_>, Vec<_>) =
                 weights.partition(|weight| !weight.name.contains("layers"));
-            let count = |weight: &&keeve_graph::Weight| weight.rows * weight.cols;
-            assert_eq!(linears.iter().map(count).sum::<usize>(), layers, "{name}");
+            let count = |weight: &&keeve_graph::Weight| weight.values();
+            assert_eq!(linears.iter().map(count).sum::<u64>(), layers, "{name}");
             assert_eq!(count(&tables[0]), table, "{name}");
-            assert_eq!(tables.len(), if name == "8b" { 2 } else { 1 }, "{name}");
+            assert_eq!(
+                tables.len(),
+                if name.starts_with("30b") || name == "8b" { 2 } else { 1 },
+                "{name}"
+            );
         }
     }
 

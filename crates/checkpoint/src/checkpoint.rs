@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use crate::dialect::{self, Entry, TensorInfo, gguf_config, gguf_names};
 use crate::files::{Files, Folder, Memory};
+use crate::gguf::parts::{self, PartName};
 use crate::gguf::tokenizer::GgufTokenizer;
-use crate::gguf::{self, Gguf, Metadata};
-use crate::{Error, config, mapped, shards, tokenizer_files};
+use crate::gguf::{self, Metadata};
+use crate::{Error, config, mapped, multimodal, shards, tokenizer_files};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -38,6 +39,7 @@ pub struct Checkpoint {
     files: Vec<FileInfo>,
     config_path: PathBuf,
     config: Value,
+    notes: Vec<String>,
     generation_config: Option<Value>,
     tokenizer: Option<Bytes>,
     tokenizer_config: Option<Value>,
@@ -48,8 +50,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a folder with `config.json` and safetensors files, a folder with a single GGUF file, or
-    /// a GGUF file.
+    /// Opens a folder with `config.json` and safetensors files, a folder with a single GGUF model, or
+    /// a GGUF file. Of a model that is split over several GGUF files, any may be given.
     ///
     /// # Errors
     /// If a file is missing, is not what its name says, is damaged, or describes a quantization that
@@ -61,9 +63,10 @@ impl Checkpoint {
             return Self::from_files(&Folder::new(path));
         }
         let bytes = mapped::open(path)?;
+        let folder = Folder::new(path.parent().unwrap_or(Path::new("")));
         let extension = path.extension().and_then(|extension| extension.to_str());
         if bytes.starts_with(gguf::MAGIC) || extension == Some("gguf") {
-            return Self::from_gguf(path, &bytes);
+            return Self::from_gguf(path, &bytes, &folder);
         }
         let problem = match extension {
             Some("safetensors") => {
@@ -86,17 +89,26 @@ impl Checkpoint {
         let path = files.path().to_path_buf();
         let config_path = path.join(CONFIG);
         let Some(mut config) = files.json(CONFIG)? else { return Self::from_lone_gguf(files) };
-        config::normalize(&mut config, &config_path)?;
         let shards = shards::open(files)?;
+        // With the names and settings of the whole model, whose quantization may go by them.
         let translation = dialect::translate(&config, &config_path, &shards.tensors)?;
+        let (mut entries, mut notes) = (translation.entries, Vec::new());
+        if let Some(text) = multimodal::text_config(&config) {
+            config = text;
+            let (kept, note) = multimodal::text_entries(entries);
+            entries = kept;
+            notes.extend(note);
+        }
+        config::normalize(&mut config, &config_path)?;
         let tokenizer_config = files.json(TOKENIZER_CONFIG)?;
         let chat_template = tokenizer_files::chat_template(files, tokenizer_config.as_ref())?;
-        let (entries, index) = sorted(translation.entries)?;
+        let (entries, index) = sorted(entries)?;
         Ok(Self {
             format: translation.label,
             files: shards.files,
             config_path,
             config,
+            notes,
             generation_config: files.json(GENERATION_CONFIG)?,
             tokenizer: files.open(TOKENIZER)?,
             tokenizer_config,
@@ -110,32 +122,34 @@ impl Checkpoint {
 
     fn from_lone_gguf(files: &dyn Files) -> Result<Self, Error> {
         let mut names = files.names()?;
-        names.retain(|name| name.ends_with(".gguf"));
+        // Of a model in several files, the first stands for all.
+        let later = |name: &str| PartName::read(name).is_some_and(|part| part.number > 1);
+        let any = names.iter().find(|name| name.ends_with(".gguf")).cloned();
+        names.retain(|name| name.ends_with(".gguf") && !later(name));
         let missing = |problem| Error::file(files.path(), problem);
-        match names.as_slice() {
-            [name] => match files.open(name)? {
-                Some(bytes) => Self::from_gguf(&files.path().join(name), &bytes),
+        match (names.as_slice(), &any) {
+            ([name], _) | ([], Some(name)) => match files.open(name)? {
+                Some(bytes) => Self::from_gguf(&files.path().join(name), &bytes, files),
                 None => Err(missing("holds a GGUF file that vanished")),
             },
-            [] => Err(missing("holds neither config.json nor a GGUF file")),
+            ([], None) => Err(missing("holds neither config.json nor a GGUF file")),
             _ => Err(missing("holds several GGUF files; give the path of one")),
         }
     }
 
-    fn from_gguf(path: &Path, bytes: &Bytes) -> Result<Self, Error> {
-        let parsed: Gguf = gguf::parse(path, bytes)?;
-        gguf_config::refuse_split(&parsed.metadata)?;
+    fn from_gguf(path: &Path, bytes: &Bytes, folder: &dyn Files) -> Result<Self, Error> {
+        let (parsed, files) = parts::open(path, bytes, &|name| folder.open(name))?;
         let architecture = gguf_config::architecture(&parsed)?;
         let config = gguf_config::config(&parsed, architecture)?;
         let (entries, index) = sorted(gguf_names::translate(&parsed, architecture)?)?;
         let chat_template = parsed.metadata.string("tokenizer.chat_template")?.map(Into::into);
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self {
             path: path.into(),
             format: format!("GGUF v{}", parsed.version),
-            files: vec![FileInfo { name, bytes: bytes.len() as u64 }],
+            files,
             config_path: path.into(),
             config,
+            notes: Vec::new(),
             generation_config: None,
             tokenizer: None,
             tokenizer_config: None,
@@ -194,6 +208,11 @@ impl Checkpoint {
     /// each frequency is to be divided by its factor.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// What whoever uses the model should know, a line each: parts of it that are not read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The file that the config comes from, for messages about it.

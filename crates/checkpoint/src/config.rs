@@ -95,17 +95,19 @@ pub(crate) fn expected_cols(config: &Value, module: &str) -> Option<usize> {
     }
     let block = parent.rsplit_once('.').map_or(parent, |(_, block)| block);
     match (block, name) {
-        ("self_attn", "q_proj" | "k_proj" | "v_proj") => hidden(),
+        ("self_attn", "q_proj" | "k_proj" | "v_proj" | "qkv_proj") => hidden(),
         ("self_attn", "o_proj") => {
             let heads = number("num_attention_heads")?;
             let head_dim = number("head_dim").or_else(|| hidden()?.checked_div(heads));
             heads.checked_mul(head_dim?)
         }
-        ("mlp" | "switch_mlp" | "shared_expert", "gate_proj" | "up_proj") | ("mlp", "gate") => {
-            hidden()
-        }
+        ("mlp" | "switch_mlp" | "shared_expert", "gate_proj" | "up_proj" | "gate_up_proj")
+        | ("mlp" | "block_sparse_moe", "gate" | "shared_expert_gate") => hidden(),
         ("mlp", "down_proj") => number("intermediate_size"),
-        ("switch_mlp", "down_proj") => number("moe_intermediate_size"),
+        // Where experts have no width of their own, theirs is that of the feed-forward part.
+        ("switch_mlp", "down_proj") => {
+            number("moe_intermediate_size").or_else(|| number("intermediate_size"))
+        }
         ("shared_expert", "down_proj") => number("shared_expert_intermediate_size"),
         _ => None,
     }

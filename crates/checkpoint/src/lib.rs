@@ -19,21 +19,25 @@
 //! in place while any of its tensors lives; the operating system would end the process on the next
 //! access. Replace model files by renaming, as the writers of this crate do.
 
+mod activations;
 mod checkpoint;
 mod config;
 mod dialect;
 mod error;
+mod experts;
 mod files;
 pub mod gguf;
 mod mapped;
 pub mod mlx;
+mod multimodal;
 pub mod safetensors;
 mod shards;
 mod stored;
 mod stream;
 mod tokenizer_files;
 
+pub use activations::{ActivationRule, ActivationScheme, ActivationStrategy};
 pub use checkpoint::{Checkpoint, FileInfo};
 pub use dialect::TensorInfo;
 pub use error::Error;
-pub use stored::{StoredTensor, StoredType};
+pub use stored::{Announced, StoredTensor, StoredType};

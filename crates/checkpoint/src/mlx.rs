@@ -9,18 +9,8 @@ use std::path::{Path, PathBuf};
 use keeve_codec::{Codec, PackedTensor};
 use serde_json::{Map, Value, json};
 
+pub use crate::stored::Announced;
 use crate::{Error, StoredType, safetensors};
-
-/// The name, codec and shape of a tensor to be written.
-#[derive(Debug, Clone)]
-pub struct Announced {
-    /// The canonical name; a packed tensor's ends in `.weight`.
-    pub name: String,
-    /// Its codec: a float, affine, or one of ggml's.
-    pub codec: Codec,
-    /// Its dimensions in weights, the slowest first.
-    pub shape: Vec<usize>,
-}
 
 /// Writes one safetensors file of packed tensors, tensor by tensor.
 ///

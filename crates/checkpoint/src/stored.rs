@@ -81,3 +81,15 @@ impl StoredTensor {
         Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
     }
 }
+
+/// A packed tensor to be written by [`crate::gguf::Writer`] or [`crate::mlx::Writer`], which say how it is stored.
+/// (What [`crate::safetensors::Writer`] takes is stored already.)
+#[derive(Debug, Clone)]
+pub struct Announced {
+    /// Its name: in ggml's terms if a ggml program shall read it, else the canonical one.
+    pub name: String,
+    /// Its codec: one that the container or dialect has.
+    pub codec: Codec,
+    /// Its dimensions in weights, the slowest first.
+    pub shape: Vec<usize>,
+}

@@ -167,8 +167,10 @@ fn damaged_affine_modules_are_refused() {
             "'compression_config.config_groups' is missing".into(),
         ),
     ];
-    for name in ["gptq", "awq", "bitnet", "fp8"] {
-        let problem = format!("quant_method' is \"{name}\", which is not supported yet");
+    for name in ["bitsandbytes", "quanto", "mxfp4"] {
+        let problem = format!(
+            "quant_method' is \"{name}\", expected one of awq, bitnet, compressed-tensors, fp8, gptq"
+        );
         cases.push((method("quantization_config", name), problem));
     }
     for (model, expected) in cases {
@@ -288,6 +290,8 @@ fn compressed_tensors_modules() {
     };
     let mut ordered = packed[..2].to_vec();
     ordered.push(("p.weight_g_idx", "I32", &[128], 512));
+    let mut short = packed[..2].to_vec();
+    short.push(("p.weight_g_idx", "I32", &[64], 256));
     let block = |key: &str, value: serde_json::Value| {
         let mut config = q();
         config["quantization_config"][key] = value;
@@ -300,15 +304,23 @@ fn compressed_tensors_modules() {
         (pack_quantized(q(), [2, -1], &packed), "'weight_shape' that does not go"),
         (pack_quantized(q(), [2, i64::MAX], &packed), "'weight_shape' that does not go"),
         (pack_quantized(q(), [2, 100], &packed), "16 words for rows of 100, no whole bits each"),
+        (
+            pack_quantized(q(), [2, 32], &packed),
+            "16 words for rows of 32, no whole bits each up to 8",
+        ),
         (pack_quantized(q(), [2, 64], &packed), "has 8 bits a weight, which its config does not"),
-        (pack_quantized(q(), [2, 128], &ordered), "has its columns in another order"),
+        (pack_quantized(q(), [2, 128], &ordered), "column 0 in g_idx; there are 2 groups"),
+        (pack_quantized(q(), [2, 128], &short), "has g_idx I32 [64], expected I32 [128]"),
         (with(0, "U32", &[2, 16], 128), "is stored as U32, expected I32"),
         (with(1, "BF16", &[2, 3], 12), "has 3 scales for rows of 128"),
         (with(1, "BF16", &[3, 2], 12), "has scales [3, 2], which do not go with 2 rows"),
         (with(1, "I32", &[2, 2], 16), "has scales of type I32, expected floats"),
         (with(1, "BF16", &[2, 8], 32), "has zero points I32 [1, 2], expected I32 [1, 8]"),
         (with(2, "I32", &[2, 2], 16), "has zero points I32 [2, 2], expected I32 [1, 2]"),
-        (block("format", json!("float-quantized")), "format' is \"float-quantized\", expected int"),
+        (
+            block("format", json!("marlin-24")),
+            "format' is \"marlin-24\", expected one of int-quantized,",
+        ),
         (block("kv_cache_scheme", json!({"num_bits": 8})), "kv_cache_scheme' is {\"num_bits\":8}"),
         (block("quantization_status", json!("frozen")), "_status' is \"frozen\", which is not"),
         (block("config_groups", json!(3)), "config_groups' is missing or not an object"),

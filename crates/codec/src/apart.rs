@@ -1,7 +1,7 @@
 //! Rows taken apart into the numbers they store, for kernels that compute with codes.
 
 pub use crate::kquant::Block as SuperBlock;
-use crate::{Codec, Float, Group, Row, affine, kquant, legacy};
+use crate::{Codec, Float, Group, Row, kquant, legacy, read_codes};
 
 /// Weights in a super-block of a K-quant.
 pub const SUPER_BLOCK: usize = kquant::BLOCK;
@@ -93,7 +93,7 @@ pub fn codes(codec: Codec, row: Row<'_>, out: &mut [u8]) {
                 }
             }
         }
-        Codec::Affine { bits, .. } => affine::read_codes(bits, row.data, out),
+        Codec::Affine { bits, .. } => read_codes(bits, row.data, out),
         Codec::Int8 { .. } => out.copy_from_slice(row.data),
         Codec::Int4 { .. } => {
             for (pair, &byte) in out.as_chunks_mut().0.iter_mut().zip(row.data) {

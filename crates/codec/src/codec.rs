@@ -142,6 +142,13 @@ pub enum Codec {
         /// How scales are stored.
         scale: Float,
     },
+    /// E4M3 floats, `e4m3(code) * scale`. Parts: `data` u8 `[rows, cols]`, `scales` `[rows, groups]`.
+    Fp8 {
+        /// Weights that share a scale.
+        group: Group,
+        /// How scales are stored.
+        scale: Float,
+    },
 }
 
 /// Sizes of a codec. All lengths are along a row.
@@ -210,7 +217,7 @@ impl Codec {
     pub const AFFINE_BITS: [u8; 7] = [1, 2, 3, 4, 5, 6, 8];
     /// Group sizes that MLX affine knows.
     pub const AFFINE_GROUPS: [u16; 3] = [32, 64, 128];
-    /// Group sizes of `int8` and `int4`.
+    /// Group sizes of `int8`, `int4` and `fp8`.
     pub const INT_GROUPS: [u16; 4] = [32, 64, 128, 256];
 
     /// Whether keeve can read and write it: false for bits and group sizes that are in none of
@@ -220,10 +227,12 @@ impl Codec {
             Self::Affine { bits, group, .. } => {
                 Self::AFFINE_BITS.contains(&bits) && Self::AFFINE_GROUPS.contains(&group)
             }
-            Self::Int8 { group, .. } | Self::Int4 { group, .. } => match group {
-                Group::Row => true,
-                Group::Of(len) => Self::INT_GROUPS.contains(&len),
-            },
+            Self::Int8 { group, .. } | Self::Int4 { group, .. } | Self::Fp8 { group, .. } => {
+                match group {
+                    Group::Row => true,
+                    Group::Of(len) => Self::INT_GROUPS.contains(&len),
+                }
+            }
             _ => true,
         }
     }
@@ -290,14 +299,14 @@ impl Codec {
             Self::Affine { bits, group, .. } => {
                 (group as usize, group as usize * bits as usize / 8)
             }
-            Self::Int8 { .. } => (1, 1),
+            Self::Int8 { .. } | Self::Fp8 { .. } => (1, 1),
             Self::Int4 { .. } => (2, 1),
         };
         let scales = match self {
             Self::Affine { group, scale, .. } => Some((Group::Of(group), scale.bytes())),
-            Self::Int8 { group, scale } | Self::Int4 { group, scale } => {
-                Some((group, scale.bytes()))
-            }
+            Self::Int8 { group, scale }
+            | Self::Int4 { group, scale }
+            | Self::Fp8 { group, scale } => Some((group, scale.bytes())),
             Self::MlxMxfp4 | Self::MlxMxfp8 => Some((Group::Of(MX_GROUP), 1)),
             Self::MlxNvfp4 { .. } => Some((Group::Of(NV_GROUP), 1)),
             _ => None,
@@ -350,6 +359,7 @@ impl Codec {
             Self::Affine { bits, group, .. } => grouped(format!("affine{bits}"), Group::Of(group)),
             Self::Int8 { group, .. } => grouped("int8".into(), group),
             Self::Int4 { group, .. } => grouped("int4".into(), group),
+            Self::Fp8 { group, .. } => grouped("fp8".into(), group),
         }
     }
 }
@@ -364,7 +374,7 @@ impl FromStr for Codec {
     type Err = Error;
 
     /// Reads a [`Codec::name`] in any case, optionally followed by `-f32`, `-f16` or `-bf16` for the
-    /// scales (default: bf16 for affine as MLX models mostly have, f32 for the integer codecs).
+    /// scales (default: bf16 for affine as MLX models mostly have, f32 for `int8`, `int4` and `fp8`).
     /// `affine4` and the like mean groups of 64.
     fn from_str(name: &str) -> Result<Self, Error> {
         let unknown = || Error::UnknownCodec(name.into());
@@ -393,7 +403,10 @@ impl FromStr for Codec {
         [Group::Row]
             .into_iter()
             .chain(groups)
-            .flat_map(|group| [Self::Int8 { group, scale }, Self::Int4 { group, scale }])
+            .flat_map(|group| {
+                let (int8, int4) = (Self::Int8 { group, scale }, Self::Int4 { group, scale });
+                [int8, int4, Self::Fp8 { group, scale }]
+            })
             .find(|codec| codec.name() == base)
             .ok_or_else(unknown)
     }
@@ -418,6 +431,8 @@ mod tests {
         assert_eq!("int8-g128".parse(), Ok(codec));
         let codec = Codec::Int4 { group: Group::Row, scale: Float::Bf16 };
         assert_eq!("INT4-BF16".parse(), Ok(codec));
+        let codec = Codec::Fp8 { group: Group::Of(128), scale: Float::F32 };
+        assert_eq!("fp8-g128".parse(), Ok(codec));
         let codec = Codec::Affine { bits: 3, group: 64, scale: Float::Bf16 };
         assert_eq!("affine3".parse(), Ok(codec));
         for wrong in [

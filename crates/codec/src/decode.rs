@@ -2,7 +2,7 @@
 
 use crate::affine::Affine;
 use crate::{
-    Codec, PackedTensor, Row, affine, float, fp4, int, iq_grid, iq4, kquant, legacy, mlx_fp,
+    Codec, PackedTensor, Row, affine, float, fp4, fp8, int, iq_grid, iq4, kquant, legacy, mlx_fp,
     ternary,
 };
 
@@ -55,6 +55,7 @@ pub fn values(codec: Codec, row: Row<'_>, out: &mut [f32]) {
         }
         Codec::Int8 { group, scale } => int::int8_values(group, scale, row, out),
         Codec::Int4 { group, scale } => int::int4_values(group, scale, row, out),
+        Codec::Fp8 { group, scale } => fp8::values(group, scale, row, out),
     }
 }
 
@@ -74,21 +75,32 @@ pub fn stored_values(codec: Codec, row: Row<'_>, out: &mut [f32]) {
 }
 
 /// Decodes row `index`, counted through the stack (`expert * rows + row`), as [`values`] does: for
-/// arithmetic.
+/// arithmetic. Columns that are stored in another order are put back.
 ///
 /// # Panics
 /// If there is no such row, or `out` is not [`PackedTensor::cols`] long.
 pub fn row_values(tensor: &PackedTensor, index: usize, out: &mut [f32]) {
     values(tensor.codec(), tensor.row(index), out);
+    put_columns_back(tensor, out);
 }
 
 /// Decodes row `index`, counted through the stack (`expert * rows + row`), as [`stored_values`] does: for
-/// files and tools.
+/// files and tools. Columns that are stored in another order are put back.
 ///
 /// # Panics
 /// If there is no such row, or `out` is not [`PackedTensor::cols`] long.
 pub fn decode_row(tensor: &PackedTensor, index: usize, out: &mut [f32]) {
     stored_values(tensor.codec(), tensor.row(index), out);
+    put_columns_back(tensor, out);
+}
+
+fn put_columns_back(tensor: &PackedTensor, row: &mut [f32]) {
+    if let Some(order) = tensor.column_order() {
+        let stored = row.to_vec();
+        for (value, &column) in stored.iter().zip(order) {
+            row[column as usize] = *value;
+        }
+    }
 }
 
 /// Decodes all rows as [`decode_row`] does: `[experts, rows, cols]`, row after row.

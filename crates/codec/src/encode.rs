@@ -3,7 +3,7 @@
 use crate::affine::Affine;
 use crate::search::{Reference, Searches};
 use crate::{
-    Bytes, Codec, Error, PackedTensor, Parts, Row, RowMut, affine, float, fp4, int, iq4,
+    Bytes, Codec, Error, PackedTensor, Parts, Row, RowMut, affine, float, fp4, fp8, int, iq4,
     kquant_encode, legacy, minifloat, mlx_fp, search, stored_values, ternary,
 };
 
@@ -32,7 +32,7 @@ pub struct Encoded {
 ///
 /// The bytes are those of the format's reference encoder: ggml's C code for its codecs (with and without
 /// importance), mlx-kquant for its own, `mx.quantize` for affine and MLX's floating-point modes, Cider's
-/// rule for `int8` and `int4`.
+/// rule for `int8` and `int4`, the largest magnitude over 448 for `fp8`.
 ///
 /// # Errors
 /// If the codec has no encoder ([`Codec::has_encoder`]), the shape does not fit the codec or the number of values, if a value is infinite or NaN and the
@@ -197,6 +197,7 @@ fn write_row(
         }
         Codec::Int8 { group, scale } => int::int8_encode(group, scale, values, row),
         Codec::Int4 { group, scale } => int::int4_encode(group, scale, values, row),
+        Codec::Fp8 { group, scale } => fp8::encode(group, scale, values, row),
     }
     Ok(())
 }

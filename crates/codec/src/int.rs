@@ -7,15 +7,8 @@
 //! nibble); ours goes along rows like every other codec's.
 
 use crate::search::{extreme, round_within};
-use crate::tensor::RowMut;
+use crate::tensor::{RowMut, group_len};
 use crate::{Float, Group, Row};
-
-fn group_len(group: Group, cols: usize) -> usize {
-    match group {
-        Group::Row => cols,
-        Group::Of(len) => usize::from(len),
-    }
-}
 
 /// Decodes a row of int8.
 pub(crate) fn int8_values(group: Group, float: Float, row: Row<'_>, out: &mut [f32]) {

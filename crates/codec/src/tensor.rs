@@ -1,6 +1,7 @@
 //! A matrix, or a stack of them, in one codec.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::{Bytes, Codec, Error, Group};
 
@@ -33,6 +34,15 @@ pub struct PackedTensor {
     rows: usize,
     cols: usize,
     parts: Parts,
+    column_order: Option<Arc<[u32]>>,
+}
+
+/// Weights of a row of `cols` that share a scale.
+pub(crate) fn group_len(group: Group, cols: usize) -> usize {
+    match group {
+        Group::Row => cols,
+        Group::Of(len) => usize::from(len),
+    }
 }
 
 /// One row of a [`PackedTensor`]: its bytes in each part (empty where the codec has none).
@@ -206,7 +216,7 @@ impl PackedTensor {
         check("scales", parts.scales.as_ref(), stacked, row.scales)?;
         check("biases", parts.biases.as_ref(), stacked, row.biases)?;
         check("global_scale", parts.global_scale.as_ref(), experts, row.global_scale)?;
-        Ok(Self { codec, experts, rows, cols, parts })
+        Ok(Self { codec, experts, rows, cols, parts, column_order: None })
     }
 
     /// A matrix of plain `f32`.
@@ -216,6 +226,38 @@ impl PackedTensor {
     pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Result<Self, Error> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         Self::new(Codec::F32, 1, rows, cols, Parts::data(bytes))
+    }
+
+    /// The same bytes, whose stored column `i` is column `order[i]` of the matrix. So GPTQ stores rows whose
+    /// columns were quantized in the order of their importance, so that neighbours share a scale.
+    ///
+    /// To multiply, gather the inputs in this order; [`crate::row_values`] and [`crate::decode`] put columns
+    /// back, whereas [`PackedTensor::row`] and what reads it give them as they are stored.
+    ///
+    /// # Errors
+    /// If `order` does not name every column once, or there is an order already.
+    pub fn with_column_order(mut self, order: Arc<[u32]>) -> Result<Self, Error> {
+        let mut seen = vec![false; self.cols];
+        let fresh = |column: &u32| {
+            let seen = seen.get_mut(*column as usize);
+            seen.is_some_and(|seen| !std::mem::replace(seen, true))
+        };
+        if self.column_order.is_some() || order.len() != self.cols || !order.iter().all(fresh) {
+            return Err(Error::ColumnOrder { cols: self.cols });
+        }
+        self.column_order = Some(order);
+        Ok(self)
+    }
+
+    /// The column of the matrix that each stored column is; `None` if they are the same.
+    pub fn column_order(&self) -> Option<&[u32]> {
+        self.column_order.as_deref()
+    }
+
+    /// The matrix of the columns as they are stored, and their order if it is another one.
+    pub fn into_stored_columns(mut self) -> (Self, Option<Arc<[u32]>>) {
+        let order = self.column_order.take();
+        (self, order)
     }
 
     /// The codec.
@@ -260,7 +302,8 @@ impl PackedTensor {
         data.len() + part(scales) + part(biases) + part(global_scale)
     }
 
-    /// The bytes of row `index`, counted through the stack (`expert * rows + row`).
+    /// The bytes of row `index`, counted through the stack (`expert * rows + row`), its columns in the order
+    /// in which they are stored: see [`PackedTensor::column_order`].
     ///
     /// # Panics
     /// If there is no such row.
@@ -278,6 +321,35 @@ impl PackedTensor {
             global_scale: (self.parts.global_scale.as_deref())
                 .map_or(&[], |part| window(part, index / self.rows, self.experts)),
         }
+    }
+
+    /// Matrix `index` of the stack, sharing its bytes.
+    ///
+    /// # Errors
+    /// If there is no such matrix.
+    pub fn expert(&self, index: usize) -> Result<Self, Error> {
+        let count = self.experts;
+        let none = Error::Slice {
+            what: "experts",
+            start: index,
+            end: index.saturating_add(1),
+            len: count,
+            step: 1,
+        };
+        if index >= count {
+            return Err(none);
+        }
+        let cut = |bytes: &Bytes| {
+            let each = bytes.len() / count;
+            bytes.slice(index * each..(index + 1) * each).ok_or(none.clone())
+        };
+        let parts = Parts {
+            data: cut(&self.parts.data)?,
+            scales: self.parts.scales.as_ref().map(cut).transpose()?,
+            biases: self.parts.biases.as_ref().map(cut).transpose()?,
+            global_scale: self.parts.global_scale.as_ref().map(cut).transpose()?,
+        };
+        Self::new(self.codec, 1, self.rows, self.cols, parts)
     }
 
     /// The rows `range` of a single matrix, sharing its bytes.
@@ -306,14 +378,19 @@ impl PackedTensor {
             biases: self.parts.biases.as_ref().map(cut).transpose()?,
             global_scale: self.parts.global_scale.clone(),
         };
-        Self::new(self.codec, 1, range.len(), self.cols, parts)
+        let slice = Self::new(self.codec, 1, range.len(), self.cols, parts)?;
+        Ok(Self { column_order: self.column_order.clone(), ..slice })
     }
 
     /// The columns `range` of every row, copied. A scale that covers whole rows goes to each slice.
     ///
     /// # Errors
-    /// If the range is empty, out of bounds or not on the boundaries of [`Codec::column_step`].
+    /// If the range is empty, out of bounds or not on the boundaries of [`Codec::column_step`], or columns are
+    /// stored in another order.
     pub fn slice_cols(&self, range: Range<usize>) -> Result<Self, Error> {
+        if self.column_order.is_some() {
+            return Err(Error::ColumnsElsewhere);
+        }
         let step = self.codec.column_step();
         let (start, end) = (range.start, range.end);
         let aligned = start.is_multiple_of(step) && end.is_multiple_of(step);
@@ -376,6 +453,7 @@ impl PackedTensor {
             biases: self.parts.biases.as_ref().map(moved),
             global_scale: self.parts.global_scale.clone(),
         };
-        Self::new(self.codec, self.experts, self.rows, self.cols, parts)
+        let moved = Self::new(self.codec, self.experts, self.rows, self.cols, parts)?;
+        Ok(Self { column_order: self.column_order.clone(), ..moved })
     }
 }

@@ -23,6 +23,7 @@ fn all_codecs() -> Vec<Codec> {
         let groups = Codec::INT_GROUPS.into_iter().map(Group::Of);
         for group in [Group::Row].into_iter().chain(groups) {
             codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+            codecs.push(Codec::Fp8 { group, scale });
         }
     }
     codecs
@@ -145,6 +146,10 @@ fn bound(codec: Codec, largest: f32, range: f32) -> Option<f32> {
             }
             Codec::Int8 { scale, .. } => largest * (0.5 / 127.0 + unit(scale)) + 127.0 * tiny,
             Codec::Int4 { scale, .. } => largest * (0.5 / 7.0 + unit(scale)) + 7.0 * tiny,
+            // Half of the last of three bits, and the finest step near zero.
+            Codec::Fp8 { scale, .. } => {
+                largest * (1.0 / 16.0 + 2.0 * unit(scale)) + (448.0 + 2.0) * tiny
+            }
         } * 1.001,
     )
 }
@@ -278,6 +283,34 @@ proptest! {
     }
 
     #[test]
+    fn columns_in_another_order_are_put_back(
+        seed in proptest::collection::vec(any::<u8>(), 1..4000),
+        order in Just((0..COLS as u32).collect::<Vec<u32>>()).prop_shuffle(),
+    ) {
+        for codec in all_codecs() {
+            let stored = arbitrary(codec, 1, 2, &seed);
+            let tensor = stored.clone().with_column_order(order.clone().into()).expect("an order");
+            let as_stored = decode(&stored);
+            for matrix in [tensor.clone(), tensor.reorder_rows(&[1, 0]).expect("two rows")
+                .reorder_rows(&[1, 0]).expect("two rows")] {
+                let all = decode(&matrix);
+                for (row, stored) in all.chunks_exact(COLS).zip(as_stored.chunks_exact(COLS)) {
+                    let found: Vec<f32> = order.iter().map(|&column| row[column as usize]).collect();
+                    prop_assert!(same(&found, stored), "{}", codec);
+                }
+            }
+            let second = tensor.slice_rows(1..2).expect("in bounds");
+            prop_assert!(same(&decode(&second), &decode(&tensor)[COLS..]), "{}", codec);
+            let mut row = vec![0.0; COLS];
+            row_values(&tensor, 1, &mut row);
+            let rounded = matches!(codec, Codec::Affine { scale, .. } if scale != Float::F32);
+            prop_assert!(rounded || same(&row, &decode(&second)), "{}", codec);
+            prop_assert!(tensor.slice_cols(0..codec.column_step()).is_err());
+            prop_assert_eq!(tensor.into_stored_columns(), (stored, Some(order.clone().into())));
+        }
+    }
+
+    #[test]
     fn encoding_is_close(source in values(2 * COLS)) {
         for codec in encodable() {
             let encoded = encode(codec, 2, COLS, &source, EncodeOptions::default());
@@ -321,7 +354,9 @@ proptest! {
             Codec::Float(_) | Codec::Q4_0 | Codec::Q5_0 | Codec::Q8_0 => true,
             Codec::Tq1_0 | Codec::Ptq1_0 | Codec::Tq2_0 | Codec::Q2_0 | Codec::Pq2_0 => true,
             Codec::MlxMxfp8 => true,
-            Codec::Int8 { scale, .. } | Codec::Int4 { scale, .. } => *scale != Float::F32,
+            Codec::Int8 { scale, .. } | Codec::Int4 { scale, .. } | Codec::Fp8 { scale, .. } => {
+                *scale != Float::F32
+            }
             _ => false,
         });
         for codec in exact {

@@ -195,3 +195,16 @@ fn slices_that_do_not_fit() {
     let stack = PackedTensor::new(AFFINE, 3, 1, 128, affine_parts(192, Some(12), Some(12)));
     assert!(refusal(stack.expect("fits").slice_rows(0..1)).starts_with("cannot take rows"));
 }
+
+#[test]
+fn column_orders_must_name_every_column_once() {
+    let tensor = PackedTensor::from_f32(1, 4, &[0.0; 4]).expect("a matrix");
+    let expected = "a column order must name each of the 4 columns once, and only once be given";
+    for order in [&[0, 1, 2][..], &[0, 1, 2, 3, 3], &[0, 1, 2, 2], &[0, 1, 2, 4], &[u32::MAX; 4]] {
+        let error = tensor.clone().with_column_order(order.into()).expect_err("no order");
+        assert_eq!(error.to_string(), expected, "{order:?}");
+    }
+    let ordered = tensor.with_column_order([3, 1, 2, 0].into()).expect("an order");
+    assert_eq!(ordered.column_order(), Some(&[3, 1, 2, 0][..]));
+    assert!(ordered.with_column_order([0, 1, 2, 3].into()).is_err());
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keeve_codec::PackedTensor;
 use keeve_graph::{
     Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
-    Slot, State, Weights,
+    Slot, State, WeightId, Weights,
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
@@ -16,6 +16,7 @@ use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
 use crate::key_values::{KvShape, PAGE_TOKENS};
 use crate::linear::{PackedLinear, StoredLinear};
+use crate::ordered::OrderedLinear;
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
@@ -80,6 +81,8 @@ pub(crate) struct LoadedWeight {
     pub linear: Option<Box<dyn PackedLinear>>,
     /// For `embed`.
     pub table: Option<PackedTensor>,
+    /// For `expert_linear`: each expert's.
+    pub experts: Vec<Box<dyn PackedLinear>>,
     /// For gains and biases.
     pub vector: Option<Vec<f32>>,
 }
@@ -127,7 +130,7 @@ impl Backend for Cpu {
             .iter()
             .map(|weight| fetch(weight, weights))
             .collect::<Result<Vec<_>, _>>()?;
-        let weight_bytes = tensors.iter().map(|tensor| tensor.bytes() as u64).sum();
+        let weight_bytes = tensors.iter().flatten().map(|tensor| tensor.bytes() as u64).sum();
         let loading = Loading {
             options,
             kernels,
@@ -137,33 +140,51 @@ impl Backend for Cpu {
             total: weight_bytes,
         };
         let mut loaded: Vec<_> = tensors.iter().map(|_| LoadedWeight::default()).collect();
+        let tensor = |id: WeightId| &tensors[id.index()][0];
         for node in graph.nodes() {
             match node.op {
                 Op::Embed { table } => {
-                    loaded[table.index()].table = Some(tensors[table.index()].clone())
+                    let tensor = tensor(table).clone();
+                    if tensor.column_order().is_some() {
+                        let name = &graph.weight(table).name;
+                        let what = format!("embed with reordered columns (tensor {name})");
+                        return Err(unsupported(what));
+                    }
+                    loaded[table.index()].table = Some(tensor)
                 }
                 Op::Linear { weight, bias, .. } => {
                     if loaded[weight.index()].linear.is_none() {
                         let name = &graph.weight(weight).name;
-                        let tensor = tensors[weight.index()].clone();
-                        loaded[weight.index()].linear = Some(loading.linear(name, tensor)?);
+                        let linear = loading.linear(name, tensor(weight).clone())?;
+                        loaded[weight.index()].linear = Some(linear);
                     }
                     if let Some(bias) = bias {
-                        loaded[bias.index()].vector = Some(vector(&tensors[bias.index()]));
+                        loaded[bias.index()].vector = Some(vector(tensor(bias)));
                     }
                 }
                 Op::RmsNorm { weight, .. } => {
-                    let mut gains = vector(&tensors[weight.index()]);
+                    let mut gains = vector(tensor(weight));
                     if graph.weight(weight).one_plus {
                         gains.iter_mut().for_each(|gain| *gain += 1.0);
                     }
                     loaded[weight.index()].vector = Some(gains);
+                }
+                Op::ExpertLinear { weight, .. } => {
+                    let name = &graph.weight(weight).name;
+                    let stack = tensors[weight.index()].iter();
+                    let experts = stack.map(|expert| loading.linear(name, expert.clone()));
+                    loaded[weight.index()].experts = experts.collect::<Result<_, _>>()?;
                 }
                 Op::Rope { .. }
                 | Op::Attention { .. }
                 | Op::Unary { .. }
                 | Op::Binary { .. }
                 | Op::Scale { .. }
+                | Op::ScaleRows { .. }
+                | Op::Slice { .. }
+                | Op::RoundRows { .. }
+                | Op::Router { .. }
+                | Op::ExpertSum { .. }
                 | Op::SelectRows { .. } => {}
             }
         }
@@ -203,6 +224,20 @@ impl Loading<'_> {
 
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
+        let (tensor, order) = tensor.into_stored_columns();
+        let stored = self.stored_linear(name, tensor)?;
+        Ok(match order {
+            Some(order) => Box::new(OrderedLinear { order, stored, kernels: self.kernels }),
+            None => stored,
+        })
+    }
+
+    /// [`Self::linear`] for columns as they are stored.
+    fn stored_linear(
+        &self,
+        name: &str,
+        tensor: PackedTensor,
+    ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {
@@ -233,10 +268,18 @@ impl Loading<'_> {
     }
 }
 
-/// The tensor of a weight, if it has the shape that the graph expects.
-fn fetch(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<PackedTensor, Error> {
-    let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
-    if (tensor.experts(), tensor.rows(), tensor.cols()) != (1, weight.rows, weight.cols) {
+/// The tensor of a weight, or those of its experts (at least one), if they have the shape that the
+/// graph expects.
+fn fetch(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<Vec<PackedTensor>, Error> {
+    let tensors = match weight.experts {
+        None => weights.weight(&weight.name).map(|tensor| vec![tensor]),
+        Some(count) => weights.experts(&weight.name, count),
+    };
+    let tensors = tensors.map_err(Error::Weight)?;
+    let expected = (1, weight.rows, weight.cols);
+    let wrong =
+        |tensor: &&PackedTensor| (tensor.experts(), tensor.rows(), tensor.cols()) != expected;
+    if let Some(tensor) = tensors.iter().find(wrong) {
         return Err(Error::WeightShape {
             name: weight.name.clone(),
             found_rows: tensor.experts().saturating_mul(tensor.rows()),
@@ -245,7 +288,13 @@ fn fetch(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<PackedTe
             cols: weight.cols,
         });
     }
-    Ok(tensor)
+    let expected = weight.experts.unwrap_or(1);
+    if tensors.len() != expected {
+        let found = tensors.len();
+        let problem = format!("tensor {} has {found} experts, expected {expected}", weight.name);
+        return Err(Error::Weight(problem.into()));
+    }
+    Ok(tensors)
 }
 
 fn vector(tensor: &PackedTensor) -> Vec<f32> {

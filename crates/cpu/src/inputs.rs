@@ -53,9 +53,15 @@ impl Inputs {
     ) -> Input<'a> {
         if self.of != Some(value) {
             self.of = Some(value);
-            self.rows.iter_mut().for_each(|kept| kept.made = false);
-            self.tiles.iter_mut().for_each(|kept| kept.made = false);
+            return self.fresh(x, kernels);
         }
+        Input { x, kernels, inputs: self }
+    }
+
+    /// `x`, which is no value of the graph.
+    pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
+        self.rows.iter_mut().for_each(|kept| kept.made = false);
+        self.tiles.iter_mut().for_each(|kept| kept.made = false);
         Input { x, kernels, inputs: self }
     }
 }

@@ -15,6 +15,12 @@ pub enum Isa {
     Avx512,
     /// x86-64 with AVX-512 and the tile unit AMX, for int8 and bf16.
     Amx,
+    /// aarch64 with NEON, which all have.
+    Neon,
+    /// aarch64 with NEON and `sdot`.
+    Dotprod,
+    /// aarch64 with NEON, `sdot` and `smmla`.
+    I8mm,
 }
 
 /// `KEEVE_ISA` names no tier, or one that this machine or this build lacks.
@@ -25,7 +31,8 @@ pub struct UnknownIsa {
 }
 
 impl Isa {
-    const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx];
+    const ALL: [Self; 7] =
+        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx, Self::Neon, Self::Dotprod, Self::I8mm];
 
     /// The tiers that this machine has, slowest first.
     pub fn found() -> impl Iterator<Item = Self> {
@@ -55,6 +62,9 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Amx => "amx",
+            Self::Neon => "neon",
+            Self::Dotprod => "dotprod",
+            Self::I8mm => "i8mm",
         }
     }
 }
@@ -76,6 +86,7 @@ mod tests {
             assert_eq!(Isa::named_or_best(None), Ok(Isa::found().last().unwrap_or(isa)));
         }
         assert!(Isa::found().any(|isa| isa == Isa::Scalar));
+        assert_eq!(Isa::found().any(|isa| isa == Isa::Neon), cfg!(target_arch = "aarch64"));
         for wrong in ["", "AVX2", "sse9", "avx2 "] {
             let error = Isa::named_or_best(Some(wrong.into())).unwrap_err().to_string();
             assert!(error.starts_with(&format!("KEEVE_ISA={wrong}: this machine has scalar")));

@@ -11,6 +11,8 @@ use crate::scalar::Scalar;
 use crate::tiles::Layout;
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
+#[cfg(target_arch = "aarch64")]
+use crate::vector::{Dotprod, Neon};
 
 /// Primitives of one tier. Each result depends only on the arguments that it is computed from
 /// (never on how many rows share a call), which is what row invariance rests on.
@@ -98,6 +100,18 @@ pub(crate) fn kernels(isa: Isa) -> Option<&'static dyn Kernels> {
         Isa::Amx => Amx::detect().and_then(|_| Avx512::detect()).map(|tier| tier as &dyn Kernels),
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Neon::detect().map(|tier| tier as &dyn Kernels),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Dotprod => Dotprod::detect().map(|tier| tier as &dyn Kernels),
+        // As with AMX: two rows by two are for products of many rows.
+        #[cfg(target_arch = "aarch64")]
+        Isa::I8mm => std::arch::is_aarch64_feature_detected!("i8mm")
+            .then(Dotprod::detect)
+            .flatten()
+            .map(|tier| tier as &dyn Kernels),
+        #[cfg(not(target_arch = "aarch64"))]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => None,
     }
 }
 

@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod embed;
+mod experts;
 mod gemm;
 mod inputs;
 mod int_linear;
@@ -18,6 +19,7 @@ mod kernels;
 mod key_values;
 mod linear;
 pub mod measure;
+mod ordered;
 mod panel;
 mod plan;
 mod pool;
@@ -26,6 +28,7 @@ mod quantize;
 pub mod rates;
 mod recipe;
 mod rope;
+mod round;
 mod scalar;
 mod scratch;
 mod shared_out;
@@ -34,7 +37,7 @@ mod state;
 mod tests;
 mod tiles;
 mod unpacked_linear;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
 mod zeroed;
 

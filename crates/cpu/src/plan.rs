@@ -12,11 +12,13 @@ use keeve_graph::{
 use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::embed;
+use crate::experts::{self, ExpertProduct, ExpertRows};
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
+use crate::round::round_row;
 use crate::shared_out::SharedOut;
 use crate::state::Pages;
 
@@ -28,6 +30,7 @@ pub(crate) struct CpuPlan {
     memory: MemoryPlan,
     buffers: Vec<Vec<f32>>,
     inputs: Inputs,
+    experts: ExpertRows,
     tapped: Vec<ValueId>,
     profile: Option<Profile>,
 }
@@ -72,8 +75,8 @@ impl CpuPlan {
         let memory = MemoryPlan::new(&loaded.graph, &[]);
         let buffers = memory.buffers.iter().map(|_| vec![]).collect();
         let profile = options.profile.then(Profile::default);
-        let inputs = Inputs::default();
-        Self { loaded, memory, buffers, inputs, tapped: options.taps.clone(), profile }
+        let (inputs, experts) = (Inputs::default(), ExpertRows::default());
+        Self { loaded, memory, buffers, inputs, experts, tapped: options.taps.clone(), profile }
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -96,6 +99,7 @@ impl CpuPlan {
         context: &Context<'_, '_>,
         pages: &mut Pages,
         inputs: &mut Inputs,
+        experts: &mut ExpertRows,
     ) -> usize {
         let Loaded { graph, kernels, attention, float, pool, .. } = &*self.loaded;
         let node = graph.node(value);
@@ -148,6 +152,8 @@ impl CpuPlan {
                     UnaryOp::Silu => kernels.silu(out),
                     UnaryOp::GeluTanh => out.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
                     UnaryOp::Tanh => out.iter_mut().for_each(|x| *x = x.tanh()),
+                    UnaryOp::Sigmoid => out.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+                    UnaryOp::SquaredRelu => out.iter_mut().for_each(|x| *x = x.max(0.0).powi(2)),
                 });
                 0
             }
@@ -173,6 +179,58 @@ impl CpuPlan {
             Op::Scale { x, by } => {
                 self.start_in_place(value, *x, out);
                 each_row(pool, out, width, |_, out| out.iter_mut().for_each(|x| *x *= by));
+                0
+            }
+            Op::ScaleRows { x, by } => {
+                let (x, by) = (self.value(*x), self.value(*by));
+                each_row(pool, out, width, |row, out| {
+                    let x = &x[row * width..(row + 1) * width];
+                    out.iter_mut().zip(x).for_each(|(out, x)| *out = x * by[row]);
+                });
+                0
+            }
+            Op::Slice { x, start } => {
+                let (whole, x) = (graph.node(*x).shape.width, self.value(*x));
+                each_row(pool, out, width, |row, out| {
+                    out.copy_from_slice(&x[row * whole + start..][..width]);
+                });
+                0
+            }
+            Op::RoundRows { x } => {
+                let x = self.value(*x);
+                each_row(pool, out, width, |row, out| {
+                    round_row(&x[row * width..(row + 1) * width], out);
+                });
+                0
+            }
+            Op::Router { x, normalize, .. } => {
+                let (scores, x) = (graph.node(*x).shape.width, self.value(*x));
+                let mut row_scores = vec![0.0; scores];
+                for (x, out) in x.chunks_exact(scores).zip(out.chunks_exact_mut(width)) {
+                    row_scores.copy_from_slice(x);
+                    experts::choose(&mut row_scores, *normalize, out);
+                }
+                0
+            }
+            Op::ExpertLinear { x, router, weight } => {
+                let product = ExpertProduct {
+                    experts: &self.weight(*weight).experts,
+                    cols: graph.weight(*weight).cols,
+                    value: *x,
+                    x: self.value(*x),
+                    router: self.value(*router),
+                    phases: &context.phases(node.shape.rows),
+                    kernels: *kernels,
+                };
+                product.run(inputs, experts, out, pool)
+            }
+            Op::ExpertSum { x, router } => {
+                let (parts, x) = (graph.node(*x).shape.width, self.value(*x));
+                let (routes, router) = (graph.node(*router).shape.width, self.value(*router));
+                each_row(pool, out, width, |row, out| {
+                    let x = &x[row * parts..(row + 1) * parts];
+                    experts::sum(x, &router[row * routes..(row + 1) * routes], out);
+                });
                 0
             }
             Op::SelectRows { x, want } => {
@@ -203,13 +261,13 @@ impl CpuPlan {
 
     /// The name that profiles use.
     fn label(&self, op: &Op) -> String {
-        match op {
-            Op::Linear { weight, .. } => {
-                let codec = self.weight(*weight).linear.as_ref().map(|linear| linear.codec());
-                codec.map_or_else(|| op.name().into(), |codec| format!("{} {codec}", op.name()))
-            }
-            _ => op.name().into(),
-        }
+        let codec = match op {
+            Op::Linear { weight, .. } => self.weight(*weight).linear.as_ref(),
+            Op::ExpertLinear { weight, .. } => self.weight(*weight).experts.first(),
+            _ => None,
+        };
+        let codec = codec.map(|linear| linear.codec());
+        codec.map_or_else(|| op.name().into(), |codec| format!("{} {codec}", op.name()))
     }
 }
 
@@ -241,6 +299,7 @@ impl Plan for CpuPlan {
             hidden: step.wanted(Want::Hidden).collect(),
         };
         let mut inputs = take(&mut self.inputs);
+        let mut experts = take(&mut self.experts);
         inputs.forget();
         for value in graph.values() {
             let node = graph.node(value);
@@ -252,7 +311,7 @@ impl Plan for CpuPlan {
             let buffer = self.memory.buffer_of[value.index()];
             let mut out = take(&mut self.buffers[buffer]);
             out.resize(rows * node.shape.width, 0.0);
-            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs);
+            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs, &mut experts);
             self.buffers[buffer] = out;
             let label = self.profile.is_some().then(|| self.label(&node.op));
             if let (Some(profile), Some(label)) = (&mut self.profile, label) {
@@ -264,7 +323,7 @@ impl Plan for CpuPlan {
                 tap.value(value, node.shape.width, self.value(value));
             }
         }
-        self.inputs = inputs;
+        (self.inputs, self.experts) = (inputs, experts);
         let mut outputs = Outputs::default();
         for output in graph.outputs() {
             let rows = context.wanted(output.want).len();

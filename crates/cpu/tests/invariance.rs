@@ -14,12 +14,13 @@ const TOKENS: usize = 70;
 const VOCABULARY: usize = 97;
 const ACTIVATIONS: [Activations; 3] = [Activations::Float, Activations::Int8, Activations::Auto];
 
-fn model() -> (Graph, Named) {
+fn model(architecture: &str) -> (Graph, Named) {
     let config = serde_json::json!({
-        "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 512, "head_dim": 32,
+        "model_type": architecture, "hidden_size": 256, "intermediate_size": 512, "head_dim": 32,
         "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2,
         "vocab_size": VOCABULARY, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
         "tie_word_embeddings": true, "max_position_embeddings": 256,
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
     });
     let graph = keeve_models::build(&config).unwrap().graph;
     let codecs: Vec<Codec> =
@@ -29,10 +30,10 @@ fn model() -> (Graph, Named) {
     let mut weights = Named::default();
     let mut random = Random(31);
     for (index, weight) in graph.weights().iter().enumerate() {
-        let mut values = random.values(weight.rows * weight.cols);
+        let mut values = random.values(weight.values() as usize);
         let codec = if weight.rows == 1 { Codec::F32 } else { codecs[index % codecs.len()] };
         values.iter_mut().for_each(|value| *value *= if weight.rows == 1 { 1.0 } else { 0.2 });
-        weights.add(&weight.name, codec, weight.rows, weight.cols, &values);
+        weights.add_for(weight, codec, &values);
     }
     (graph, weights)
 }
@@ -85,11 +86,19 @@ fn logits(program: &dyn Program, runs: &[Run]) -> Vec<f32> {
 
 #[test]
 fn chunks_batches_and_threads_change_no_bit() {
-    let (graph, weights) = model();
+    check_invariance("qwen3", &ACTIVATIONS);
+}
+
+#[test]
+fn nor_do_they_where_rows_choose_experts() {
+    check_invariance("qwen3_moe", &[Activations::Float, Activations::Auto]);
+}
+
+fn check_invariance(architecture: &str, activations: &[Activations]) {
+    let (graph, weights) = model(architecture);
     let tiers = tiers("row invariance");
-    for (isa, activations) in
-        tiers.into_iter().flat_map(|isa| ACTIVATIONS.map(|activations| (isa, activations)))
-    {
+    let modes = tiers.into_iter().flat_map(|isa| activations.iter().map(move |&mode| (isa, mode)));
+    for (isa, activations) in modes {
         let load = |threads| load_with(activations, isa, threads, &graph, &weights);
         let run = |chunk: usize| Run { ids: ids(41, TOKENS), pages: vec![3, 9, 4], chunk };
         let whole = logits(&*load(1), &[run(TOKENS)]);
@@ -135,7 +144,7 @@ fn chunks_batches_and_threads_change_no_bit() {
 
 #[test]
 fn tiers_agree() {
-    let (graph, weights) = model();
+    let (graph, weights) = model("qwen3");
     let run = || [Run { ids: ids(41, TOKENS), pages: vec![3, 9, 4], chunk: TOKENS }];
     let tiers = tiers("whole model");
     let [float, ..] = ACTIVATIONS.map(|activations| {

@@ -7,10 +7,12 @@
 
 mod common;
 
-use common::{Named, Random, bits, error, given, load, run_once, tiers};
+use std::sync::Arc;
+
+use common::{Named, Random, bits, error, given, load, load_with, run_once, tiers};
 use keeve_codec::{Codec, Float, Group};
-use keeve_cpu::Isa;
-use keeve_graph::{Graph, Want};
+use keeve_cpu::{Cpu, CpuOptions, Isa};
+use keeve_graph::{Activations, Backend, Graph, LoadOptions, Want};
 
 const ROWS: [usize; 10] = [1, 2, 3, 7, 8, 9, 16, 33, 64, 129];
 const BOUND: f64 = 1e-6;
@@ -38,6 +40,7 @@ fn codecs() -> Vec<Codec> {
     for group in [Group::Row, Group::Of(32), Group::Of(64), Group::Of(128), Group::Of(256)] {
         for scale in [Float::F32, Float::F16] {
             codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+            codecs.push(Codec::Fp8 { group, scale });
         }
     }
     codecs
@@ -102,4 +105,48 @@ fn odd_shapes() {
             check(codec, n, 3 * codec.column_step(), &mut random);
         }
     }
+}
+
+/// Columns stored in another order multiply the inputs that they belong to.
+#[test]
+fn reordered_columns() {
+    let mut random = Random(13);
+    let (n, k) = (35, 256);
+    let x = random.values(3 * k);
+    let order: Vec<u32> = (0..k as u32).map(|column| (column * 77 + 5) % k as u32).collect();
+    let gathered: Vec<f32> =
+        x.chunks_exact(k).flat_map(|x| order.iter().map(|&at| x[at as usize])).collect();
+    for codec in ["int4-g128", "affine4-g64", "q8_0", "fp8"] {
+        let mut stored = Named::default();
+        stored.add("table", Codec::F32, 1, k, &vec![0.0; k]);
+        stored.add("head.weight", codec.parse().unwrap(), n, k, &random.values(n * k));
+        let mut reordered = Named(stored.0.clone());
+        let weight = reordered.0.remove("head.weight").unwrap();
+        let weight = weight.with_column_order(order.clone().into()).unwrap();
+        reordered.0.insert("head.weight".into(), weight);
+        let graph = graph(n, k, false);
+        for isa in Isa::found() {
+            for activations in [Activations::Float, Activations::Int8] {
+                let run = |weights: &Named, x: &[f32]| {
+                    let program = load_with(activations, isa, 2, &graph, weights);
+                    run_once(&*program, &given(x, k, &[0, 1]), 2).values.remove(0).2
+                };
+                let (found, expected) = (run(&reordered, &x), run(&stored, &gathered));
+                assert!(bits(&found) == bits(&expected), "{isa} {codec} {activations:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_with_reordered_columns_are_refused() {
+    let graph = graph(1, 2, false);
+    let mut weights = Named::default();
+    weights.add("table", Codec::F32, 1, 2, &[0.0; 2]);
+    weights.add("head.weight", Codec::F32, 1, 2, &[0.0; 2]);
+    let table = weights.0.remove("table").unwrap().with_column_order([1, 0].into()).unwrap();
+    weights.0.insert("table".into(), table);
+    let cpu = Cpu::new(CpuOptions { threads: 1, isa: Isa::Scalar }).unwrap();
+    let error = cpu.load(Arc::new(graph), &weights, &LoadOptions::default()).err().unwrap();
+    assert!(error.to_string().contains("embed with reordered columns (tensor table)"), "{error}");
 }

@@ -285,3 +285,45 @@ fn profiles_count_calls_and_bytes_by_codec() {
         assert!(profile.iter().all(|row| row.nanoseconds > 0));
     }
 }
+
+#[test]
+fn slices_scaled_rows_and_rounded_rows() {
+    let mut random = Random(58);
+    let (width, rows) = (70, 9);
+    let x = random.values(rows * width);
+    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    let sliced = graph(width, |graph, x| graph.slice(x, 7..40).unwrap());
+    let expected: Vec<f64> = x.chunks_exact(width).flat_map(|row| wide(&row[7..40])).collect();
+    check("slice", &sliced, &weights(width), &x, width, &expected);
+
+    let scaled = graph(width, |graph, x| {
+        let by = graph.slice(x, 3..4).unwrap();
+        graph.scale_rows(x, by).unwrap()
+    });
+    let times = |row: &[f32]| wide(row).iter().map(|x| x * f64::from(row[3])).collect::<Vec<_>>();
+    let expected: Vec<f64> = x.chunks_exact(width).flat_map(times).collect();
+    check("scale_rows", &scaled, &weights(width), &x, width, &expected);
+
+    let rounded = graph(width, |graph, x| graph.round_rows(x).unwrap());
+    let round = |row: &[f32]| {
+        let largest = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let scale = 127.0 / largest;
+        row.iter().map(|x| f64::from((x * scale).round_ties_even() / scale)).collect::<Vec<_>>()
+    };
+    let expected: Vec<f64> = x.chunks_exact(width).flat_map(round).collect();
+    check("round_rows", &rounded, &weights(width), &x, width, &expected);
+}
+
+#[test]
+fn sigmoid_and_squared_relu() {
+    let mut random = Random(59);
+    let x: Vec<f32> = random.values(300).iter().map(|x| x * 20.0).collect();
+    for (function, exact) in [
+        (UnaryOp::Sigmoid, (|x| 1.0 / (1.0 + (-x).exp())) as fn(f64) -> f64),
+        (UnaryOp::SquaredRelu, |x| x.max(0.0) * x.max(0.0)),
+    ] {
+        let graph = graph(30, |graph, x| graph.unary(x, function).unwrap());
+        let expected: Vec<f64> = x.iter().map(|x| exact(f64::from(*x))).collect();
+        check(&format!("{function:?}"), &graph, &weights(30), &x, 30, &expected);
+    }
+}

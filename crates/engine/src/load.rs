@@ -95,7 +95,7 @@ impl Engine {
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
         let start = Instant::now();
-        let model = keeve_models::build(checkpoint.config())
+        let model = keeve_models::build_for(checkpoint.config(), options.max_context)
             .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary)?;
@@ -185,6 +185,14 @@ struct Tensors<'a>(&'a Checkpoint);
 impl Weights for Tensors<'_> {
     fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.0.tensor(name)?)
+    }
+
+    fn experts(
+        &self,
+        name: &str,
+        count: usize,
+    ) -> Result<Vec<PackedTensor>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.experts(name, count)?)
     }
 }
 

@@ -21,9 +21,13 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Whether to go on after the model's end tokens.
     pub ignore_eos: bool,
-    /// Whether to report the logits of every prompt position, each once and in order. The prompt
-    /// then runs as a whole, whatever the prefix cache holds.
+    /// Whether to report the logits of prompt positions, each once and in order. They run, whatever
+    /// the prefix cache holds.
     pub prompt_logits: bool,
+    /// The first prompt position whose logits are reported, if any are. What comes before it may be
+    /// found in the prefix cache, so a long prompt can be looked at part by part, by requests that
+    /// each end where their part ends.
+    pub prompt_logits_from: usize,
 }
 
 /// Why a generation ended.

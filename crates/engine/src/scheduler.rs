@@ -114,11 +114,8 @@ impl Scheduler {
             && let Some(mut sequence) = self.waiting.pop_front()
         {
             let found;
-            (sequence.pages, found) = match sequence.prompt_logits {
-                // Rows found in the cache give no logits.
-                true => Default::default(),
-                false => self.pool.find_prefix(sequence.all_tokens()),
-            };
+            // Rows found in the cache give no logits.
+            (sequence.pages, found) = self.pool.find_prefix(sequence.reusable());
             let promised: usize = self.running.iter().map(|other| self.missing_pages(other)).sum();
             let needed = promised + self.missing_pages(&sequence);
             if needed > self.pool.free_pages() && !self.running.is_empty() {

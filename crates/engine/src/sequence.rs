@@ -29,7 +29,8 @@ pub(crate) struct Sequence {
     pub max_tokens: usize,
     /// Whether the logits of prompt positions are reported.
     pub prompt_logits: bool,
-    /// Prompt positions whose logits were reported; a replay does not repeat them.
+    /// The first prompt position whose logits are still to be reported, if any are; a replay does
+    /// not repeat those before.
     reported: usize,
     ignore_eos: bool,
     sampler: Sampler,
@@ -70,7 +71,7 @@ impl Sequence {
             pages: PageList::default(),
             max_tokens: request.max_tokens.map_or(room, |max| max.min(room)),
             prompt_logits: request.prompt_logits,
-            reported: 0,
+            reported: request.prompt_logits_from,
             ignore_eos: request.ignore_eos,
             sampler: Sampler::new(request.sampling)?,
             detokenizer,
@@ -106,6 +107,16 @@ impl Sequence {
     /// All of them, and which ran in which phase.
     pub fn all_tokens(&self) -> Tokens<'_> {
         Tokens { ids: &self.tokens, prompt: self.prompt_len }
+    }
+
+    /// The tokens whose state may be taken from elsewhere, and one more: all, or those before the
+    /// first position whose logits are to be reported.
+    pub fn reusable(&self) -> Tokens<'_> {
+        let end = match self.prompt_logits && self.reported < self.prompt_len {
+            true => self.reported + 1,
+            false => self.tokens.len(),
+        };
+        Tokens { ids: &self.tokens[..end], prompt: self.prompt_len }
     }
 
     /// Whether the logits after the token at `index` are needed: to choose the next token, or

@@ -99,6 +99,37 @@ fn prompt_logits_are_the_same_bits_for_any_chunk_and_number_of_threads() {
 }
 
 #[test]
+fn prompt_logits_part_by_part_are_those_of_the_whole_prompt_and_nothing_runs_twice() {
+    let prompt: Vec<u32> = (0..CONTEXT as u32).map(|at| at * 7 % VOCABULARY as u32).collect();
+    let engine = engine(&EngineOptions { kv_pages: Some(5), ..EngineOptions::default() });
+    let part = |from: usize, end: usize| {
+        let request =
+            Request { prompt_logits: true, prompt_logits_from: from, ..greedy(&prompt[..end], 0) };
+        let (mut rows, mut cached) = (vec![], 0);
+        for event in engine.submit(request).unwrap() {
+            match event {
+                Event::PromptLogits { start, values, .. } => {
+                    assert_eq!(start, from + rows.len() / VOCABULARY);
+                    rows.extend(values.into_iter().map(f32::to_bits));
+                }
+                Event::Finished { timings, .. } => cached = timings.cached_tokens,
+                event => panic!("{event:?}"),
+            }
+        }
+        (rows, cached)
+    };
+    let (whole, cached) = part(0, CONTEXT);
+    assert_eq!((whole.len(), cached), (CONTEXT * VOCABULARY, 0));
+    let page = 32;
+    assert_eq!(part(page, page + 5), (whole[page * VOCABULARY..][..5 * VOCABULARY].into(), page));
+    // In the middle of a page, its beginning runs again, without logits.
+    let (rows, cached) = part(page + 3, CONTEXT);
+    assert_eq!(cached, page);
+    assert!(rows == whole[(page + 3) * VOCABULARY..]);
+    assert_eq!(part(CONTEXT, CONTEXT).0, [] as [u32; 0]);
+}
+
+#[test]
 fn a_cancelled_answer_ends_and_the_others_do_not() {
     let engine = engine(&EngineOptions { kv_pages: Some(5), ..EngineOptions::default() });
     let mut long = engine.submit(greedy(&[1, 2, 3], 150)).unwrap();

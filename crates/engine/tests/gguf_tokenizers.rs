@@ -268,6 +268,14 @@ fn every_pre_tokenizer_is_a_valid_pattern_and_loses_no_text() {
         "tekken",
         "gpt-4o",
         "llama4",
+        "deepseek-llm",
+        "deepseek-v3",
+        "seed-coder",
+        "minicpm5",
+        "bloom",
+        "viking",
+        "mellum2",
+        "kormo",
     ];
     for name in names {
         let found = GgufTokenizer { pre: Some(name.to_owned()), ..base.clone() };
@@ -275,5 +283,14 @@ fn every_pre_tokenizer_is_a_valid_pattern_and_loses_no_text() {
         let text = "It's 12345 \u{c9}T\u{c9}s,\n\n  caf\u{e9}s \u{4e00}!";
         let ids = tokenizer.encode(text, false, false).unwrap();
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{name}");
+    }
+    // What llama.cpp knows and keeve does not is refused by name.
+    for name in ["superbpe", "kimi-k2", "afmoe", "tiny_aya", "gemma4", "whitespace"] {
+        let found = GgufTokenizer { pre: Some(name.to_owned()), ..base.clone() };
+        let error = build(&found).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("tokenizer.ggml.pre \"{name}\" is not supported")),
+            "{error}"
+        );
     }
 }

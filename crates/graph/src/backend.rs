@@ -19,6 +19,25 @@ pub trait Weights: Sync {
     /// # Errors
     /// If it does not exist or cannot be read; the message names the file and the tensor.
     fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// The matrices of the stack `name`, one for each of `count` experts. Files hold them stacked or
+    /// apart; stacked unless this is overridden.
+    ///
+    /// # Errors
+    /// If they do not exist or cannot be read, or there are not `count`; the message names the
+    /// tensor.
+    fn experts(
+        &self,
+        name: &str,
+        count: usize,
+    ) -> Result<Vec<PackedTensor>, Box<dyn std::error::Error + Send + Sync>> {
+        let stack = self.weight(name)?;
+        if stack.experts() != count {
+            let found = stack.experts();
+            return Err(format!("tensor {name} has {found} experts, expected {count}").into());
+        }
+        (0..count).map(|expert| Ok(stack.expert(expert)?)).collect()
+    }
 }
 
 /// How activations enter matrix products.

@@ -1,5 +1,7 @@
 //! Building a graph. Each call checks shapes, so a finished graph has none that do not fit.
 
+use std::ops::Range;
+
 use crate::Error;
 use crate::graph::{
     Class, Graph, Node, Output, Rope, RopeId, Rows, Shape, ValueId, Weight, WeightId,
@@ -28,7 +30,7 @@ impl Graph {
     /// # Errors
     /// If the table has no rows or no columns or too many, or another shape elsewhere in the graph.
     pub fn embed(&mut self, name: &str, vocabulary: usize, width: usize) -> Result<ValueId, Error> {
-        let table = self.weight_id("embed", name, (vocabulary, width), false)?;
+        let table = self.weight_id("embed", matrix(name, vocabulary, width))?;
         self.push(Op::Embed { table }, Rows::Tokens, width, Class::Act)
     }
 
@@ -45,9 +47,9 @@ impl Graph {
         bias: bool,
     ) -> Result<ValueId, Error> {
         let Shape { rows, width } = self.node(x).shape;
-        let weight = self.weight_id("linear", &format!("{module}.weight"), (n, width), false)?;
+        let weight = self.weight_id("linear", matrix(&format!("{module}.weight"), n, width))?;
         let bias = match bias {
-            true => Some(self.weight_id("linear", &format!("{module}.bias"), (1, n), false)?),
+            true => Some(self.weight_id("linear", matrix(&format!("{module}.bias"), 1, n))?),
             false => None,
         };
         let value = self.push(Op::Linear { x, weight, bias }, rows, n, Class::Act)?;
@@ -97,8 +99,8 @@ impl Graph {
                 format!("{module} of {length} does not divide a row of {width}"),
             ));
         }
-        let name = format!("{module}.weight");
-        let weight = self.weight_id("rms_norm", &name, (1, length), one_plus)?;
+        let weight = Weight { one_plus, ..matrix(&format!("{module}.weight"), 1, length) };
+        let weight = self.weight_id("rms_norm", weight)?;
         let value = self.push(Op::RmsNorm { x, weight, eps }, rows, width, Class::Act)?;
         Ok(self.name(value, module))
     }
@@ -234,6 +236,40 @@ impl Graph {
         self.push(Op::Scale { x, by }, shape.rows, shape.width, class)
     }
 
+    /// Each row of `x` times the number that `by` has for it.
+    ///
+    /// # Errors
+    /// If `by` does not have one number for each row of `x`.
+    pub fn scale_rows(&mut self, x: ValueId, by: ValueId) -> Result<ValueId, Error> {
+        let Node { shape: Shape { rows, width }, class, .. } = *self.node(x);
+        let factors = self.node(by).shape;
+        if factors != (Shape { rows, width: 1 }) {
+            return Err(shape("scale_rows", format!("{factors:?} is not one number a row")));
+        }
+        self.push(Op::ScaleRows { x, by }, rows, width, class)
+    }
+
+    /// The columns `columns` of `x`.
+    ///
+    /// # Errors
+    /// If `x` does not have them, or there are none.
+    pub fn slice(&mut self, x: ValueId, columns: Range<usize>) -> Result<ValueId, Error> {
+        let Node { shape: Shape { rows, width }, class, .. } = *self.node(x);
+        if columns.is_empty() || columns.end > width {
+            return Err(shape("slice", format!("columns {columns:?} of a row of {width}")));
+        }
+        self.push(Op::Slice { x, start: columns.start }, rows, columns.len(), class)
+    }
+
+    /// Each row rounded to 8 bits: [`Op::RoundRows`].
+    ///
+    /// # Errors
+    /// None today; shapes always fit.
+    pub fn round_rows(&mut self, x: ValueId) -> Result<ValueId, Error> {
+        let Node { shape, class, .. } = *self.node(x);
+        self.push(Op::RoundRows { x }, shape.rows, shape.width, class)
+    }
+
     /// The rows of `x` that ask for `want`.
     ///
     /// # Errors
@@ -259,35 +295,42 @@ impl Graph {
         Ok(())
     }
 
-    fn weight_id(
+    /// Adds a weight, or finds the same one.
+    pub(crate) fn weight_id(
         &mut self,
         op: &'static str,
-        name: &str,
-        (rows, cols): (usize, usize),
-        one_plus: bool,
+        weight: Weight,
     ) -> Result<WeightId, Error> {
-        if rows == 0 || cols == 0 || rows > MAX_WIDTH || cols > MAX_WIDTH {
-            return Err(shape(op, format!("{name} cannot be {rows}x{cols}")));
+        let Weight { name, rows, cols, .. } = &weight;
+        let possible = |length: usize| (1..=MAX_WIDTH).contains(&length);
+        if !possible(*rows) || !possible(*cols) || !possible(weight.experts.unwrap_or(1)) {
+            return Err(shape(op, format!("{name} cannot be {}", dimensions(&weight))));
         }
-        let weight = Weight { name: name.into(), rows, cols, one_plus };
         match self.weight_ids.get(name) {
             Some(&id) if *self.weight(id) == weight => Ok(id),
             Some(&id) => {
-                let Weight { rows: r, cols: c, .. } = *self.weight(id);
-                let problem = format!("{name} is used as {r}x{c} and as {rows}x{cols}");
-                let sum = if (r, c) == (rows, cols) { ", with and without 1 added" } else { "" };
+                let (one, other) = (dimensions(self.weight(id)), dimensions(&weight));
+                let problem = format!("{name} is used as {one} and as {other}");
+                let sum = if one == other { ", with and without 1 added" } else { "" };
                 Err(shape(op, problem + sum))
             }
             None => {
                 let id = WeightId(self.weights.len() as u32);
+                self.weight_ids.insert(name.clone(), id);
                 self.weights.push(weight);
-                self.weight_ids.insert(name.into(), id);
                 Ok(id)
             }
         }
     }
 
-    fn push(&mut self, op: Op, rows: Rows, width: usize, class: Class) -> Result<ValueId, Error> {
+    /// Adds a node.
+    pub(crate) fn push(
+        &mut self,
+        op: Op,
+        rows: Rows,
+        width: usize,
+        class: Class,
+    ) -> Result<ValueId, Error> {
         if width == 0 || width > MAX_WIDTH {
             return Err(shape(op.name(), format!("a row of {width} values")));
         }
@@ -297,6 +340,18 @@ impl Graph {
     }
 }
 
-fn shape(op: &'static str, problem: String) -> Error {
+/// A weight that is no stack.
+pub(crate) fn matrix(name: &str, rows: usize, cols: usize) -> Weight {
+    Weight { name: name.into(), rows, cols, experts: None, one_plus: false }
+}
+
+/// The shape of a weight, for messages.
+fn dimensions(weight: &Weight) -> String {
+    let stack = weight.experts.map(|experts| format!("{experts}x")).unwrap_or_default();
+    format!("{stack}{}x{}", weight.rows, weight.cols)
+}
+
+/// What does not fit in an operation.
+pub(crate) fn shape(op: &'static str, problem: String) -> Error {
     Error::Shape { op, problem }
 }

@@ -75,9 +75,20 @@ pub struct Weight {
     pub rows: usize,
     /// Inputs (the length of a vector).
     pub cols: usize,
+    /// For a stack of such matrices, one for each expert: how many. Its name is then MLX's, such as
+    /// `model.layers.0.mlp.switch_mlp.up_proj.weight`.
+    pub experts: Option<usize>,
     /// Whether 1 is added to every value when it is loaded: gains of models whose norms are trained
     /// around 0. Vectors only.
     pub one_plus: bool,
+}
+
+impl Weight {
+    /// Values in it, those of all experts together.
+    pub fn values(&self) -> u64 {
+        let matrix = (self.rows as u64).saturating_mul(self.cols as u64);
+        matrix.saturating_mul(self.experts.unwrap_or(1) as u64)
+    }
 }
 
 /// A rotary embedding: frequency `i` turns the pair `(i, i + n)` of a head's first `2 n` values,

@@ -15,6 +15,7 @@
 mod backend;
 mod builder;
 mod error;
+mod experts;
 mod graph;
 mod memory;
 mod op;

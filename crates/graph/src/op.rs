@@ -14,6 +14,10 @@ pub enum UnaryOp {
     GeluTanh,
     /// Hyperbolic tangent.
     Tanh,
+    /// `1 / (1 + exp(-x))`.
+    Sigmoid,
+    /// `max(x, 0)^2`.
+    SquaredRelu,
 }
 
 /// A function of two numbers.
@@ -114,6 +118,54 @@ pub enum Op {
         /// The factor.
         by: f32,
     },
+    /// Each row of `x` times the one number that `by` has for it.
+    ScaleRows {
+        /// `[rows, width]`.
+        x: ValueId,
+        /// `[rows, 1]`.
+        by: ValueId,
+    },
+    /// The columns of `x` from `start` on, as many as the value is wide.
+    Slice {
+        /// `[rows, width]`.
+        x: ValueId,
+        /// The first column.
+        start: usize,
+    },
+    /// Rounds each row as models that are trained with 8-bit activations do, and keeps it in
+    /// floats: `clamp(round(x * s), -128, 127) / s` with `s = 127 / max(|x|, 1e-5)` over the row,
+    /// halves to even.
+    RoundRows {
+        /// `[rows, width]`.
+        x: ValueId,
+    },
+    /// Chooses experts: the `chosen` largest values of the softmax of each row, the largest first
+    /// and of equal ones the first. A row of the result holds their numbers, then their weights.
+    Router {
+        /// Scores, `[rows, experts]`.
+        x: ValueId,
+        /// How many are chosen: half the width of the result.
+        chosen: usize,
+        /// Whether the weights are divided by their sum.
+        normalize: bool,
+    },
+    /// Products with the weights of each row's experts, one after another in the router's order:
+    /// `[rows, chosen * N]`.
+    ExpertLinear {
+        /// `[rows, K]`, or `[rows, chosen * K]` if each expert has an input of its own.
+        x: ValueId,
+        /// What [`Op::Router`] gave.
+        router: ValueId,
+        /// `[experts, N, K]`, in any codec.
+        weight: WeightId,
+    },
+    /// The sum of what each row's experts gave, times their weights, in the router's order.
+    ExpertSum {
+        /// `[rows, chosen * N]`.
+        x: ValueId,
+        /// What [`Op::Router`] gave.
+        router: ValueId,
+    },
     /// The rows that ask for an output, in order.
     SelectRows {
         /// `[Tokens, width]`.
@@ -135,6 +187,12 @@ impl Op {
             Self::Unary { .. } => "unary",
             Self::Binary { .. } => "binary",
             Self::Scale { .. } => "scale",
+            Self::ScaleRows { .. } => "scale_rows",
+            Self::Slice { .. } => "slice",
+            Self::RoundRows { .. } => "round_rows",
+            Self::Router { .. } => "router",
+            Self::ExpertLinear { .. } => "expert_linear",
+            Self::ExpertSum { .. } => "expert_sum",
             Self::SelectRows { .. } => "select_rows",
         }
     }
@@ -148,8 +206,15 @@ impl Op {
             | Self::Rope { x, .. }
             | Self::Unary { x, .. }
             | Self::Scale { x, .. }
+            | Self::Slice { x, .. }
+            | Self::RoundRows { x }
+            | Self::Router { x, .. }
             | Self::SelectRows { x, .. } => [Some(x), None, None],
             Self::Binary { a, b, .. } => [Some(a), Some(b), None],
+            Self::ScaleRows { x, by } => [Some(x), Some(by), None],
+            Self::ExpertLinear { x, router, .. } | Self::ExpertSum { x, router } => {
+                [Some(x), Some(router), None]
+            }
             Self::Attention { q, k, v, .. } => [Some(q), Some(k), Some(v)],
         };
         operands.into_iter().flatten()
@@ -160,12 +225,19 @@ impl Op {
         let weights = match *self {
             Self::Embed { table } => [Some(table), None],
             Self::Linear { weight, bias, .. } => [Some(weight), bias],
-            Self::RmsNorm { weight, .. } => [Some(weight), None],
+            Self::RmsNorm { weight, .. } | Self::ExpertLinear { weight, .. } => {
+                [Some(weight), None]
+            }
             Self::Rope { .. }
             | Self::Attention { .. }
             | Self::Unary { .. }
             | Self::Binary { .. }
             | Self::Scale { .. }
+            | Self::ScaleRows { .. }
+            | Self::Slice { .. }
+            | Self::RoundRows { .. }
+            | Self::Router { .. }
+            | Self::ExpertSum { .. }
             | Self::SelectRows { .. } => [None; 2],
         };
         weights.into_iter().flatten()

@@ -38,7 +38,9 @@ impl fmt::Display for Graph {
             }
             for weight in node.op.weights() {
                 let weight = self.weight(weight);
-                write!(f, " {}[{}, {}]", weight.name, weight.rows, weight.cols)?;
+                let stack = weight.experts.map(|experts| format!("{experts}, "));
+                let stack = stack.unwrap_or_default();
+                write!(f, " {}[{stack}{}, {}]", weight.name, weight.rows, weight.cols)?;
             }
             match &node.op {
                 Op::RmsNorm { eps, .. } => write!(f, " eps={eps}")?,
@@ -57,10 +59,21 @@ impl fmt::Display for Graph {
                     }
                 }
                 Op::Scale { by, .. } => write!(f, " by={by}")?,
+                Op::Slice { start, .. } => write!(f, " from={start}")?,
+                Op::Router { chosen, normalize, .. } => {
+                    write!(f, " chosen={chosen}")?;
+                    if *normalize {
+                        write!(f, " normalized")?;
+                    }
+                }
                 Op::Embed { .. }
                 | Op::Linear { .. }
                 | Op::Unary { .. }
                 | Op::Binary { .. }
+                | Op::ScaleRows { .. }
+                | Op::RoundRows { .. }
+                | Op::ExpertLinear { .. }
+                | Op::ExpertSum { .. }
                 | Op::SelectRows { .. } => {}
             }
             if node.placement != 0 {

@@ -56,6 +56,22 @@ fn operations_check_their_operands() {
     assert_eq!((next.slot, next.version), (state.slot, 1));
 
     refused(graph.add(x, kv), "differ");
+    refused(graph.scale_rows(x, kv), "not one number a row");
+    refused(graph.slice(x, 4..9), "columns 4..9 of a row of 8");
+    refused(graph.slice(x, 4..4), "columns 4..4");
+    for chosen in [0, 5] {
+        refused(graph.router(kv, chosen, true), &format!("{chosen} of 4 experts"));
+    }
+    let router = graph.router(kv, 3, true).unwrap();
+    refused(graph.expert_linear((x, false), kv, "experts", 2), "router is none");
+    refused(graph.expert_linear((x, true), router, "experts", 2), "3 inputs in a row of 8");
+    refused(graph.expert_linear((x, false), router, "experts", usize::MAX), "cannot be 4x");
+    refused(graph.expert_sum(x, router), "3 experts in a row of 8");
+    let each = graph.expert_linear((x, false), router, "experts", 2).unwrap();
+    assert_eq!(graph.node(each).shape.width, 6);
+    let selected = graph.select_rows(x, Want::Hidden).unwrap();
+    refused(graph.expert_sum(selected, router), "of other rows");
+    refused(graph.expert_linear((x, false), router, "experts", 3), "as 4x2x8 and as 4x3x8");
     refused(graph.output(Want::Logits, attended), "not those that want Logits");
     let chosen = graph.select_rows(attended, Want::Logits).unwrap();
     refused(graph.select_rows(chosen, Want::Logits), "already a selection");

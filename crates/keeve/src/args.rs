@@ -16,6 +16,8 @@ pub struct Args {
     /// No progress and no summary on standard error.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub hub: Hub,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -28,10 +30,24 @@ fn version() -> &'static str {
     &VERSION
 }
 
+/// How models are had from the Hugging Face hub. A MODEL that is no path is one there: `owner/name`,
+/// or `owner/name:FILE.gguf` or `owner/name:LABEL` (such as `Q4_K_M`) where there are several.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Hub {
+    /// Branch, tag or commit of a model on the hub [default: main].
+    #[arg(long, global = true, value_name = "REVISION")]
+    pub revision: Option<String>,
+    /// Use only what is in the cache of the hub.
+    #[arg(long, global = true)]
+    pub offline: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Answer a prompt.
     Run(Run),
+    /// Talk with a model.
+    Chat(Chat),
     /// Say what a model is made of.
     Inspect(Inspect),
     /// Write the logits of every position of a prompt.
@@ -48,8 +64,16 @@ pub enum Command {
     Calibrate(Calibrate),
     /// Check that a model is whole.
     Verify(Verify),
+    /// Measure how well models predict a text, and how far they are from a reference.
+    Eval(Eval),
     /// Measure a model's speed, and how near it is to the machine's limits.
     Bench(Bench),
+    /// Download a model from the Hugging Face hub.
+    Download(Download),
+    /// List the models in the cache of the hub.
+    List,
+    /// Remove models from the cache of the hub.
+    Rm(Rm),
     /// Print a completion script for a shell.
     Completions(Completions),
 }
@@ -161,6 +185,32 @@ pub struct Run {
     /// Go on after the model's end tokens.
     #[arg(long)]
     pub ignore_eos: bool,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Chat {
+    /// A directory, a .gguf file or a model on the hub [default: the demo model].
+    pub model: Option<String>,
+    /// A system prompt.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Further variables for the chat template, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub chat_template_args: Option<String>,
+    /// The most tokens of a reply.
+    #[arg(long, short = 'n', value_name = "TOKENS", default_value = "2048", value_parser = at_least_one)]
+    pub max_tokens: usize,
+    /// The most tokens of the conversation that the model sees: when they are reached, the oldest
+    /// messages leave (never the system prompt) [default: what the model was made for].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, conflicts_with = "max_context")]
+    pub max_kv_size: Option<usize>,
+    /// Do not keep what is typed, and do not read what was kept.
+    #[arg(long)]
+    pub no_history: bool,
+    #[command(flatten)]
+    pub sampling: Sampling,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -406,6 +456,61 @@ pub enum FolderLayout {
     Mlx,
     /// As vLLM and transformers read it: int8 and int4.
     CompressedTensors,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Eval {
+    /// Directories or .gguf files; a table row for each [default: the demo model].
+    #[arg(value_name = "MODEL")]
+    pub models: Vec<String>,
+    /// The text, as UTF-8.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// The model that the others are compared with, such as the float original: Kullback-Leibler
+    /// divergence and how often the likeliest token is the same.
+    #[arg(long, value_name = "MODEL")]
+    pub reference: Option<String>,
+    /// Tokens that the model sees at a time [default: 2048, with --like llama.cpp 512].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub window: Option<usize>,
+    /// Tokens between the beginnings of windows; the overlap gives context and is not judged again
+    /// [default: the window, so that nothing overlaps].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, conflicts_with = "like")]
+    pub stride: Option<usize>,
+    /// Cut the text as another program does, so that numbers can be compared.
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    pub like: Option<Like>,
+    /// Judge only so many predictions, from the beginning.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Like {
+    /// llama-perplexity: whole windows, in each of which only the second half is judged.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Download {
+    /// A model on the hub: owner/name, or owner/name:FILE.gguf or owner/name:LABEL.
+    pub model: String,
+    /// The GGUF file, or a label in its name such as Q4_K_M.
+    #[arg(long, value_name = "FILE|LABEL")]
+    pub file: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Rm {
+    /// Models as `keeve list` names them.
+    #[arg(value_name = "MODEL", required = true)]
+    pub models: Vec<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 #[derive(Debug, clap::Args)]

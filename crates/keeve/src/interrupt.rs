@@ -8,13 +8,16 @@ use keeve::Canceller;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CURRENT: Mutex<Option<Canceller>> = Mutex::new(None);
 
+/// Whether Ctrl-C ends the process without further ado.
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
+
 /// The exit code of an interrupted command, as shells have it.
 pub const EXIT_CODE: u8 = 130;
 
 /// Begins to watch for Ctrl-C and SIGTERM.
 pub fn watch() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) || AT_ONCE.load(Ordering::SeqCst) {
             std::process::exit(EXIT_CODE.into());
         }
         if let Some(canceller) = &*CURRENT.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -26,6 +29,16 @@ pub fn watch() -> Result<(), ctrlc::Error> {
 /// Whether Ctrl-C came.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Ctrl-C has done what it should; the next one is again the first.
+pub fn forget() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
+/// Makes Ctrl-C end the process, or stops to: for as long as nothing looks at [`interrupted`].
+pub fn ends_at_once(yes: bool) {
+    AT_ONCE.store(yes, Ordering::SeqCst);
 }
 
 /// Makes Ctrl-C cancel this request.

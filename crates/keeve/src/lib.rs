@@ -17,7 +17,9 @@ pub use keeve_engine::{
     self as engine, Canceller, ChatTemplate, Engine, EngineOptions, Event, FinishReason,
     Generation, Message, ModelInfo, RenderOptions, Request, SamplingParams, Timings, Tokenizer,
 };
+pub use keeve_eval as eval;
 pub use keeve_graph::{self as graph, Activations};
+pub use keeve_hub as hub;
 pub use keeve_models as models;
 
 /// The demo model that is part of the program.

@@ -1,7 +1,9 @@
 //! The `keeve` command.
 
 mod args;
+mod chat;
 mod commands;
+mod hub;
 mod interrupt;
 mod model;
 mod output;
@@ -22,8 +24,10 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let output = Output::new(args.json, args.quiet);
+    hub::configure(args.hub, args.quiet);
     let outcome = match args.command {
         Command::Run(run) => commands::run::run(&run, &output),
+        Command::Chat(chat) => commands::chat::run(&chat, &output),
         Command::Inspect(inspect) => commands::inspect::run(&inspect, &output),
         Command::Logits(logits) => commands::logits::run(&logits, &output),
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),
@@ -32,7 +36,11 @@ fn main() -> ExitCode {
         Command::Convert(convert) => commands::convert::run(&convert, &output),
         Command::Calibrate(calibrate) => commands::calibrate::run(&calibrate, &output),
         Command::Verify(verify) => commands::verify::run(&verify, &output),
+        Command::Eval(eval) => commands::eval::run(&eval, &output),
         Command::Bench(bench) => commands::bench::run(&bench, &output),
+        Command::Download(download) => commands::download::run(&download, &output),
+        Command::List => commands::list::run(&output),
+        Command::Rm(rm) => commands::rm::run(&rm, &output),
         Command::Completions(completions) => commands::completions::run(&completions, &output),
     };
     match outcome {

@@ -2,19 +2,26 @@
 
 use std::path::Path;
 
+use keeve::checkpoint::TensorInfo;
+use keeve::hub::ModelName;
 use keeve::{Checkpoint, Engine, EngineOptions};
 
 use crate::args::Compute;
-use crate::interrupt;
 use crate::output::{Failure, Output};
+use crate::{hub, interrupt};
 
-/// Opens MODEL: a directory, a `.gguf` file, or (without one) the demo model.
+/// Opens MODEL: a directory, a `.gguf` file, a model on the hub (which is downloaded unless it is in the
+/// cache), or (without one) the demo model. A path that exists wins.
 pub fn open(model: Option<&str>) -> Result<Checkpoint, Failure> {
     match model {
         None => Ok(keeve::demo_model()?),
-        Some(path) if !Path::new(path).exists() => {
-            Err(format!("no model at '{path}': expected a directory or a .gguf file").into())
-        }
+        Some(name) if !Path::new(name).exists() => match ModelName::parse(name) {
+            Ok(name) => Ok(Checkpoint::open(&hub::fetch(&name)?.path)?),
+            Err(_) => Err(format!(
+                "no model at '{name}': expected a directory, a .gguf file, or owner/name on the hub"
+            )
+            .into()),
+        },
         Some(path) => Ok(Checkpoint::open(Path::new(path))?),
     }
 }
@@ -48,4 +55,30 @@ pub fn notes(engine: &Engine, output: &Output) {
     for note in &engine.info().notes {
         output.note(&format!("note: {note}"));
     }
+}
+
+/// How much there is of some tensors.
+#[derive(Default)]
+pub struct Sum {
+    pub tensors: u64,
+    pub weights: u64,
+    pub bytes: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, tensor: &TensorInfo) {
+        self.tensors += 1;
+        self.weights = self.weights.saturating_add(weights(tensor));
+        self.bytes = self.bytes.saturating_add(tensor.bytes);
+    }
+
+    /// Bits that a weight takes.
+    pub fn bits(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
+    }
+}
+
+/// The number of weights in a tensor.
+fn weights(tensor: &TensorInfo) -> u64 {
+    tensor.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
 }

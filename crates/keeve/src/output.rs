@@ -27,6 +27,11 @@ impl Failure {
         Self { message: "interrupted".into(), code: interrupt::EXIT_CODE }
     }
 
+    /// What went wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The arguments make no sense: exit code 2.
     pub fn usage(message: impl Into<String>) -> Self {
         Self { message: message.into(), code: 2 }
@@ -77,6 +82,13 @@ impl Output {
         }
     }
 
+    /// Asks something on standard error; the answer comes on the same line.
+    pub fn ask(&self, question: &str) {
+        let mut out = io::stderr().lock();
+        // As above.
+        let _ = out.write_all(question.as_bytes()).and_then(|()| out.flush());
+    }
+
     /// Reports a failure on one line: on standard error, and in JSON mode as an object on standard
     /// output.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
@@ -101,14 +113,28 @@ impl Output {
         WorkBar(self.bar("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}"))
     }
 
-    /// A bar of tokens; hidden where nobody would see it.
-    pub fn token_bar(&self) -> WorkBar {
+    /// The same for work that is counted in tokens.
+    pub fn calibration_bar(&self) -> WorkBar {
         WorkBar(self.bar("{bar:30} {pos}/{len} tokens {per_sec} {eta}"))
     }
 
     /// A bar that counts parts of named stages; hidden where nobody would see it.
     pub fn stage_bar(&self) -> StageBar {
         StageBar(self.bar("{msg} {bar:30} {pos}/{len} {elapsed}"))
+    }
+
+    /// A bar that counts tokens and says how long it will take; hidden where nobody would see it.
+    pub fn token_bar(&self, what: &str, total: usize) -> TokenBar {
+        let bar = self.bar("{msg} {bar:30} {pos}/{len} tokens, {eta} left");
+        bar.set_message(one_line(what));
+        bar.set_length(total as u64);
+        TokenBar(bar)
+    }
+
+    /// A bar that follows a download; hidden where nobody would see it.
+    pub fn download_bar(&self) -> DownloadBar {
+        let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+        DownloadBar(self.bar(template))
     }
 
     fn bar(&self, template: &str) -> ProgressBar {
@@ -154,6 +180,40 @@ impl WorkBar {
 }
 
 impl Drop for WorkBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// See [`Output::token_bar`]. Disappears when dropped.
+pub struct TokenBar(ProgressBar);
+
+impl TokenBar {
+    /// Counts `tokens` more.
+    pub fn add(&self, tokens: usize) {
+        self.0.inc(tokens as u64);
+    }
+}
+
+impl Drop for TokenBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// See [`Output::download_bar`]. Disappears when dropped.
+pub struct DownloadBar(ProgressBar);
+
+impl DownloadBar {
+    /// Shows that `done` of `total` bytes are here, `file` being the one that is coming.
+    pub fn set(&self, file: &str, done: u64, total: u64) {
+        self.0.set_message(one_line(file));
+        self.0.set_length(total);
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for DownloadBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -119,6 +119,8 @@ fn checkpoints_of_transformers_and_mlx() {
         ("llama", "mlx-q4g64", "q4g64."),
         ("llama", "mlx-q8g64", "q8g64."),
         ("llama", "mlx-nvfp4", "nvfp4."),
+        ("qwen3_moe", "hf", "hf."),
+        ("qwen3_moe", "mlx-q4g64", "q4g64."),
         ("qwen2", "hf", "hf."),
         ("qwen2", "mlx-q4g64", "q4g64."),
         ("gemma3", "hf", "hf."),
@@ -145,6 +147,16 @@ fn checkpoints_of_compressed_tensors() {
         let expected = ids(&file, "greedy");
         let found = greedy(&engine, &ids(&file, "tokens"), expected.len());
         check_greedy(&found, &expected, &f32s(&file, "margin"), scheme);
+    }
+}
+
+/// "gptq_act" has columns in another order.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn checkpoints_of_awq_and_gptq() {
+    for variant in ["awq", "gptq", "gptq_act"] {
+        let folder = format!("fixtures/awq_gptq/{variant}");
+        check_logits(&folder, &format!("{folder}/ref.safetensors"), "logits_f32");
     }
 }
 

@@ -10,12 +10,23 @@ use crate::Error;
 const WIDTH: RangeInclusive<u64> = 1..=1 << 24;
 
 /// A config whose fields are checked as they are read.
-pub(crate) struct Config<'a>(pub &'a Value);
+pub(crate) struct Config<'a> {
+    pub value: &'a Value,
+    /// The most tokens of a sequence, if that is known.
+    pub context: Option<usize>,
+}
+
+impl<'a> Config<'a> {
+    /// A part of a config.
+    pub fn new(value: &'a Value) -> Self {
+        Self { value, context: None }
+    }
+}
 
 impl Config<'_> {
     /// The field, unless it is absent or null.
     pub fn get(&self, field: &'static str) -> Option<&Value> {
-        self.0.get(field).filter(|value| !value.is_null())
+        self.value.get(field).filter(|value| !value.is_null())
     }
 
     /// A whole number in `range`; `None` if it is absent.
@@ -76,12 +87,52 @@ impl Config<'_> {
         }
     }
 
+    /// A number to multiply or divide by, such that neither it nor its inverse leaves `f32`; `None` if
+    /// it is absent.
+    pub fn moderate(&self, field: &'static str) -> Result<Option<f64>, Error> {
+        match self.number(field)? {
+            Some(number) if !(1e-6..=1e6).contains(&number) => {
+                Err(wrong(field, format!("is {number}, expected a number from 1e-6 to 1e6")))
+            }
+            number => Ok(number),
+        }
+    }
+
     /// A string; `None` if it is absent.
     pub fn string(&self, field: &'static str) -> Result<Option<&str>, Error> {
         match self.get(field) {
             None => Ok(None),
             Some(Value::String(string)) => Ok(Some(string)),
             Some(value) => Err(wrong(field, format!("is {}, expected a string", short(value)))),
+        }
+    }
+}
+
+impl Config<'_> {
+    /// A list with an item for each of `layers` layers, or `None` if it is absent. `read` gives what an
+    /// item means, or `None` if nothing that is known.
+    pub fn by_layer<T>(
+        &self,
+        field: &'static str,
+        layers: usize,
+        read: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, Error> {
+        let Some(list) = self.get(field) else { return Ok(None) };
+        let items = list.as_array().filter(|items| items.len() == layers).ok_or_else(|| {
+            wrong(field, format!("is {}, expected a list of {layers} items", short(list)))
+        })?;
+        let known = |item| {
+            let unknown = || wrong(field, format!("has {}, which is not supported", short(item)));
+            read(item).ok_or_else(unknown)
+        };
+        items.iter().map(known).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Refuses a switch that is on, since keeve does not do what it asks for.
+    pub fn refuse(&self, field: &'static str) -> Result<(), Error> {
+        match self.flag(field, false)? {
+            true => Err(wrong(field, "is true, which keeve does not support")),
+            false => Ok(()),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The decoder that most language models share: embed, layers of attention and a gated
-//! feed-forward part around a residual stream, norm, head.
+//! feed-forward part around a residual stream, norm, head. What is in a layer is in `layer.rs`.
 
-use keeve_graph::{Attention, Graph, Rope, RopeId, Slot, UnaryOp, ValueId, Want};
+use keeve_graph::{Graph, Rope, UnaryOp, ValueId, Want};
 
 use crate::config::{Config, quoted, wrong};
+use crate::experts::Experts;
 use crate::rope::rope;
 use crate::{Error, Model};
 
@@ -23,22 +24,34 @@ pub(crate) struct Decoder {
     pub window: Option<usize>,
     /// Layers that differ from the others; `None` if all are alike.
     pub local: Option<Local>,
+    /// Layers without rotary positions; `None` if all have them.
+    pub unturned: Option<Vec<bool>>,
     pub qkv_bias: bool,
     pub output_bias: bool,
     pub feed_forward_bias: bool,
-    /// Whether each head of queries and keys is normalized.
-    pub qk_norm: bool,
-    /// Whether the results of attention and feed-forward are normalized too, before they are added.
-    pub sandwich: bool,
+    pub qk_norm: Option<QkNorm>,
+    pub norms: Norms,
+    /// Whether queries, keys and values come from one product, and gate and up from another.
+    pub fused: bool,
+    /// Whether what goes into the output projections of attention and feed-forward is normalized.
+    pub sub_norms: bool,
+    /// Whether the inputs of the products in layers are rounded to 8 bits.
+    pub rounded_inputs: bool,
     /// Whether the gains of norms are 1 plus the weight.
     pub one_plus_norms: bool,
     pub activation: UnaryOp,
+    /// Layers whose feed-forward part is a mixture of experts.
+    pub experts: Option<Experts>,
     /// What embeddings are multiplied by.
     pub embedding_scale: Option<f32>,
-    /// Products of queries and keys are divided by its root; `None`: the width of a head.
-    pub query_scalar: Option<f64>,
+    /// What attention and feed-forward add is multiplied by.
+    pub residual_scale: Option<f32>,
+    /// Products of queries and keys are multiplied by it; `None`: 1 over the root of a head's width.
+    pub attention_scale: Option<f32>,
     /// Caps attention scores.
     pub score_cap: Option<f32>,
+    /// What logits are multiplied by.
+    pub logits_scale: Option<f32>,
     /// Caps logits.
     pub logits_cap: Option<f32>,
     pub max_positions: usize,
@@ -53,6 +66,26 @@ pub(crate) struct Local {
     pub layers: Vec<bool>,
 }
 
+/// What is normalized in queries and keys.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum QkNorm {
+    /// Each head.
+    Heads,
+    /// The whole row.
+    Row,
+}
+
+/// Where the norms of a layer are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Norms {
+    /// Before attention and feed-forward.
+    Before,
+    /// After them.
+    After,
+    /// Before and after.
+    Around,
+}
+
 /// The activation function that `field` names, if it is there.
 pub(crate) fn activation(
     config: &Config<'_>,
@@ -62,10 +95,11 @@ pub(crate) fn activation(
         None => Ok(None),
         Some("silu" | "swish") => Ok(Some(UnaryOp::Silu)),
         Some("gelu_pytorch_tanh" | "gelu_new") => Ok(Some(UnaryOp::GeluTanh)),
+        Some("relu2") => Ok(Some(UnaryOp::SquaredRelu)),
         Some(other) => Err(wrong(
             field,
             format!(
-                "is {}, which is not supported (known: silu, gelu_pytorch_tanh)",
+                "is {}, which is not supported (known: silu, gelu_pytorch_tanh, relu2)",
                 quoted(other)
             ),
         )),
@@ -75,6 +109,15 @@ pub(crate) fn activation(
 impl Decoder {
     /// Reads what llama, mistral and qwen3 configs have in common.
     pub fn read(config: &Config<'_>) -> Result<Self, Error> {
+        let decoder = Self::read_partly_turned(config)?;
+        if config.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
+            return Err(wrong("partial_rotary_factor", "is not 1, which is not supported here"));
+        }
+        Ok(decoder)
+    }
+
+    /// [`Self::read`] for architectures that read `partial_rotary_factor`.
+    pub fn read_partly_turned(config: &Config<'_>) -> Result<Self, Error> {
         let hidden = config.required("hidden_size")?;
         let heads = config.required("num_attention_heads")?;
         let kv_heads = config.width("num_key_value_heads")?.unwrap_or(heads);
@@ -94,9 +137,6 @@ impl Decoder {
                 ));
             }
         };
-        if config.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
-            return Err(wrong("partial_rotary_factor", "is not 1, which is not supported here"));
-        }
         let layers = config.integer("num_hidden_layers", 1..=MAX_LAYERS)?;
         let attention_bias = config.flag("attention_bias", false)?;
         Ok(Self {
@@ -109,16 +149,23 @@ impl Decoder {
             eps: config.positive("rms_norm_eps", 1e-6)? as f32,
             window: None,
             local: None,
+            unturned: None,
             qkv_bias: attention_bias,
             output_bias: attention_bias,
             feed_forward_bias: config.flag("mlp_bias", false)?,
-            qk_norm: false,
-            sandwich: false,
+            qk_norm: None,
+            norms: Norms::Before,
+            fused: false,
+            sub_norms: false,
+            rounded_inputs: false,
             one_plus_norms: false,
             activation: activation(config, "hidden_act")?.unwrap_or(UnaryOp::Silu),
+            experts: None,
             embedding_scale: None,
-            query_scalar: None,
+            residual_scale: None,
+            attention_scale: None,
             score_cap: None,
+            logits_scale: None,
             logits_cap: None,
             vocabulary: config.required("vocab_size")?,
             max_positions: config.width("max_position_embeddings")?.unwrap_or(2048),
@@ -146,35 +193,14 @@ impl Decoder {
             x = graph.scale(x, scale)?;
         }
         graph.name(x, embedding);
-        let (after_attention, before_fed) = match self.sandwich {
-            true => (Some("post_attention_layernorm"), "pre_feedforward_layernorm"),
-            false => (None, "post_attention_layernorm"),
-        };
-        let after_fed = self.sandwich.then_some("post_feedforward_layernorm");
         for index in 0..self.layers {
-            let layer = format!("model.layers.{index}");
             let (rope, window) = match local {
                 Some((local, layers)) if layers[index] => (local, self.window),
                 Some(_) => (rope, None),
                 None => (rope, self.window),
             };
-            let norm = |graph: &mut Graph, x: ValueId, name: &str| {
-                self.norm(graph, x, &format!("{layer}.{name}"), self.hidden)
-            };
-            let normed = norm(&mut graph, x, "input_layernorm")?;
-            let name = format!("{layer}.self_attn");
-            let mut attended = self.attention(&mut graph, normed, &name, rope, window)?;
-            if let Some(name) = after_attention {
-                attended = norm(&mut graph, attended, name)?;
-            }
-            x = graph.add(x, attended)?;
-            let normed = norm(&mut graph, x, before_fed)?;
-            let mut fed = self.feed_forward(&mut graph, normed, &format!("{layer}.mlp"))?;
-            if let Some(name) = after_fed {
-                fed = norm(&mut graph, fed, name)?;
-            }
-            x = graph.add(x, fed)?;
-            graph.name(x, layer);
+            let unturned = self.unturned.as_ref().is_some_and(|layers| layers[index]);
+            x = self.layer(&mut graph, x, index, (!unturned).then_some(rope), window)?;
         }
         let head = if self.tied_head { embedding } else { "lm_head" };
         for want in [Want::Hidden, Want::Logits] {
@@ -182,6 +208,9 @@ impl Decoder {
             let mut value = self.norm(&mut graph, rows, "model.norm", self.hidden)?;
             if want == Want::Logits {
                 value = graph.linear(value, head, self.vocabulary, false)?;
+                if let Some(scale) = self.logits_scale {
+                    value = graph.scale(value, scale)?;
+                }
                 if let Some(cap) = self.logits_cap {
                     value = graph.scale(value, 1.0 / cap)?;
                     value = graph.unary(value, UnaryOp::Tanh)?;
@@ -202,7 +231,8 @@ impl Decoder {
         })
     }
 
-    fn norm(
+    /// Normalizes each run of `length` values in a row.
+    pub fn norm(
         &self,
         graph: &mut Graph,
         x: ValueId,
@@ -213,43 +243,5 @@ impl Decoder {
             true => graph.rms_norm_one_plus(x, name, length, self.eps)?,
             false => graph.rms_norm(x, name, length, self.eps)?,
         })
-    }
-
-    fn attention(
-        &self,
-        graph: &mut Graph,
-        x: ValueId,
-        name: &str,
-        rope: RopeId,
-        window: Option<usize>,
-    ) -> Result<ValueId, Error> {
-        let Self { heads, kv_heads, head_dim, .. } = *self;
-        let project = |graph: &mut Graph, part: &str, heads: usize| {
-            graph.linear(x, &format!("{name}.{part}_proj"), heads * head_dim, self.qkv_bias)
-        };
-        let mut q = project(graph, "q", heads)?;
-        let mut k = project(graph, "k", kv_heads)?;
-        let v = project(graph, "v", kv_heads)?;
-        if self.qk_norm {
-            q = self.norm(graph, q, &format!("{name}.q_norm"), head_dim)?;
-            k = self.norm(graph, k, &format!("{name}.k_norm"), head_dim)?;
-        }
-        q = graph.rope(q, rope, head_dim)?;
-        k = graph.rope(k, rope, head_dim)?;
-        let state = graph.state(Slot::Paged { kv_heads, head_dim });
-        let scalar = self.query_scalar.unwrap_or(head_dim as f64) as f32;
-        let scale = 1.0 / scalar.sqrt();
-        let spec = Attention { heads, kv_heads, head_dim, scale, window, soft_cap: self.score_cap };
-        let (attended, _) = graph.attention((q, k, v), state, spec)?;
-        Ok(graph.linear(attended, &format!("{name}.o_proj"), self.hidden, self.output_bias)?)
-    }
-
-    fn feed_forward(&self, graph: &mut Graph, x: ValueId, name: &str) -> Result<ValueId, Error> {
-        let bias = self.feed_forward_bias;
-        let gate = graph.linear(x, &format!("{name}.gate_proj"), self.feed_forward, bias)?;
-        let up = graph.linear(x, &format!("{name}.up_proj"), self.feed_forward, bias)?;
-        let gate = graph.unary(gate, self.activation)?;
-        let both = graph.mul(gate, up)?;
-        Ok(graph.linear(both, &format!("{name}.down_proj"), self.hidden, bias)?)
     }
 }

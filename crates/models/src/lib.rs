@@ -5,13 +5,22 @@
 
 #![forbid(unsafe_code)]
 
+mod bitnet;
 mod config;
 mod decoder;
 mod error;
+mod experts;
+mod gemma;
 mod gemma3;
+mod granite;
+mod layer;
 mod llama;
+mod long_rope;
+mod olmo2;
+mod phi3;
 mod qwen;
 mod rope;
+mod smollm3;
 
 use keeve_graph::Graph;
 use serde_json::Value;
@@ -38,15 +47,26 @@ pub struct Model {
     pub tied_head: bool,
 }
 
-type Build = fn(&Value) -> Result<Model, Error>;
+type Build = fn(&Config<'_>) -> Result<Model, Error>;
 
 /// Every architecture by `model_type`.
-const ARCHITECTURES: [(&str, Build); 5] = [
+const ARCHITECTURES: [(&str, Build); 16] = [
+    ("bitnet", bitnet::build),
+    ("gemma", gemma::build),
+    ("gemma2", gemma::build2),
     ("gemma3_text", gemma3::build),
+    ("granite", granite::build),
     ("llama", llama::build),
     ("mistral", llama::build_mistral),
+    ("mixtral", llama::build_mixtral),
+    ("olmo2", olmo2::build),
+    ("olmoe", olmo2::build_experts),
+    ("phi3", phi3::build),
     ("qwen2", qwen::build2),
+    ("qwen2_moe", qwen::build2_experts),
     ("qwen3", qwen::build3),
+    ("qwen3_moe", qwen::build3_experts),
+    ("smollm3", smollm3::build),
 ];
 
 /// The values of `model_type` that [`build`] knows.
@@ -61,10 +81,20 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
 /// If the architecture is unknown, or a field is missing, of the wrong type, out of range or asks
 /// for something that keeve does not do. The message names the field.
 pub fn build(config: &Value) -> Result<Model, Error> {
-    let fields = Config(config);
-    let name = fields.string("model_type")?.ok_or_else(|| wrong("model_type", "is missing"))?;
+    build_for(config, None)
+}
+
+/// [`build`] for sequences of at most `context` tokens, where that is known: models that turn
+/// positions differently in long sequences are built for those that long (without it, for those that
+/// they were first trained with).
+///
+/// # Errors
+/// As [`build`].
+pub fn build_for(config: &Value, context: Option<usize>) -> Result<Model, Error> {
+    let config = Config { value: config, context };
+    let name = config.string("model_type")?.ok_or_else(|| wrong("model_type", "is missing"))?;
     match ARCHITECTURES.iter().find(|(known, _)| *known == name) {
-        Some((_, build)) => build(config),
+        Some((_, build)) => build(&config),
         None => Err(Error::Architecture(quoted(name))),
     }
 }

@@ -12,17 +12,27 @@ use crate::config::{Config, quoted, short, wrong};
 
 /// The rotary table for heads of which the first `dims` values turn.
 pub(crate) fn rope(config: &Config<'_>, dims: usize, max_positions: usize) -> Result<Rope, Error> {
+    rope_of_base(config, dims, max_positions, 10_000.0)
+}
+
+/// [`rope`] with the base where the config says nothing.
+pub(crate) fn rope_of_base(
+    config: &Config<'_>,
+    dims: usize,
+    max_positions: usize,
+    default_base: f64,
+) -> Result<Rope, Error> {
     if dims == 0 || !dims.is_multiple_of(2) {
         return Err(wrong("head_dim", format!("turns {dims} values, expected an even number")));
     }
-    let base = config.positive("rope_theta", 10_000.0)?;
+    let base = config.positive("rope_theta", default_base)?;
     let plain: Vec<f64> =
         (0..dims / 2).map(|i| 1.0 / base.powf(2.0 * i as f64 / dims as f64)).collect();
     let unscaled = |frequencies: Vec<f64>| (frequencies, 1.0);
     let (frequencies, amplitude) = match config.get("rope_scaling") {
         None => unscaled(plain),
         Some(value) if value.is_object() => {
-            let scaling = Config(value);
+            let scaling = Config::new(value);
             let kind = match scaling.string("rope_type")? {
                 Some(kind) => kind,
                 None => scaling.string("type")?.unwrap_or("default"),
@@ -37,7 +47,7 @@ pub(crate) fn rope(config: &Config<'_>, dims: usize, max_positions: usize) -> Re
                 "yarn" => yarn(&scaling, &plain, base, dims, max_positions)?,
                 "factors" => unscaled(divided(&scaling, &plain)?),
                 other => {
-                    let known = "default, linear, llama3, yarn";
+                    let known = "default, linear, llama3, longrope, yarn";
                     let problem =
                         format!("is {}, which is not supported (known: {known})", quoted(other));
                     return Err(wrong("rope_scaling.rope_type", problem));
@@ -59,7 +69,7 @@ fn factor(scaling: &Config<'_>) -> Result<f64, Error> {
     required(scaling, "factor")
 }
 
-fn required(scaling: &Config<'_>, field: &'static str) -> Result<f64, Error> {
+pub(crate) fn required(scaling: &Config<'_>, field: &'static str) -> Result<f64, Error> {
     let number = scaling.number(field)?.filter(|number| *number > 0.0);
     number.ok_or_else(|| wrong("rope_scaling", format!("needs '{field}', a number above 0")))
 }

@@ -121,6 +121,9 @@ pub fn calibrate(
     }
     let architecture = layout::architecture(checkpoint.config())?;
     let graph = Arc::new(model.graph);
+    if graph.nodes().iter().any(|node| matches!(node.op, Op::ExpertLinear { .. })) {
+        return Err(input("models with experts cannot be calibrated yet".into()));
+    }
     let watched = watched(&graph, architecture, options.head);
     let mut inputs: Vec<ValueId> = watched.iter().map(|watched| watched.input).collect();
     inputs.sort_unstable_by_key(|value| value.index());

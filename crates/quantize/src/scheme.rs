@@ -101,6 +101,8 @@ impl Scheme {
         let index = role::layer(name).unwrap_or(0);
         let codec = self.wanted(role, index, dimensions.layers, dimensions);
         match (self.base, fitting(codec, cols)) {
+            // llama-quantize leaves it as it is.
+            (Base::Preset(_), _) if role == Role::Router => Codec::F32,
             (Base::Preset(_), fit) => fit.unwrap_or(Codec::F16),
             (Base::Uniform(codec), _) => codec,
         }

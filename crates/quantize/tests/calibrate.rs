@@ -62,7 +62,7 @@ fn sums_are_of_what_enters_the_weights() {
     let mut values = vec![0.0; gains.cols()];
     keeve_codec::values(gains.codec(), gains.row(0), &mut values);
     let entry = &whole.entries["blk.0.attn_q.weight"];
-    let weighted = entry.means().iter().zip(&values).map(|(mean, gain)| mean / (gain * gain));
+    let weighted = entry.means().into_iter().zip(&values).map(|(mean, gain)| mean / (gain * gain));
     let mean = weighted.sum::<f32>() / values.len() as f32;
     assert!((mean - 1.0).abs() < 1e-3, "{mean}");
 }

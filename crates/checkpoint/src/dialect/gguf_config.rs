@@ -4,7 +4,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::gguf_names::{ROPE_FREQS, is_mapped};
+use super::gguf_architectures::known;
+use super::gguf_names::ROPE_FREQS;
 use crate::gguf::{Gguf, Metadata, Value as Stored};
 use crate::{Error, StoredTensor};
 
@@ -15,17 +16,6 @@ pub(crate) fn architecture(gguf: &Gguf) -> Result<&str, Error> {
     name.ok_or_else(|| Error::field(gguf.metadata.path(), key, "is missing"))
 }
 
-/// Refuses a file that is only a part of a model.
-pub(crate) fn refuse_split(metadata: &Metadata) -> Result<(), Error> {
-    match metadata.count("split.count")? {
-        Some(parts) if parts > 1 => {
-            let problem = format!("is {parts}: models split over GGUF files are not supported yet");
-            Err(Error::field(metadata.path(), "split.count", problem))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The config. Fields that the file does not give are left out; numbers are not judged here.
 ///
 /// # Errors
@@ -34,15 +24,9 @@ pub(crate) fn refuse_split(metadata: &Metadata) -> Result<(), Error> {
 pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
     let reader = Reader { metadata: &gguf.metadata, architecture };
     let tensor = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
-    if is_mapped(architecture)
-        && let Some(experts) = reader.count("expert_count")?.filter(|experts| *experts > 0)
-    {
-        let problem = format!("is {experts}: experts in GGUF files are not supported yet");
-        return Err(reader.wrong("expert_count", problem));
-    }
+    let known = known(architecture);
     let mut config = Map::new();
-    // Hugging Face's "gemma3" is the model that also sees.
-    let model_type = if architecture == "gemma3" { "gemma3_text" } else { architecture };
+    let model_type = known.map_or(architecture, |known| known.model_type);
     config.insert("model_type".into(), model_type.into());
     for (field, key) in [
         ("hidden_size", "embedding_length"),
@@ -77,13 +61,10 @@ pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
     }
     config.insert("tie_word_embeddings".into(), tensor("output.weight").is_none().into());
     config.insert("attention_bias".into(), tensor("blk.0.attn_q.bias").is_some().into());
-    if architecture == "gemma3" {
-        reader.gemma3(&mut config)?;
-    }
-    if is_mapped(architecture) {
+    if let Some(known) = known {
         config.insert("mlp_bias".into(), tensor("blk.0.ffn_up.bias").is_some().into());
-        let activation = if architecture == "gemma3" { "gelu_pytorch_tanh" } else { "silu" };
-        config.insert("hidden_act".into(), activation.into());
+        config.insert("hidden_act".into(), known.activation.into());
+        reader.own(known, &tensor, &mut config)?;
     }
     for name in ["bos_token_id", "eos_token_id"] {
         if let Some(id) = gguf.metadata.count(&format!("tokenizer.ggml.{name}"))? {
@@ -94,25 +75,25 @@ pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
 }
 
 /// Reads keys that begin with the architecture's name.
-struct Reader<'a> {
-    metadata: &'a Metadata,
-    architecture: &'a str,
+pub(super) struct Reader<'a> {
+    pub(super) metadata: &'a Metadata,
+    pub(super) architecture: &'a str,
 }
 
 impl Reader<'_> {
-    fn key(&self, key: &str) -> String {
+    pub(super) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.architecture)
     }
 
-    fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> Error {
+    pub(super) fn wrong(&self, key: &str, problem: impl std::fmt::Display) -> Error {
         Error::field(self.metadata.path(), &self.key(key), problem)
     }
 
-    fn count(&self, key: &str) -> Result<Option<u64>, Error> {
+    pub(super) fn count(&self, key: &str) -> Result<Option<u64>, Error> {
         self.metadata.count(&self.key(key))
     }
 
-    fn real(&self, key: &str) -> Result<Option<f64>, Error> {
+    pub(super) fn real(&self, key: &str) -> Result<Option<f64>, Error> {
         self.metadata.real(&self.key(key))
     }
 
@@ -129,11 +110,11 @@ impl Reader<'_> {
     }
 
     /// Width of a head: stored, or hidden width over heads as ggml has it.
-    fn head_dim(&self) -> Result<Option<u64>, Error> {
+    pub(super) fn head_dim(&self) -> Result<Option<u64>, Error> {
         let stored = self.count("attention.key_length")?;
         let value = self.count("attention.value_length")?;
         let rotated = self.count("rope.dimension_count")?;
-        if !is_mapped(self.architecture) {
+        if known(self.architecture).is_none() {
             return Ok(stored);
         }
         let computed = || {
@@ -145,6 +126,8 @@ impl Reader<'_> {
             Some(head_dim) => Some(head_dim),
             None => computed()?,
         };
+        // The heads of phi3 may turn in part.
+        let rotated = rotated.filter(|_| self.architecture != "phi3");
         for (key, other) in [("attention.value_length", value), ("rope.dimension_count", rotated)] {
             if let (Some(other), Some(head_dim)) = (other, head_dim)
                 && other != head_dim
@@ -155,46 +138,6 @@ impl Reader<'_> {
             }
         }
         Ok(head_dim)
-    }
-
-    /// Fields that only gemma3 has. The pattern of its layers is usually not stored.
-    fn gemma3(&self, config: &mut Map<String, Value>) -> Result<(), Error> {
-        if let Some(window) = self.count("attention.sliding_window")? {
-            config.insert("sliding_window".into(), window.into());
-        }
-        let key = "attention.sliding_window_pattern";
-        match self.metadata.get(&self.key(key)) {
-            Some(Stored::Array(array)) => {
-                let layers = self.count("block_count")?.unwrap_or(0);
-                let expected =
-                    || self.wrong(key, format!("does not hold {layers} truth values, one a layer"));
-                // The bound is far above any model; texts take many times the room of truth values.
-                let fits = array.len() as u64 == layers && layers <= 1 << 16;
-                let local = array.bools().filter(|_| fits).ok_or_else(expected)?;
-                let name = |local: bool| if local { "sliding_attention" } else { "full_attention" };
-                let types: Vec<_> = local.into_iter().map(name).collect();
-                config.insert("layer_types".into(), types.into());
-            }
-            _ => {
-                let pattern = self.count(key)?.unwrap_or(6);
-                config.insert("sliding_window_pattern".into(), pattern.into());
-            }
-        }
-        let local_base = self.real("rope.freq_base_swa")?.unwrap_or(10_000.0);
-        config.insert("rope_local_base_freq".into(), local_base.into());
-        if let Some(cap) = self.real("final_logit_softcapping")?.filter(|cap| *cap != 0.0) {
-            config.insert("final_logit_softcapping".into(), cap.into());
-        }
-        // Not stored either: the width of a head, except in the model of 62 layers.
-        let heads = self.count("attention.head_count")?.filter(|heads| *heads > 0);
-        let scalar = match (self.count("block_count")?, self.count("embedding_length")?, heads) {
-            (Some(62), Some(hidden), Some(heads)) => Some(hidden / heads),
-            _ => self.head_dim()?,
-        };
-        if let Some(scalar) = scalar {
-            config.insert("query_pre_attn_scalar".into(), scalar.into());
-        }
-        Ok(())
     }
 
     /// `rope_scaling` in Hugging Face's terms. Scaling as in Llama 3 has no metadata but a tensor

@@ -1,4 +1,4 @@
-//! GGUF models: ggml's tensor names, the row order of llama's q and k, and gemma's norms, to which
+//! GGUF models: ggml's tensor names, the row order of q and k in llama, and gemma's norms, to which
 //! the converter added the 1 that Hugging Face adds when it runs the model.
 //!
 //! Names: ggml-org/llama.cpp `gguf-py/gguf/tensor_mapping.py`. Row order: `permute` in its
@@ -9,15 +9,13 @@ use std::collections::HashSet;
 
 use keeve_codec::{Codec, PackedTensor, Parts};
 
+use super::gguf_architectures::{Architecture, known};
 use super::{Entry, packed};
 use crate::gguf::Gguf;
 use crate::{Error, StoredTensor, StoredType};
 
 /// The divisors of rope frequencies; they become part of the config.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
-
-/// Architectures whose tensors are those of their Hugging Face namesakes.
-const ARCHITECTURES: [&str; 4] = ["gemma3", "llama", "qwen2", "qwen3"];
 
 /// Modules outside layers.
 const GLOBAL: [(&str, &str); 3] =
@@ -38,21 +36,9 @@ const LAYER: [(&str, &str); 11] = [
     ("ffn_down", "mlp.down_proj"),
 ];
 
-/// Modules of a gemma3 layer that are called otherwise, or that other architectures lack.
-const GEMMA3_LAYER: [(&str, &str); 3] = [
-    ("post_attention_norm", "post_attention_layernorm"),
-    ("ffn_norm", "pre_feedforward_layernorm"),
-    ("post_ffw_norm", "post_feedforward_layernorm"),
-];
-
-/// Whether the tensors of an architecture have canonical names.
-pub(super) fn is_mapped(architecture: &str) -> bool {
-    ARCHITECTURES.contains(&architecture)
-}
-
 /// The canonical name of a ggml tensor, if there is one: `blk.3.attn_q.weight` is
 /// `model.layers.3.self_attn.q_proj.weight`.
-fn canonical(name: &str, architecture: &str) -> Option<String> {
+fn canonical(name: &str, architecture: &Architecture) -> Option<String> {
     let (module, kind) =
         name.rsplit_once('.').filter(|(_, kind)| matches!(*kind, "weight" | "bias"))?;
     let find = |map: &[(&str, &'static str)], module: &str| {
@@ -63,7 +49,7 @@ fn canonical(name: &str, architecture: &str) -> Option<String> {
     }
     let (layer, module) = module.strip_prefix("blk.")?.split_once('.')?;
     let plain = !layer.is_empty() && layer.bytes().all(|digit| digit.is_ascii_digit());
-    let own = if architecture == "gemma3" { find(&GEMMA3_LAYER, module) } else { None };
+    let own = architecture.own(module);
     let module = own.or_else(|| find(&LAYER, module)).filter(|_| plain)?;
     Some(format!("model.layers.{layer}.{module}.{kind}"))
 }
@@ -71,6 +57,7 @@ fn canonical(name: &str, architecture: &str) -> Option<String> {
 /// The name that ggml's programs give the weight that Hugging Face calls `name` in a model of
 /// `architecture` (ggml's name of it), if there is one.
 pub fn ggml_name(name: &str, architecture: &str) -> Option<String> {
+    let known = known(architecture)?;
     let (module, kind) = name.rsplit_once('.')?;
     let (place, module) = match module.strip_prefix("model.layers.") {
         None => (String::new(), module),
@@ -79,35 +66,37 @@ pub fn ggml_name(name: &str, architecture: &str) -> Option<String> {
             (format!("blk.{layer}."), module)
         }
     };
-    let maps = GLOBAL.iter().chain(&GEMMA3_LAYER).chain(&LAYER);
-    maps.filter(|(_, own)| *own == module)
+    known
+        .layer_names()
+        .chain(GLOBAL.iter().chain(&LAYER))
+        .filter(|(_, own)| *own == module)
         .map(|(ggml, _)| format!("{place}{ggml}.{kind}"))
         // Where maps differ, reading says which one is meant.
-        .find(|ggml| canonical(ggml, architecture).as_deref() == Some(name))
-        .filter(|_| is_mapped(architecture))
+        .find(|ggml| canonical(ggml, known).as_deref() == Some(name))
 }
 
 /// Translates the tensors of a file. Those of architectures without a name map keep ggml's names,
 /// so that they can be listed.
 ///
 /// # Errors
-/// If the metadata of a llama model lack the number of heads.
+/// If the metadata of a model whose q and k were permuted lack the number of heads.
 pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, Error> {
+    let known = known(architecture);
     let scaled = scaled_modules(gguf);
     let is_scaled =
         |name: &str| name.strip_suffix(".weight").is_some_and(|module| scaled.contains(module));
     let mut entries = Vec::new();
     for tensor in &gguf.tensors {
-        let name =
-            if is_mapped(architecture) { canonical(&tensor.name, architecture) } else { None };
+        let name = known.and_then(|known| canonical(&tensor.name, known));
         let name = name.unwrap_or_else(|| tensor.name.clone());
         let heads_key = match name.rsplit_once('.').map_or("", |(module, _)| module) {
-            module if architecture != "llama" || module.is_empty() => None,
+            module if !known.is_some_and(|known| known.permuted) || module.is_empty() => None,
             module if module.ends_with(".self_attn.q_proj") => Some("head_count"),
             module if module.ends_with(".self_attn.k_proj") => Some("head_count_kv"),
             _ => None,
         };
-        let is_gemma_norm = architecture == "gemma3" && name.ends_with("norm.weight");
+        let is_more_by_one =
+            known.is_some_and(|known| known.plus_one) && name.ends_with("norm.weight");
         entries.push(match heads_key {
             _ if tensor.kind == StoredType::Codec(Codec::Nvfp4) && is_scaled(&tensor.name) => {
                 let format = tensor.kind.to_string();
@@ -116,9 +105,9 @@ pub(crate) fn translate(gguf: &Gguf, architecture: &str) -> Result<Vec<Entry>, E
                 );
                 Entry::refused(name, &[tensor], format, reason)
             }
-            None if is_gemma_norm => minus_one(name, tensor),
+            None if is_more_by_one => minus_one(name, tensor),
             Some(key) => {
-                let heads = heads(gguf, key)?;
+                let heads = heads(gguf, architecture, key)?;
                 permuted(name, tensor, heads)
             }
             None => Entry::whole(name, tensor),
@@ -133,15 +122,15 @@ fn scaled_modules(gguf: &Gguf) -> HashSet<&str> {
     gguf.tensors.iter().filter_map(|tensor| tensor.name.strip_suffix(".scale")).collect()
 }
 
-/// `llama.attention.<key>`; the number of kv heads defaults to that of heads.
-fn heads(gguf: &Gguf, key: &str) -> Result<usize, Error> {
-    let count = "llama.attention.head_count";
-    let key = format!("llama.attention.{key}");
+/// `<architecture>.attention.<key>`; the number of kv heads defaults to that of heads.
+fn heads(gguf: &Gguf, architecture: &str, key: &str) -> Result<usize, Error> {
+    let count = format!("{architecture}.attention.head_count");
+    let key = format!("{architecture}.attention.{key}");
     let found = match gguf.metadata.count(&key)? {
         Some(heads) => Some(heads),
-        None => gguf.metadata.count(count)?,
+        None => gguf.metadata.count(&count)?,
     };
-    let wrong = || Error::field(gguf.metadata.path(), count, "is missing");
+    let wrong = || Error::field(gguf.metadata.path(), &count, "is missing");
     let heads = found.ok_or_else(wrong)?;
     usize::try_from(heads)
         .map_err(|_| Error::field(gguf.metadata.path(), &key, format!("is {heads}, too many")))
@@ -163,7 +152,7 @@ fn minus_one(name: String, tensor: &StoredTensor) -> Entry {
     })
 }
 
-/// A weight or bias of llama's q or k, its rows brought to Hugging Face's order when it is read.
+/// A weight or bias of q or k, its rows brought to Hugging Face's order when it is read.
 fn permuted(name: String, tensor: &StoredTensor, heads: usize) -> Entry {
     let StoredType::Codec(codec) = tensor.kind else { return Entry::whole(name, tensor) };
     let (shape, data) = (tensor.shape.clone(), tensor.data.clone());
@@ -221,15 +210,28 @@ mod tests {
             ("blk.0.attn_q.scale", None),
             ("rope_freqs.weight", None),
         ] {
-            assert_eq!(canonical(ggml, "llama").as_deref(), name, "{ggml}");
+            let found = canonical(ggml, known("llama").unwrap());
+            assert_eq!(found.as_deref(), name, "{ggml}");
             if let Some(name) = name {
                 assert_eq!(ggml_name(name, "llama").as_deref(), Some(ggml));
             }
         }
         // The same name for different places.
-        let place = |architecture| canonical("blk.1.ffn_norm.weight", architecture).unwrap();
+        let place = |architecture: &str| {
+            canonical("blk.1.ffn_norm.weight", known(architecture).unwrap()).unwrap()
+        };
         assert_eq!(place("llama"), "model.layers.1.post_attention_layernorm.weight");
         assert_eq!(place("gemma3"), "model.layers.1.pre_feedforward_layernorm.weight");
+        let up = |architecture: &str, name: &str| canonical(name, known(architecture).unwrap());
+        assert_eq!(
+            up("phi3", "blk.1.ffn_up.weight").unwrap(),
+            "model.layers.1.mlp.gate_up_proj.weight"
+        );
+        assert_eq!(
+            up("llama", "blk.1.ffn_up_exps.weight").unwrap(),
+            "model.layers.1.block_sparse_moe.switch_mlp.up_proj.weight"
+        );
+        assert_eq!(up("qwen3", "blk.1.ffn_up_exps.weight"), None);
         let post = "model.layers.1.post_attention_layernorm.weight";
         assert_eq!(ggml_name(post, "llama").as_deref(), Some("blk.1.ffn_norm.weight"));
         assert_eq!(ggml_name(post, "gemma3").as_deref(), Some("blk.1.post_attention_norm.weight"));

@@ -2,20 +2,28 @@
 //! under their canonical (Hugging Face) names and how each is put together. To add a dialect, write
 //! a file here and name it in [`translate`].
 
+mod awq;
+mod bitnet;
+mod compressed_config;
 mod compressed_tensors;
+mod fp8;
+mod gguf_architectures;
 pub(crate) mod gguf_config;
 pub(crate) mod gguf_names;
+mod gguf_own_config;
+mod gptq;
 mod hf;
 mod integers;
 mod mlx_affine;
 mod mlx_kquant;
+mod modules;
 
 use std::path::{Path, PathBuf};
 
 use keeve_codec::{Codec, PackedTensor, Parts};
 use serde_json::Value;
 
-use crate::{Error, StoredTensor, StoredType};
+use crate::{ActivationScheme, Error, StoredTensor, StoredType};
 
 /// A tensor of a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,8 +41,10 @@ pub struct TensorInfo {
     pub codec: Option<Codec>,
     /// The format by name: the codec's, or what the file calls it (`I64`, `iq2_xxs`, `mxfp4`).
     pub format: String,
-    /// Bytes over all parts.
+    /// Bytes over all parts, as stored.
     pub bytes: u64,
+    /// How the checkpoint says the inputs of its products are rounded; `None` if it does not.
+    pub activations: Option<ActivationScheme>,
 }
 
 type Build = dyn Fn() -> Result<PackedTensor, String> + Send + Sync;
@@ -83,6 +93,12 @@ impl Entry {
         })
     }
 
+    /// The same, with what the checkpoint says about inputs.
+    fn with_activations(mut self, activations: Option<ActivationScheme>) -> Self {
+        self.info.activations = activations;
+        self
+    }
+
     /// Puts the tensor together.
     pub(crate) fn tensor(&self) -> Result<PackedTensor, Error> {
         (self.build)().map_err(|problem| Error::tensor(&self.info.file, &self.info.name, problem))
@@ -98,6 +114,7 @@ fn describe(name: String, stored: &[&StoredTensor], format: String) -> TensorInf
         codec: None,
         format,
         bytes: stored.iter().map(|tensor| tensor.data.len() as u64).sum(),
+        activations: None,
     }
 }
 
@@ -147,25 +164,39 @@ pub(crate) fn translate(
     config_path: &Path,
     stored: &[StoredTensor],
 ) -> Result<Translation, Error> {
-    match quantization(config, config_path)? {
-        Some((field, block)) if is_compressed_tensors(field, block) => {
-            compressed_tensors::translate(config_path, field, block, stored)
-        }
-        Some((field, block)) => match block.get("mode").and_then(Value::as_str) {
-            Some("kquant") => mlx_kquant::translate(config_path, field, block, stored),
-            _ => mlx_affine::translate(config, config_path, Some((field, block)), stored),
-        },
-        None if mlx_affine::looks_like_it(stored) => {
-            mlx_affine::translate(config, config_path, None, stored)
-        }
-        None => Ok(hf::translate(stored)),
+    let Some((field, block)) = quantization(config, config_path)? else {
+        return match mlx_affine::looks_like_it(stored) {
+            true => mlx_affine::translate(config, config_path, None, stored),
+            false => Ok(hf::translate(stored)),
+        };
+    };
+    if let Some(translate) = by_method(field, block) {
+        return translate(config_path, field, block, stored);
+    }
+    match block.get("mode").and_then(Value::as_str) {
+        Some("kquant") => mlx_kquant::translate(config_path, field, block, stored),
+        _ => mlx_affine::translate(config, config_path, Some((field, block)), stored),
     }
 }
 
-/// Whether a block of the config is that of compressed-tensors.
-fn is_compressed_tensors(field: &str, block: &Value) -> bool {
-    let method = block.get("quant_method");
-    field == COMPRESSION || method.is_some_and(|method| method == "compressed-tensors")
+type Translate = fn(&Path, &str, &Value, &[StoredTensor]) -> Result<Translation, Error>;
+
+/// The dialects that `quant_method` names.
+const METHODS: [(&str, Translate); 5] = [
+    ("awq", awq::translate),
+    ("bitnet", bitnet::translate),
+    ("compressed-tensors", compressed_tensors::translate),
+    ("fp8", fp8::translate),
+    ("gptq", gptq::translate),
+];
+
+/// The dialect that a block of the config names, if it names one that is known.
+fn by_method(field: &str, block: &Value) -> Option<Translate> {
+    if field == COMPRESSION {
+        return Some(compressed_tensors::translate);
+    }
+    let method = block.get("quant_method")?;
+    METHODS.into_iter().find(|(name, _)| method == name).map(|(_, translate)| translate)
 }
 
 /// The old name of compressed-tensors' block.
@@ -198,11 +229,11 @@ fn quantization<'a>(
                 return Err(Error::field(path, field, format!("contradicts '{first}'")));
             }
             (Some(_), _) => {}
-            (None, Some(_)) if is_compressed_tensors(field, block) => {
-                chosen = Some((field, block));
-            }
+            (None, Some(_)) if by_method(field, block).is_some() => chosen = Some((field, block)),
             (None, Some(method)) => {
-                let problem = format!("is {method}, which is not supported yet");
+                let method = crate::error::shown(&method.to_string());
+                let known = METHODS.map(|(name, _)| name).join(", ");
+                let problem = format!("is {method}, expected one of {known}");
                 return Err(Error::field(path, &format!("{field}.quant_method"), problem));
             }
             (None, None) if hub && block.get("mode").or(block.get("group_size")).is_none() => {

@@ -4,6 +4,7 @@
 //! record per tensor (name, dimensions, type, offset), then the tensors' bytes, each at a multiple
 //! of `general.alignment`.
 
+pub(crate) mod parts;
 mod read;
 pub mod tokenizer;
 mod types;
@@ -11,9 +12,10 @@ mod value;
 mod write;
 
 pub use crate::dialect::gguf_names::ggml_name as tensor_name;
+pub use crate::stored::Announced;
 pub use read::{Gguf, open, parse};
 pub use value::{Array, Metadata, Value, ValueType};
-pub use write::{Announced, Writer, write};
+pub use write::{Writer, write};
 
 /// First bytes of every file.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";

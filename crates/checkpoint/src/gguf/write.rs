@@ -2,23 +2,10 @@
 
 use std::path::Path;
 
-use keeve_codec::Codec;
-
 use super::value::{Value, encode_string};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_DIMENSIONS, MAX_NAME, types};
-use crate::Error;
 use crate::stream::TensorStream;
-
-/// The name, codec and shape of a tensor to be written.
-#[derive(Debug, Clone)]
-pub struct Announced {
-    /// Its name, in ggml's terms if a ggml program shall read it.
-    pub name: String,
-    /// Its codec: one that keeps everything in one part.
-    pub codec: Codec,
-    /// Its dimensions in weights, the slowest first; at most four.
-    pub shape: Vec<usize>,
-}
+use crate::{Announced, Error};
 
 /// Writes a file tensor by tensor, so that no more than one need be in memory.
 pub struct Writer {

@@ -49,6 +49,40 @@ pub fn model(config: serde_json::Value, tensors: &[(&str, &str, &[usize], usize)
     ]
 }
 
+/// A tensor with its bytes: name, type, shape.
+pub type Tensor = (String, &'static str, Vec<usize>, Vec<u8>);
+
+pub fn tensor(name: &str, dtype: &'static str, shape: &[usize], bytes: Vec<u8>) -> Tensor {
+    (name.into(), dtype, shape.into(), bytes)
+}
+
+/// A model of these tensors, whose bytes count, with this config.
+pub fn model_of(config: serde_json::Value, tensors: &[Tensor]) -> Model {
+    let described: Vec<(&str, &str, &[usize], usize)> = tensors
+        .iter()
+        .map(|(name, kind, shape, data)| (&**name, *kind, &**shape, data.len()))
+        .collect();
+    let mut file = safetensors_of(&described);
+    let data: usize = tensors.iter().map(|(.., data)| data.len()).sum();
+    file.truncate(file.len() - data);
+    tensors.iter().for_each(|(.., data)| file.extend(data));
+    vec![
+        ("config.json".into(), config.to_string().into_bytes()),
+        ("model.safetensors".into(), file),
+    ]
+}
+
+/// Numbers that are the same on every run: Knuth's MMIX generator.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, end: u32) -> u32 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (((self.0 >> 32) * u64::from(end)) >> 32) as u32
+    }
+}
+
 /// A small valid GGUF of a llama with two heads of four, one kv head, and permuted q and k.
 pub fn llama_gguf() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! What attention asks of registers beyond [`Lanes`], and functions on them.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 use crate::vector::{Lanes, exp};
@@ -16,6 +17,7 @@ pub(super) trait AttentionLanes: Lanes {
     unsafe fn round_to_bf16(self) -> Self;
 }
 
+#[cfg(target_arch = "x86_64")]
 impl AttentionLanes for __m256 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -36,6 +38,7 @@ impl AttentionLanes for __m256 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl AttentionLanes for __m512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

@@ -33,19 +33,21 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_steps;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod blocks;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod single;
 mod singles;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod stage;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tier;
 
 use std::ops::Range;
@@ -103,6 +105,13 @@ pub(crate) fn attention_kernels(isa: Isa) -> Option<Arc<dyn AttentionKernels>> {
         Isa::Amx => amx::AmxAttention::detect().map(|tier| Arc::new(tier) as _),
         #[cfg(not(target_arch = "x86_64"))]
         Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
+        // Attention multiplies no bytes: all have the same.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => {
+            crate::vector::Neon::detect().map(|tier| Arc::new(tier) as _)
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => None,
     }
 }
 

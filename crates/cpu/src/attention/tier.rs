@@ -1,5 +1,6 @@
 //! Attention of the vector tiers, compiled for each set of instructions.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
@@ -7,7 +8,10 @@ use super::blocks::blocks;
 use super::single::split;
 use super::{AttentionKernels, Numbers, Partial, Queries};
 use crate::scratch::Scratch;
+#[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
+#[cfg(target_arch = "aarch64")]
+use crate::vector::{Floats, Neon};
 
 /// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
 macro_rules! attention {
@@ -58,5 +62,10 @@ macro_rules! attention {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 attention!(Avx2: __m256, "avx2" "fma" "f16c");
+#[cfg(target_arch = "x86_64")]
 attention!(Avx512: __m512, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl");
+// Two registers: enough sums to hide the latency of one behind others.
+#[cfg(target_arch = "aarch64")]
+attention!(Neon: Floats<2>, "neon");

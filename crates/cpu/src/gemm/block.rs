@@ -60,6 +60,7 @@ impl SumTile {
     pub const ZERO: Self = Self([0.0; TILE * TILE]);
 
     /// The same bits as `i32`.
+    #[cfg(target_arch = "x86_64")]
     pub fn i32(&self) -> &[i32; TILE * TILE] {
         // SAFETY: same size and alignment, and any bits are a number.
         unsafe { &*(&raw const self.0).cast() }

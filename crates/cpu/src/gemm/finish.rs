@@ -3,7 +3,7 @@
 use super::block::{SumTile, TILE};
 use super::operands::{Group, Product, Sums};
 use crate::shared_out::SharedOut;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::vector::Lanes;
 
 /// How sums become results.
@@ -105,7 +105,7 @@ impl Finish<'_> {
     ///
     /// # Safety
     /// The group must be the task's own, and the machine must have the instructions of `V`.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]
     pub unsafe fn finish_lanes<V: Lanes>(&self, part: &Finished<'_>) {
         let width = (part.group.tiles * TILE).min(self.n - part.start);

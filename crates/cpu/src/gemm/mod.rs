@@ -26,15 +26,21 @@ mod amx;
 mod amx_products;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod bf16_lanes;
 mod block;
 mod finish;
+#[cfg(target_arch = "aarch64")]
+mod int_lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod operands;
 mod oracle;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod rate;
 mod rows;
+#[cfg(target_arch = "aarch64")]
+mod smmla;
 mod source;
 mod unit;
 #[cfg(target_arch = "x86_64")]

@@ -47,6 +47,7 @@ impl Operands<'_> {
     }
 
     /// The blocks of a tile of weights.
+    #[cfg(target_arch = "x86_64")]
     pub fn weights_row(&self, tile: usize) -> &[&Panel] {
         &self.weights[tile * self.blocks..][..self.blocks]
     }
@@ -99,6 +100,7 @@ pub(super) enum Product {
 
 /// Memory that is wanted in the second level of cache by the time the next panel begins: addresses
 /// of [`AHEAD_BYTES`] each, fetched little by little between the products of this one.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Only the tile unit asks for it.
 pub(super) struct Ahead {
     addresses: Vec<*const u8>,
     taken: usize,
@@ -118,6 +120,7 @@ impl Ahead {
     }
 
     /// The next group's addresses, the same number for each of its steps, and that number.
+    #[cfg(target_arch = "x86_64")]
     pub fn take(&mut self, steps: usize) -> (&[*const u8], usize) {
         let rest = &self.addresses[self.taken..];
         let per_step = self.per_group.div_ceil(steps.max(1)).min(rest.len() / steps.max(1));

@@ -1,6 +1,8 @@
 //! The units that multiply, chosen by tier.
 
 use super::finish::{Finish, Finished};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::operands::{Ahead, Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
@@ -22,6 +24,8 @@ pub(super) enum Unit {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Amx(Amx),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Unit {
@@ -34,9 +38,19 @@ impl Unit {
                 Isa::Avx2 => Self::Avx2,
                 Isa::Avx512 => Self::Avx512,
                 Isa::Amx => Amx::detect().map_or(Self::Avx512, Self::Amx),
+                Isa::Neon | Isa::Dotprod | Isa::I8mm => Self::Oracle,
             };
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        if crate::kernels::kernels(isa).is_some() {
+            return match isa {
+                Isa::Neon => Self::Neon(Neon::Plain),
+                Isa::Dotprod => Self::Neon(Neon::Dotprod),
+                Isa::I8mm => Self::Neon(Neon::I8mm),
+                Isa::Scalar | Isa::Avx2 | Isa::Avx512 | Isa::Amx => Self::Oracle,
+            };
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let _ = isa;
         Self::Oracle
     }
@@ -51,6 +65,8 @@ impl Unit {
             Self::Avx512 => Started::Avx512,
             #[cfg(target_arch = "x86_64")]
             Self::Amx(amx) => Started::Amx(amx.tiles()),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(neon) => Started::Neon(neon),
         }
     }
 }
@@ -64,6 +80,8 @@ pub(super) enum Started {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Amx(Tiles),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 impl Started {
@@ -94,6 +112,8 @@ impl Started {
         let starts_itself = matches!(self, Self::Amx(_));
         #[cfg(not(target_arch = "x86_64"))]
         let starts_itself = false;
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ahead;
         if fresh && !starts_itself {
             *sums = Sums::ZERO;
         }
@@ -122,6 +142,9 @@ impl Started {
             Self::Avx2 => unsafe {
                 avx2::multiply(operands, group, product, sums);
             },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(neon) => unsafe { neon.multiply(operands, group, product, sums) },
         }
     }
 
@@ -154,6 +177,8 @@ impl Started {
                 Self::Avx2 => on_avx2(finish, part),
                 #[cfg(target_arch = "x86_64")]
                 Self::Avx512 | Self::Amx(_) => on_avx512(finish, part),
+                #[cfg(target_arch = "aarch64")]
+                Self::Neon(_) => Neon::finish(finish, part),
             }
         }
     }

@@ -2,12 +2,11 @@
 //! block, scales applied as they are stored. The order of `f32` operations is that of
 //! [`crate::scalar::oracle`], so that results are the same bits.
 
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-
 use keeve_codec::{Float, Group, Scaling};
 
 use super::ints::IntLanes;
 use super::lanes::Lanes;
+use super::prefetch::prefetch;
 use crate::panel::TILE_ROWS;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
@@ -115,9 +114,7 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
 #[inline(always)]
 fn ask_ahead(at: *const u8, lines: usize) {
     for line in 0..lines {
-        // SAFETY: every x86-64 processor has the instruction, and it does nothing for addresses that
-        // cannot be read, as there are past the end of a tensor.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast()) };
+        prefetch(at.wrapping_add(AHEAD + line * LINE));
     }
 }
 
@@ -249,7 +246,8 @@ impl Scales {
     }
 }
 
-/// What is added to unsigned codes to make them out of stored ones, and the code that is zero then.
+/// What makes bytes that registers multiply out of stored codes, by exclusive or, and the code that is
+/// zero then. Codes of 8 bits are moved by 128 if they are not of the registers' kind.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.
@@ -257,10 +255,12 @@ impl Scales {
 unsafe fn zero_of<V: IntLanes>(layout: &Layout) -> (V, i32) {
     // SAFETY: the caller's promise.
     unsafe {
-        if layout.codes.signed {
-            (V::splat(0x8080_8080_u32 as i32), 128)
+        let zero = i32::from(layout.codes.zero);
+        if layout.codes.bits < 8 || layout.codes.signed == V::SIGNED {
+            (V::splat(0), zero)
         } else {
-            (V::splat(0), layout.codes.zero.into())
+            let moved = if layout.codes.signed { 128 } else { -128 };
+            (V::splat(0x8080_8080_u32 as i32), zero + moved)
         }
     }
 }

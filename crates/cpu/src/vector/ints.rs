@@ -1,5 +1,6 @@
 //! Registers of integers: 32-bit lanes, each of which may be four bytes or two 16-bit numbers.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 use super::lanes::Lanes;
@@ -15,6 +16,9 @@ pub(crate) trait IntLanes: Copy {
 
     /// Lanes of the register.
     const COUNT: usize;
+
+    /// Whether [`IntLanes::dot`] takes codes as signed bytes.
+    const SIGNED: bool;
 
     /// `value` in every lane.
     unsafe fn splat(value: i32) -> Self;
@@ -56,8 +60,9 @@ pub(crate) trait IntLanes: Copy {
     /// Products of signed 16-bit numbers over 2^15, rounded to nearest, halves up.
     unsafe fn mul_high16(self, other: Self) -> Self;
 
-    /// `self` plus, in each lane, the sum of the products of four unsigned bytes of `codes` with four
-    /// signed ones of `by`, exactly. `SMALL`: the unsigned ones are below 128.
+    /// `self` plus, in each lane, the sum of the products of four bytes of `codes`, which are unsigned
+    /// unless [`IntLanes::SIGNED`], with four signed ones of `by`, exactly. `SMALL`: those of `codes` are
+    /// from 0 to 127, so that it does not matter.
     unsafe fn dot<const SMALL: bool>(self, codes: Self, by: Self) -> Self;
 
     /// As floats, rounded to nearest.
@@ -78,13 +83,20 @@ macro_rules! shift {
     };
 }
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use shift;
+
 /// Bytes that are even, of each 16-bit number.
+#[cfg(target_arch = "x86_64")]
 const LOW: i16 = 0xff;
 
+#[cfg(target_arch = "x86_64")]
 impl IntLanes for __m256i {
     type Floats = __m256;
 
     const COUNT: usize = 8;
+
+    const SIGNED: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -192,10 +204,13 @@ impl IntLanes for __m256i {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl IntLanes for __m512i {
     type Floats = __m512;
 
     const COUNT: usize = 16;
+
+    const SIGNED: bool = false;
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

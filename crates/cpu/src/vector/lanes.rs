@@ -1,5 +1,6 @@
-//! Registers of `f32` lanes. What differs between the x86-64 tiers is all here.
+//! Registers of `f32` lanes, and those of x86-64. Those of aarch64 are in [`super::neon`].
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 /// A register of `f32` lanes of one tier.
@@ -86,6 +87,7 @@ pub(crate) trait Lanes: Copy {
 ///
 /// # Safety
 /// The machine must have F16C.
+#[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "f16c")]
 pub(crate) unsafe fn widen_f16(bytes: [u8; 2]) -> f32 {
@@ -93,8 +95,10 @@ pub(crate) unsafe fn widen_f16(bytes: [u8; 2]) -> f32 {
 }
 
 /// A window on this, `8 - count` entries in, selects the first `count` of eight lanes.
+#[cfg(target_arch = "x86_64")]
 static FIRST_OF_EIGHT: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
+#[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
 fn first_of_eight(count: usize) -> __m256i {
@@ -103,6 +107,7 @@ fn first_of_eight(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(window.as_ptr().cast()) }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Lanes for __m256 {
     const COUNT: usize = 8;
 
@@ -270,10 +275,12 @@ impl Lanes for __m256 {
 }
 
 /// Selects the first `count` of sixteen lanes.
+#[cfg(target_arch = "x86_64")]
 fn first_of_sixteen(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Lanes for __m512 {
     const COUNT: usize = 16;
 

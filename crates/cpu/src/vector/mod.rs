@@ -6,12 +6,31 @@
 mod decode;
 mod ints;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_ints;
+#[cfg(target_arch = "aarch64")]
+mod neon_products;
 mod panels;
+mod prefetch;
 mod tier;
 mod unpack;
 
 pub(crate) use lanes::Lanes;
-pub(crate) use tier::{Avx2, Avx512};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use {
+    ints::IntLanes,
+    neon::{Floats, widen_f16},
+    neon_ints::{DotInts, WideInts},
+    neon_products::smmla,
+    tier::{Dotprod, Neon},
+};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {
+    lanes::widen_f16,
+    tier::{Avx2, Avx512},
+};
 
 /// Rows of a tile of [`dots`].
 const TILE_ROWS: usize = 4;

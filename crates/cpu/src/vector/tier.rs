@@ -1,10 +1,21 @@
 //! The vector tiers: the same primitives, compiled for each set of instructions.
 
-use std::arch::x86_64::{__m256, __m256i, __m512, __m512i};
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected as detected;
+#[cfg(target_arch = "x86_64")]
+use std::arch::{
+    is_x86_feature_detected as detected,
+    x86_64::{__m256, __m256i, __m512, __m512i},
+};
 
 use keeve_codec::{Codec, Row};
 
 use super::{decode, dots, panels, rms_norm, silu, unpack};
+#[cfg(target_arch = "aarch64")]
+use super::{
+    neon::Floats,
+    neon_ints::{DotInts, WideInts},
+};
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -19,7 +30,7 @@ macro_rules! tier {
         impl $name {
             /// The tier, if this machine has it.
             pub fn detect() -> Option<&'static Self> {
-                let found = true $(&& is_x86_feature_detected!($feature))+;
+                let found = true $(&& detected!($feature))+;
                 found.then_some(&Self(()))
             }
         }
@@ -171,13 +182,27 @@ macro_rules! tier {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
 tier!(
     /// AVX2 with FMA and F16C: 16 registers of 8 lanes.
     Avx2: __m256, __m256i, 2 columns, "avx2" "fma" "f16c"
 );
 
+#[cfg(target_arch = "x86_64")]
 tier!(
     /// AVX-512 F, BW, DQ, VL and VNNI: 32 registers of 16 lanes.
     Avx512: __m512, __m512i, 4 columns, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl"
         "avx512vnni"
+);
+
+#[cfg(target_arch = "aarch64")]
+tier!(
+    /// NEON: 32 registers of four lanes.
+    Neon: Floats<1>, WideInts, 4 columns, "neon"
+);
+
+#[cfg(target_arch = "aarch64")]
+tier!(
+    /// NEON with `sdot`.
+    Dotprod: Floats<1>, DotInts, 4 columns, "neon" "dotprod"
 );

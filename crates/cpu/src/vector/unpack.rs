@@ -7,13 +7,14 @@
 
 use keeve_codec::{Codec, Float, Group, Row};
 
-use super::lanes::{Lanes, widen_f16};
+use super::lanes::Lanes;
+use super::widen_f16;
 
 /// Unpacks a row. Codecs without a loop of their own go through [`keeve_codec::values`], which
 /// defines the result for all: slower, but the same numbers.
 ///
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 pub(super) unsafe fn unpack<V: Lanes>(codec: Codec, row: Row<'_>, out: &mut [f32]) {
     // SAFETY: the caller vouches for the instructions.
@@ -95,7 +96,7 @@ fn signed(bytes: &[u8]) -> &[i8] {
 /// Value `index` of an array of scales.
 ///
 /// # Safety
-/// The machine must have F16C.
+/// The machine must have the instructions of [`widen_f16`].
 #[inline(always)]
 unsafe fn scale_at(float: Float, bytes: &[u8], index: usize) -> f32 {
     match float {
@@ -126,7 +127,7 @@ fn bf16s(data: &[u8], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn f16s<V: Lanes>(data: &[u8], out: &mut [f32]) {
     let mut data = data.chunks_exact(2 * V::COUNT);
@@ -142,7 +143,7 @@ unsafe fn f16s<V: Lanes>(data: &[u8], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn q4_0<V: Lanes>(data: &[u8], out: &mut [f32]) {
     for (block, out) in data.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -158,7 +159,7 @@ unsafe fn q4_0<V: Lanes>(data: &[u8], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn q8_0<V: Lanes>(data: &[u8], out: &mut [f32]) {
     for (block, out) in data.as_chunks::<34>().0.iter().zip(out.as_chunks_mut::<32>().0) {
@@ -170,7 +171,7 @@ unsafe fn q8_0<V: Lanes>(data: &[u8], out: &mut [f32]) {
 /// The head of Q4_K and Q5_K: scales and minimums of the eight runs of a block.
 ///
 /// # Safety
-/// The machine must have F16C.
+/// The machine must have the instructions of [`widen_f16`].
 #[inline(always)]
 unsafe fn k_head(head: &[u8; 16]) -> [(f32, f32); 8] {
     // SAFETY: the caller vouches for the instruction.
@@ -189,7 +190,7 @@ unsafe fn k_head(head: &[u8; 16]) -> [(f32, f32); 8] {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn q4_k<V: Lanes>(data: &[u8], out: &mut [f32]) {
     for (block, out) in data.as_chunks::<144>().0.iter().zip(out.as_chunks_mut::<256>().0) {
@@ -209,7 +210,7 @@ unsafe fn q4_k<V: Lanes>(data: &[u8], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn q5_k<V: Lanes>(data: &[u8], out: &mut [f32]) {
     for (block, out) in data.as_chunks::<176>().0.iter().zip(out.as_chunks_mut::<256>().0) {
@@ -236,7 +237,7 @@ unsafe fn q5_k<V: Lanes>(data: &[u8], out: &mut [f32]) {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn q6_k<V: Lanes>(data: &[u8], out: &mut [f32]) {
     for (block, out) in data.as_chunks::<210>().0.iter().zip(out.as_chunks_mut::<256>().0) {
@@ -276,7 +277,7 @@ fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn affine4<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut [f32]) {
     let groups = row.data.chunks_exact(group / 2).zip(out.chunks_exact_mut(group));
@@ -293,7 +294,7 @@ unsafe fn affine4<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut 
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn affine8<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut [f32]) {
     let groups = row.data.chunks_exact(group).zip(out.chunks_exact_mut(group));
@@ -307,7 +308,7 @@ unsafe fn affine8<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut 
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn int8<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut [f32]) {
     let groups = row.data.chunks_exact(group).zip(out.chunks_exact_mut(group));
@@ -318,7 +319,7 @@ unsafe fn int8<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut [f3
 }
 
 /// # Safety
-/// The machine must have the instructions of `V` and F16C.
+/// The machine must have the instructions of `V` and those of [`widen_f16`].
 #[inline(always)]
 unsafe fn int4<V: Lanes>(group: usize, float: Float, row: Row<'_>, out: &mut [f32]) {
     let groups = row.data.chunks_exact(group / 2).zip(out.chunks_exact_mut(group));

@@ -39,6 +39,18 @@ impl Named {
         let encoded = encode(codec, rows, cols, values, EncodeOptions::default());
         self.0.insert(name.into(), encoded.expect("weights that can be encoded").tensor);
     }
+
+    /// The weight of a graph: a vector, a matrix or a stack of experts' matrices.
+    pub fn add_for(&mut self, weight: &keeve_graph::Weight, codec: Codec, values: &[f32]) {
+        let experts = weight.experts.unwrap_or(1);
+        self.add(&weight.name, codec, experts * weight.rows, weight.cols, values);
+        if weight.experts.is_some() {
+            let (rows, cols) = (weight.rows, weight.cols);
+            let parts = self.0[&weight.name].parts().clone();
+            let stack = PackedTensor::new(codec, experts, rows, cols, parts).expect("a stack");
+            self.0.insert(weight.name.clone(), stack);
+        }
+    }
 }
 
 impl Weights for Named {

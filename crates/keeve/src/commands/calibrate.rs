@@ -40,7 +40,7 @@ pub fn run(args: &Calibrate, output: &Output) -> Outcome {
     let start = Imatrix { datasets, ..start };
     let tokens = tokenizer.encode(&text, true, false)?;
     interrupt::watch()?;
-    let bar = output.token_bar();
+    let bar = output.calibration_bar();
     let mut latest = start.clone();
     let mut save = |found: &Imatrix| -> Result<(), Error> {
         latest = found.clone();

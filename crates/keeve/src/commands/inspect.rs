@@ -1,33 +1,40 @@
 //! `keeve inspect`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use keeve::Checkpoint;
 use keeve::checkpoint::TensorInfo;
+use keeve::graph::{Graph, Op};
 use serde_json::{Value, json};
 
 use crate::args::Inspect;
-use crate::model;
+use crate::model::{self, Sum};
 use crate::output::{Outcome, Output, bytes, one_line};
 
-/// Tensors, weights and bytes of one role in one codec.
-#[derive(Default)]
-struct Sum {
-    tensors: u64,
-    weights: u64,
-    bytes: u64,
+/// Experts of a model's layers.
+struct Experts {
+    /// How many there are in a layer.
+    count: usize,
+    /// How many of them a token goes to.
+    chosen: usize,
+    /// Weights, over all layers, of those that it does not go to.
+    idle: u64,
 }
 
-impl Sum {
-    fn add(&mut self, tensor: &TensorInfo) {
-        self.tensors += 1;
-        self.weights = self.weights.saturating_add(weights(tensor));
-        self.bytes = self.bytes.saturating_add(tensor.bytes);
-    }
-
-    fn bits(&self) -> f64 {
-        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
+impl Experts {
+    /// `None` if there are none. Layers that have experts have as many.
+    fn of(graph: &Graph) -> Option<Self> {
+        let mut found: Option<Self> = None;
+        for node in graph.nodes() {
+            let Op::ExpertLinear { weight, router, .. } = node.op else { continue };
+            let weight = graph.weight(weight);
+            let count = weight.experts.unwrap_or(1).max(1);
+            let chosen = graph.node(router).shape.width / 2;
+            let idle = weight.values() / count as u64 * count.saturating_sub(chosen) as u64;
+            found.get_or_insert(Self { count, chosen, idle: 0 }).idle += idle;
+        }
+        found
     }
 }
 
@@ -41,6 +48,7 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
         roles.entry((role(&tensor.name), tensor.format.clone())).or_default().add(tensor);
         total.add(tensor);
     }
+    let experts = model.as_ref().ok().and_then(|model| Experts::of(&model.graph));
     let architecture =
         checkpoint.config().get("model_type").and_then(Value::as_str).unwrap_or("unknown");
     if output.json {
@@ -52,12 +60,19 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
             "parameters": total.weights,
             "bytes": total.bytes,
             "bits_per_weight": total.bits(),
+            "activations": activations(&checkpoint),
+            "notes": checkpoint.notes(),
             "roles": roles.iter().map(|((role, codec), sum)| json!({
                 "role": role, "codec": codec, "tensors": sum.tensors, "parameters": sum.weights,
                 "bytes": sum.bytes, "bits_per_weight": sum.bits(),
             })).collect::<Vec<_>>(),
             "config": checkpoint.config(),
         });
+        if let Some(experts) = &experts {
+            result["experts"] = json!(experts.count);
+            result["experts_per_token"] = json!(experts.chosen);
+            result["active_parameters"] = json!(total.weights.saturating_sub(experts.idle));
+        }
         if args.tensors {
             result["tensors"] = checkpoint.tensors().map(tensor_json).collect();
         }
@@ -68,6 +83,19 @@ pub fn run(args: &Inspect, output: &Output) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     output.text(&heading(&checkpoint, architecture, &total))?;
+    if let Some(Experts { count, chosen, idle }) = experts {
+        let active = total.weights.saturating_sub(idle);
+        let lines = format!(
+            "experts          {chosen} of {count} for a token\nactive           {active}\n"
+        );
+        output.text(&lines)?;
+    }
+    for activations in activations(&checkpoint) {
+        output.text(&format!("activations      {activations}\n"))?;
+    }
+    for note in checkpoint.notes() {
+        output.text(&format!("note             {note}\n"))?;
+    }
     if let Err(error) = &model {
         output.text(&format!("not runnable: {}\n", one_line(error)))?;
     }
@@ -109,17 +137,20 @@ fn heading(checkpoint: &Checkpoint, architecture: &str, total: &Sum) -> String {
     )
 }
 
+/// How the checkpoint says inputs are rounded, each way once.
+fn activations(checkpoint: &Checkpoint) -> BTreeSet<String> {
+    let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
+    schemes.map(|scheme| scheme.to_string()).collect()
+}
+
 fn tensor_json(tensor: &TensorInfo) -> Value {
     json!({
         "name": tensor.name,
         "codec": tensor.format,
         "shape": tensor.shape,
         "bytes": tensor.bytes,
+        "activations": tensor.activations.map(|scheme| scheme.to_string()),
     })
-}
-
-fn weights(tensor: &TensorInfo) -> u64 {
-    tensor.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
 }
 
 /// The part a tensor plays, the same in every layer: its name without the layer's number.

@@ -8,7 +8,7 @@ use keeve::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::args::Run;
+use crate::args::{Run, Sampling};
 use crate::output::{Failure, Outcome, Output, bytes, one_line, standard_input};
 use crate::{interrupt, model};
 
@@ -20,8 +20,8 @@ enum Prompt {
 
 pub fn run(args: &Run, output: &Output) -> Outcome {
     let (model, prompt) = model_and_prompt(args)?;
-    let template_args = template_args(args)?;
-    let sampling = sampling(args)?;
+    let template_args = template_args(args.chat_template_args.as_deref())?;
+    let sampling = sampling(&args.sampling)?;
     if args.stop.iter().any(String::is_empty) {
         return Err(Failure::usage("--stop is empty, expected a text"));
     }
@@ -141,8 +141,8 @@ fn likely_model(args: &Run, output: &Output) {
     }
 }
 
-fn template_args(args: &Run) -> Result<Map<String, Value>, Failure> {
-    let Some(text) = &args.chat_template_args else { return Ok(Map::new()) };
+pub fn template_args(given: Option<&str>) -> Result<Map<String, Value>, Failure> {
+    let Some(text) = given else { return Ok(Map::new()) };
     match serde_json::from_str(text) {
         Ok(Value::Object(map)) => Ok(map),
         _ => Err(Failure::usage("--chat-template-args must be a JSON object")),
@@ -174,8 +174,7 @@ fn prompt_ids(
     Ok(engine.chat_prompt(&messages, &options)?)
 }
 
-fn sampling(args: &Run) -> Result<SamplingParams, Failure> {
-    let flags = &args.sampling;
+pub fn sampling(flags: &Sampling) -> Result<SamplingParams, Failure> {
     let params = SamplingParams {
         temperature: flags.temp,
         top_k: flags.top_k,
@@ -222,7 +221,7 @@ fn profile_json(engine: &Engine) -> Result<Value, Failure> {
     Ok(engine.profile()?.into_iter().map(row).collect())
 }
 
-fn profile_table(engine: &Engine) -> Result<String, Failure> {
+pub fn profile_table(engine: &Engine) -> Result<String, Failure> {
     let profile = engine.profile()?;
     let total: u64 = profile.iter().map(|op| op.nanoseconds).sum();
     let mut table = format!("{:24} {:>9} {:>12} {:>6} {:>9}", "op", "calls", "ms", "%", "GB/s");

@@ -105,6 +105,13 @@ impl TestCommand {
         ran.json()
     }
 
+    /// Runs it; it must fail with `code` and one line on standard error. Gives the message.
+    pub fn fails_plainly(self, code: i32) -> String {
+        let ran = self.run();
+        // Where `--json` was asked for, standard output has the message too.
+        ran.failure(code)
+    }
+
     /// Runs it without and with `--json`; both times it must fail with `code` and one line on
     /// standard error. Gives the message.
     pub fn fails(self, code: i32) -> String {

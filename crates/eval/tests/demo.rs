@@ -1,0 +1,164 @@
+//! Evaluations of the demo model.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use keeve_checkpoint::Checkpoint;
+use keeve_codec::Bytes;
+use keeve_engine::{Canceller, Engine, EngineOptions, Event, Request};
+use keeve_eval::{Error, Observer, Scores, Text, Window, evaluate, windows};
+use keeve_graph::Activations;
+
+const TEXT: &str = "The river rises in the hills north of the town and flows south for twenty miles. \
+    In the nineteenth century it drove several mills, of which two remain. The valley is known for \
+    its orchards, and a railway line follows the river as far as the coast.\n";
+
+/// Goes on until so many predictions are judged.
+struct Until(usize, usize);
+
+impl Observer for Until {
+    fn running(&mut self, _: Canceller) {}
+
+    fn judged(&mut self, predictions: usize) -> bool {
+        self.1 += predictions;
+        self.1 < self.0
+    }
+}
+
+/// Cancels the request that comes after so many.
+struct CancelAfter(usize);
+
+impl Observer for CancelAfter {
+    fn running(&mut self, canceller: Canceller) {
+        match self.0.checked_sub(1) {
+            Some(left) => self.0 = left,
+            None => canceller.cancel(),
+        }
+    }
+
+    fn judged(&mut self, _: usize) -> bool {
+        true
+    }
+}
+
+fn engine(options: EngineOptions) -> Engine {
+    let files = keeve_demo_model::FILES.map(|(name, bytes)| (name, Bytes::new(bytes)));
+    let checkpoint = Checkpoint::from_memory(&files).unwrap();
+    let options = EngineOptions { threads: Some(2), max_context: Some(256), ..options };
+    Engine::load(&checkpoint, &options, &|_| true).unwrap()
+}
+
+fn all(text: &Text, cut: &[Window], model: &Engine, reference: Option<&Engine>) -> Scores {
+    let scores = evaluate(text, cut, model, reference, &mut Until(usize::MAX, 0)).unwrap();
+    assert!(scores.complete);
+    scores
+}
+
+/// The sum of negative log probabilities of each token after the first, all seen at once.
+fn straight(engine: &Engine, ids: &[u32]) -> f64 {
+    let request = Request {
+        prompt: ids.to_vec(),
+        max_tokens: Some(0),
+        prompt_logits: true,
+        ..Request::default()
+    };
+    let mut logits = vec![];
+    for event in engine.submit(request).unwrap() {
+        if let Event::PromptLogits { values, .. } = event {
+            logits.extend(values);
+        }
+    }
+    let rows = logits.chunks_exact(engine.info().vocabulary).zip(&ids[1..]);
+    let nll = |(row, &id): (&[f32], &u32)| {
+        let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();
+        sum.ln() - f64::from(row[id as usize])
+    };
+    rows.map(nll).sum()
+}
+
+#[test]
+fn perplexity_is_that_of_logits_taken_at_once() {
+    let engine = engine(EngineOptions::default());
+    let text = Text::new(TEXT, engine.tokenizer().unwrap()).unwrap();
+    assert_eq!(text.bos(), None);
+    let ids = text.ids();
+    let whole = windows::plain(ids.len(), 256, 256).unwrap();
+    let scores = all(&text, &whole, &engine, None);
+    let nll = straight(&engine, ids);
+    let count = (ids.len() - 1) as f64;
+    let near = |found: f64, expected: f64| {
+        assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+    };
+    assert_eq!((scores.tokens, scores.rows), (ids.len() - 1, ids.len() - 1));
+    near(scores.perplexity.value, (nll / count).exp());
+    near(scores.byte_perplexity.value, (nll / TEXT.len() as f64).exp());
+    near(scores.word_perplexity.value, (nll / TEXT.split(' ').count() as f64).exp());
+    assert_eq!((scores.perplexity.interval, scores.comparison), (None, None));
+
+    // Forgetting makes it worse, and each window is what it is alone.
+    let cut = windows::plain(ids.len(), 16, 16).unwrap();
+    let forgetful = all(&text, &cut, &engine, None);
+    let parts = cut
+        .iter()
+        .map(|window| straight(&engine, &ids[window.inputs.start..window.inputs.end + 1]));
+    near(forgetful.perplexity.value, (parts.sum::<f64>() / count).exp());
+    assert!(forgetful.perplexity.value > scores.perplexity.value);
+    let (low, high) = forgetful.perplexity.interval.unwrap();
+    assert!((low..high).contains(&forgetful.perplexity.value));
+    // Overlap helps, though not as much as seeing everything.
+    let overlapping = windows::plain(ids.len(), 16, 4).unwrap();
+    let overlapping = all(&text, &overlapping, &engine, None);
+    assert_eq!(overlapping.tokens, forgetful.tokens);
+    assert!(overlapping.perplexity.value < forgetful.perplexity.value);
+    assert!(overlapping.perplexity.value > scores.perplexity.value);
+}
+
+#[test]
+fn a_model_beside_itself_and_beside_another_mode() {
+    let float = engine(EngineOptions::default());
+    let again = engine(EngineOptions { prefill_chunk: 7, ..EngineOptions::default() });
+    let int8 = engine(EngineOptions { activations: Activations::Int8, ..EngineOptions::default() });
+    let text = Text::new(&TEXT.repeat(3), float.tokenizer().unwrap()).unwrap();
+    let cut = windows::plain(text.ids().len(), 48, 48).unwrap();
+    let same = all(&text, &cut, &again, Some(&float)).comparison.unwrap();
+    assert_eq!((same.divergence.value, same.agreement.value, same.ratio.value), (0.0, 1.0, 1.0));
+    assert_eq!(same.divergence_p99.unwrap().value, 0.0);
+    let scores = all(&text, &cut, &int8, Some(&float));
+    let other = scores.comparison.unwrap();
+    assert_eq!(other.reference_perplexity, all(&text, &cut, &float, None).perplexity);
+    let ratio = scores.perplexity.value / other.reference_perplexity.value;
+    assert!((other.ratio.value / ratio - 1.0).abs() < 1e-12);
+    let p99 = other.divergence_p99.unwrap().value;
+    assert!(0.0 < other.divergence.value && other.divergence.value < p99, "{other:?}");
+    assert!((0.8..1.0).contains(&other.agreement.value), "{other:?}");
+    // The ratio is known far better than either.
+    let width = |estimate: keeve_eval::Estimate| {
+        let (low, high) = estimate.interval.unwrap();
+        (high - low) / estimate.value
+    };
+    assert!(width(other.ratio) < width(scores.perplexity) / 3.0);
+}
+
+#[test]
+fn an_evaluation_ended_early_gives_what_it_has() {
+    let engine = engine(EngineOptions::default());
+    let text = Text::new(TEXT, engine.tokenizer().unwrap()).unwrap();
+    let cut = windows::plain(text.ids().len(), 16, 16).unwrap();
+    let part = evaluate(&text, &cut, &engine, None, &mut Until(32, 0)).unwrap();
+    assert_eq!((part.tokens, part.complete), (32, false));
+    let expected = all(&text, &cut[..2], &engine, None);
+    assert_eq!(part.byte_perplexity, expected.byte_perplexity);
+    assert!(part.byte_perplexity.value < part.word_perplexity.value);
+    let cancelled = evaluate(&text, &cut, &engine, None, &mut CancelAfter(2)).unwrap();
+    assert_eq!((cancelled.perplexity, cancelled.complete), (part.perplexity, false));
+    let nothing = evaluate(&text, &cut, &engine, None, &mut CancelAfter(0)).unwrap();
+    assert_eq!((nothing.tokens, nothing.complete), (0, false));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let engine = engine(EngineOptions::default());
+    let text = Text::new(&TEXT.repeat(9), engine.tokenizer().unwrap()).unwrap();
+    let cut = windows::plain(text.ids().len(), 257, 257).unwrap();
+    let error = evaluate(&text, &cut, &engine, None, &mut Until(9, 0)).unwrap_err();
+    assert!(matches!(error, Error::Context { window: 257, context: 256, .. }), "{error}");
+}

@@ -1,0 +1,184 @@
+//! Which files of a repository a model is made of.
+
+use crate::Error;
+use crate::name::ModelName;
+
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// What keeve reads besides weights, where a repository has it.
+const SIDE_FILES: [&str; 6] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    INDEX,
+];
+
+/// The files that make up a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// A GGUF file.
+    Gguf(String),
+    /// A folder's files, `config.json` among them. Where there is an index, it says which weights.
+    Folder {
+        files: Vec<String>,
+        /// Weight files, if there is no index.
+        weights: Vec<String>,
+    },
+}
+
+/// Chooses among the files of a repository: the one that is asked for, else `config.json` with
+/// `model*.safetensors`, else the only GGUF file. What other programs need (`.bin`, `.pth`, ONNX, second
+/// copies of the weights) is left.
+pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, Error> {
+    let has = |name: &str| names.iter().any(|other| other == name);
+    let choice = |problem: String| Error::Choice { repo: model.repo(), problem };
+    let ggufs: Vec<&String> =
+        names.iter().filter(|name| name.ends_with(".gguf") && !is_companion(name)).collect();
+    if let Some(wanted) = &model.file {
+        if wanted.ends_with(".gguf") && has(wanted) {
+            return Ok(Selection::Gguf(wanted.clone()));
+        }
+        let found: Vec<_> = ggufs.iter().filter(|name| has_label(name, wanted)).collect();
+        return match found[..] {
+            [name] => Ok(Selection::Gguf(name.to_string())),
+            [] if ggufs.is_empty() => Err(choice("holds no GGUF file".into())),
+            [] => Err(choice(format!("holds no GGUF file '{wanted}'; it holds {}", list(&ggufs)))),
+            _ => {
+                let found: Vec<_> = found.into_iter().copied().collect();
+                Err(choice(format!("'{wanted}' may be any of {}", list(&found))))
+            }
+        };
+    }
+    let weights: Vec<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
+    if has(CONFIG) && !weights.is_empty() {
+        let side = SIDE_FILES.into_iter().filter(|name| has(name));
+        let files = [CONFIG].into_iter().chain(side).map(Into::into).collect();
+        let weights = if has(INDEX) { vec![] } else { weights };
+        return Ok(Selection::Folder { files, weights });
+    }
+    match ggufs[..] {
+        [name] => Ok(Selection::Gguf(name.clone())),
+        [] => {
+            Err(choice(format!("holds neither {CONFIG} with model*.safetensors nor a GGUF file")))
+        }
+        _ => Err(choice(format!(
+            "holds several GGUF files; choose one as {}:LABEL from {}",
+            model.repo(),
+            list(&ggufs)
+        ))),
+    }
+}
+
+fn is_weights(name: &str) -> bool {
+    name.starts_with("model") && name.ends_with(".safetensors") && !name.contains('/')
+}
+
+/// Whether a GGUF file goes with a model instead of being one.
+fn is_companion(name: &str) -> bool {
+    let base = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
+    base.contains("mmproj") || base.contains("imatrix")
+}
+
+/// Whether `label` stands in a GGUF file's name as a part of its own: `Q4_K` is in `x-Q4_K.gguf`, but not
+/// in `x-Q4_K_M.gguf`.
+fn has_label(name: &str, label: &str) -> bool {
+    let stem = name.strip_suffix(".gguf").unwrap_or(name).to_ascii_lowercase();
+    let label = label.to_ascii_lowercase();
+    let bounded = |side: Option<char>| side.is_none_or(|one| matches!(one, '-' | '.' | '/'));
+    stem.match_indices(&label).any(|(at, found)| {
+        bounded(stem[..at].chars().next_back()) && bounded(stem[at + found.len()..].chars().next())
+    })
+}
+
+/// Names for a person, not too many.
+fn list(names: &[&String]) -> String {
+    const MOST: usize = 40;
+    let shown: Vec<_> = names.iter().take(MOST).map(|name| name.as_str()).collect();
+    let more = if names.len() > MOST { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// The weight files that an index names.
+pub(crate) fn indexed(model: &ModelName, index: &[u8]) -> Result<Vec<String>, Error> {
+    let problem = || Error::Choice {
+        repo: model.repo(),
+        problem: format!("{INDEX} has no 'weight_map' of file names"),
+    };
+    let index: serde_json::Value = serde_json::from_slice(index).map_err(|_| problem())?;
+    let map = index.get("weight_map").and_then(|map| map.as_object()).ok_or_else(problem)?;
+    let mut names = vec![];
+    for name in map.values() {
+        let name = name.as_str().filter(|name| crate::name::is_part(name)).ok_or_else(problem)?;
+        names.push(name.to_owned());
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(model: &str, names: &[&str]) -> Result<Selection, String> {
+        let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
+        select(&ModelName::parse(model).unwrap(), &names).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_folder_is_config_safetensors_and_text_files_and_no_duplicates() {
+        let names = [
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "consolidated.safetensors",
+            "onnx/model.onnx",
+            "onnx/model.safetensors",
+            "tokenizer.json",
+            "original/consolidated.00.pth",
+            "vocab.json",
+            "chat_template.jinja",
+            "x.gguf",
+        ];
+        let files =
+            ["config.json", "tokenizer.json", "chat_template.jinja"].map(String::from).to_vec();
+        let weights = vec!["model.safetensors".to_owned()];
+        assert_eq!(chosen("a/b", &names), Ok(Selection::Folder { files, weights }));
+        let sharded = ["config.json", INDEX, "model-1.safetensors", "model-2.safetensors"];
+        let files = ["config.json", INDEX].map(String::from).to_vec();
+        assert_eq!(chosen("a/b", &sharded), Ok(Selection::Folder { files, weights: vec![] }));
+    }
+
+    #[test]
+    fn a_gguf_file_is_chosen_by_name_or_label() {
+        let names =
+            ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.Q8_0.gguf", "f16/m-F16.gguf", "mmproj-F16.gguf"];
+        let gguf = |name: &str| Ok(Selection::Gguf(name.into()));
+        assert_eq!(chosen("a/b:Q4_K_M", &names), gguf("m-Q4_K_M.gguf"));
+        assert_eq!(chosen("a/b:q8_0", &names), gguf("m.Q8_0.gguf"));
+        assert_eq!(chosen("a/b:f16", &names[..2]).unwrap_err().matches("Q4_K").count(), 2);
+        assert_eq!(chosen("a/b:m-Q4_K_S.gguf", &names), gguf("m-Q4_K_S.gguf"));
+        assert!(chosen("a/b:Q4_K", &names).unwrap_err().contains("holds no GGUF file 'Q4_K'; it"));
+        assert!(chosen("a/b:m", &names).unwrap_err().contains("may be any of"));
+        assert!(chosen("a/b", &names).unwrap_err().contains("a/b:LABEL from m-Q4_K_M.gguf, "));
+        assert_eq!(chosen("a/b", &["m.gguf", "mmproj.gguf", "config.json"]), gguf("m.gguf"));
+        assert!(chosen("a/b:x", &["config.json"]).unwrap_err().contains("holds no GGUF file"));
+        assert!(
+            chosen("a/b", &["pytorch_model.bin", "config.json"]).unwrap_err().contains("neither")
+        );
+    }
+
+    #[test]
+    fn an_index_names_files_of_its_folder_only() {
+        let model = ModelName::parse("a/b").unwrap();
+        let index = br#"{"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}"#;
+        assert_eq!(indexed(&model, index).unwrap(), ["a.safetensors", "b.safetensors"]);
+        for bad in ["{}", "[", r#"{"weight_map": {"x": "../y"}}"#, r#"{"weight_map": {"x": 1}}"#] {
+            assert!(indexed(&model, bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! `keeve eval`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use keeve::eval::{self, Comparison, Estimate, Observer, Scores, Text, Window, windows};
+use keeve::{Canceller, Checkpoint, Engine};
+use serde_json::{Value, json};
+
+use crate::args::{Compute, Eval, Like};
+use crate::interrupt;
+use crate::model::{self, Sum};
+use crate::output::{Failure, Outcome, Output, TokenBar, bytes, one_line};
+
+/// The window where none is given.
+const WINDOW: usize = 2048;
+const LLAMA_CPP_WINDOW: usize = 512;
+
+/// A row of the table.
+struct Row {
+    name: String,
+    bytes: u64,
+    bits: f64,
+    scores: Scores,
+    peak: Option<u64>,
+}
+
+/// A model to compare with, and the text as it sees it.
+struct Reference {
+    name: String,
+    engine: Engine,
+    text: Text,
+}
+
+pub fn run(args: &Eval, output: &Output) -> Outcome {
+    interrupt::watch()?;
+    let text = read(&args.data)?;
+    let window = args.window.unwrap_or(match args.like {
+        Some(Like::LlamaCpp) => LLAMA_CPP_WINDOW,
+        None => WINDOW,
+    });
+    let compute =
+        Compute { max_context: args.compute.max_context.or(Some(window)), ..args.compute.clone() };
+    let names: Vec<Option<&str>> = match &args.models[..] {
+        [] => vec![None],
+        names => names.iter().map(|name| Some(name.as_str())).collect(),
+    };
+    // What can be wrong without loading anything is found before hours have passed.
+    let checkpoints: Vec<_> =
+        names.iter().map(|name| model::open(*name)).collect::<Result<_, _>>()?;
+    let reference = args.reference.as_deref().map(|name| {
+        let checkpoint = model::open(Some(name))?;
+        let engine = model::load(&checkpoint, &compute, output)?;
+        let text = Text::new(&text, engine.tokenizer()?)?;
+        Ok::<_, Failure>(Reference { name: name.into(), engine, text })
+    });
+    let reference = reference.transpose()?;
+    let mut rows = vec![];
+    let mut failure = None;
+    for (name, checkpoint) in names.iter().zip(&checkpoints) {
+        if interrupt::interrupted() {
+            break;
+        }
+        let name = name.unwrap_or("demo model");
+        let job =
+            Job { args, window, compute: &compute, text: &text, reference: reference.as_ref() };
+        match job.evaluate(name, checkpoint, output) {
+            Ok(row) => rows.push(row),
+            Err(_) if interrupt::interrupted() => break,
+            Err(problem) => {
+                failure = Some(problem);
+                break;
+            }
+        }
+    }
+    rows.retain(|row| row.scores.tokens > 0);
+    if rows.is_empty() {
+        return Err(failure.unwrap_or_else(Failure::interrupted));
+    }
+    // What was found is worth having even if a later model failed.
+    let stride = args.stride.unwrap_or(window);
+    if !output.json {
+        output.text(&table(&rows))?;
+    } else if failure.is_none() {
+        output.result(&json!({
+            "data": args.data,
+            "window": window,
+            "stride": stride,
+            "like": args.like.map(|Like::LlamaCpp| "llama.cpp"),
+            "reference": reference.as_ref().map(|reference| &reference.name),
+            "complete": rows.len() == names.len() && rows.iter().all(|row| row.scores.complete),
+            "models": rows.iter().map(row_json).collect::<Vec<_>>(),
+        }))?;
+    }
+    match failure {
+        Some(failure) => Err(failure),
+        None if interrupt::interrupted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let problem = |what: String| format!("{}: {what}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| problem(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        problem(format!("is not UTF-8 at byte {at}, expected a text"))
+    })?;
+    Ok(text)
+}
+
+/// What is the same for every model.
+struct Job<'a> {
+    args: &'a Eval,
+    window: usize,
+    compute: &'a Compute,
+    text: &'a str,
+    reference: Option<&'a Reference>,
+}
+
+impl Job<'_> {
+    fn evaluate(
+        &self,
+        name: &str,
+        checkpoint: &Checkpoint,
+        output: &Output,
+    ) -> Result<Row, Failure> {
+        // Where the system cannot forget, the peak is that of all models so far.
+        keeve::engine::memory::reset_peak();
+        let engine = model::load(checkpoint, self.compute, output)?;
+        let text = Text::new(self.text, engine.tokenizer()?)?;
+        if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
+            let problem = "turns the text into other tokens than the reference";
+            return Err(format!("{name}: {problem}").into());
+        }
+        let about = |error: eval::Error| format!("{name}: {error}");
+        let windows = self.windows(&text).map_err(about)?;
+        model::notes(&engine, output);
+        let total = windows::scored(&windows);
+        let mut follow = Follow(output.token_bar(name, total));
+        let reference = self.reference.map(|reference| &reference.engine);
+        let scores =
+            eval::evaluate(&text, &windows, &engine, reference, &mut follow).map_err(about)?;
+        drop(follow);
+        if self.compute.profile {
+            output.note(&super::run::profile_table(&engine)?);
+        }
+        let mut size = Sum::default();
+        checkpoint.tensors().for_each(|tensor| size.add(tensor));
+        let peak = keeve::engine::memory::peak();
+        Ok(Row { name: name.into(), bytes: size.bytes, bits: size.bits(), scores, peak })
+    }
+
+    fn windows(&self, text: &Text) -> Result<Vec<Window>, eval::Error> {
+        let tokens = text.ids().len();
+        let stride = self.args.stride.unwrap_or(self.window);
+        let mut cut = match self.args.like {
+            Some(Like::LlamaCpp) => windows::llama_cpp(tokens, self.window),
+            None => windows::plain(tokens, self.window, stride),
+        }?;
+        if let Some(most) = self.args.max_tokens {
+            windows::limit(&mut cut, most);
+        }
+        Ok(cut)
+    }
+}
+
+struct Follow(TokenBar);
+
+impl Observer for Follow {
+    fn running(&mut self, canceller: Canceller) {
+        interrupt::cancels(canceller);
+    }
+
+    fn judged(&mut self, predictions: usize) -> bool {
+        self.0.add(predictions);
+        !interrupt::interrupted()
+    }
+}
+
+fn row_json(row: &Row) -> Value {
+    let Scores { tokens, perplexity, byte_perplexity, word_perplexity, comparison, .. } =
+        &row.scores;
+    let compared =
+        |number: fn(&Comparison) -> Option<Estimate>| comparison.as_ref().and_then(number);
+    let divergence = compared(|beside| Some(beside.divergence));
+    let p99 = compared(|beside| beside.divergence_p99);
+    let agreement = compared(|beside| Some(beside.agreement));
+    let ratio = compared(|beside| Some(beside.ratio));
+    let reference = compared(|beside| Some(beside.reference_perplexity));
+    let value = |estimate: Option<Estimate>| estimate.map(|estimate| estimate.value);
+    let interval = |estimate: Option<Estimate>| estimate.and_then(|estimate| estimate.interval);
+    json!({
+        "model": row.name,
+        "tokens": tokens,
+        "ppl": perplexity.value,
+        "ppl_ci": perplexity.interval,
+        "byte_ppl": byte_perplexity.value,
+        "word_ppl": word_perplexity.value,
+        "bits_per_byte": byte_perplexity.value.log2(),
+        "reference_ppl": value(reference),
+        "ppl_ratio": value(ratio),
+        "ppl_ratio_ci": interval(ratio),
+        "kl_mean": value(divergence),
+        "kl_mean_ci": interval(divergence),
+        "kl_p99": value(p99),
+        "kl_p99_ci": interval(p99),
+        "top1_agreement": value(agreement),
+        "top1_agreement_ci": interval(agreement),
+        "bytes": row.bytes,
+        "bits_per_weight": row.bits,
+        "prefill_s": row.scores.time.as_secs_f64(),
+        "prefill_tokens": row.scores.rows,
+        "peak_memory": row.peak,
+        "complete": row.scores.complete,
+    })
+}
+
+/// The rows for a person: numbers with half the width of their 95 % interval.
+fn table(rows: &[Row]) -> String {
+    let mut lines = vec![vec![
+        "model".to_owned(),
+        "size".into(),
+        "bits".into(),
+        "PPL".into(),
+        "byte PPL".into(),
+        "word PPL".into(),
+        "PPL/ref".into(),
+        "KL mean".into(),
+        "KL p99".into(),
+        "top-1 %".into(),
+        "tok/s".into(),
+        "peak".into(),
+    ]];
+    for row in rows {
+        let scores = &row.scores;
+        let beside = scores.comparison.as_ref();
+        let note = if scores.complete { "" } else { " (in part)" };
+        let number = |estimate: Option<Estimate>, digits: usize| {
+            let Some(Estimate { value, interval }) = estimate else { return "-".into() };
+            let reach = interval.map(|(low, high)| format!(" ±{:.digits$}", (high - low) / 2.0));
+            format!("{value:.digits$}{}", reach.unwrap_or_default())
+        };
+        let plain = |estimate: Estimate| number(Some(Estimate { interval: None, ..estimate }), 4);
+        let percent = |share: Estimate| share.map(|share| 100.0 * share);
+        lines.push(vec![
+            format!("{}{note}", one_line(&row.name)),
+            bytes(row.bytes),
+            format!("{:.2}", row.bits),
+            number(Some(scores.perplexity), 4),
+            plain(scores.byte_perplexity),
+            format!("{:.2}", scores.word_perplexity.value),
+            number(beside.map(|beside| beside.ratio), 4),
+            number(beside.map(|beside| beside.divergence), 5),
+            number(beside.and_then(|beside| beside.divergence_p99), 4),
+            number(beside.map(|beside| percent(beside.agreement)), 2),
+            format!("{:.0}", scores.rows as f64 / scores.time.as_secs_f64().max(1e-9)),
+            row.peak.map_or_else(|| "-".into(), bytes),
+        ]);
+    }
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
+    let widths: Vec<_> = (0..lines[0].len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in &lines {
+        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+            match column {
+                0 => text += &format!("{cell:width$}"),
+                _ => text += &format!("  {cell:>width$}"),
+            }
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,156 @@
+//! `keeve eval`, on the demo model.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Model, keeve};
+use serde_json::{Value, json};
+
+const SENTENCES: &str = "The river rises in the hills north of the town and flows south for twenty \
+    miles. In the nineteenth century it drove several mills, of which two remain.\n";
+
+fn data(folder: &Model, text: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.file("text.txt");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value}"))
+}
+
+#[test]
+fn a_table_of_models_beside_a_reference() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(6));
+    let eval = |args: &[&str]| {
+        keeve(["eval"]).args(args).arg("--data").arg(&path).args(&["--window", "64"])
+    };
+    let result = eval(&[model.path(), model.path(), "--reference", model.path()]).json();
+    let fields: Vec<_> = result.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["data", "window", "stride", "like", "reference", "complete", "models"]);
+    assert_eq!((&result["window"], &result["stride"]), (&json!(64), &json!(64)));
+    assert_eq!((&result["like"], &result["complete"]), (&Value::Null, &json!(true)));
+    let [first, second] = &result["models"].as_array().unwrap()[..] else { panic!("{result}") };
+    assert_eq!(first["ppl"], second["ppl"]);
+    assert_eq!((&first["kl_mean"], &first["top1_agreement"]), (&json!(0.0), &json!(1.0)));
+    assert_eq!((&first["kl_p99"], &first["ppl_ratio"]), (&json!(0.0), &json!(1.0)));
+    assert_eq!(first["reference_ppl"], first["ppl"]);
+    let (ppl, byte, word) =
+        (number(&first["ppl"]), number(&first["byte_ppl"]), number(&first["word_ppl"]));
+    assert!(1.0 < byte && byte < ppl && ppl < word);
+    assert!((number(&first["bits_per_byte"]) - byte.log2()).abs() < 1e-12);
+    let (tokens, bytes) = (number(&first["tokens"]), SENTENCES.len() as f64 * 6.0);
+    assert!((ppl.ln() * tokens - byte.ln() * bytes).abs() < 1e-6);
+    assert!((4.9..5.1).contains(&number(&first["bits_per_weight"])));
+    assert!(number(&first["prefill_s"]) > 0.0 && number(&first["bytes"]) > 2e7);
+    if cfg!(target_os = "linux") {
+        assert!(number(&first["peak_memory"]) > 2e7);
+    }
+    let ci: Vec<_> = first["ppl_ci"].as_array().unwrap().iter().map(number).collect();
+    assert!(ci[0] < ppl && ppl < ci[1]);
+
+    // Without a reference there is nothing to compare with, and the demo model needs no name.
+    let alone = eval(&[]).json();
+    assert_eq!(alone["models"][0]["model"], "demo model");
+    assert_eq!((&alone["models"][0]["ppl"], &alone["reference"]), (&first["ppl"], &Value::Null));
+    assert_eq!(alone["models"][0]["kl_mean"], Value::Null);
+
+    let table = eval(&[model.path(), "--reference", model.path()]).ok();
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 2, "{table}");
+    for part in ["PPL", "KL mean", "top-1 %"] {
+        assert!(lines[0].contains(part), "{table}");
+    }
+    assert!(lines[1].starts_with(model.path()) && lines[1].contains(&format!("{ppl:.4} ±")));
+}
+
+#[test]
+fn what_counts_is_as_asked() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(4));
+    let eval = |args: &[&str]| keeve(["eval", "--data"]).arg(&path).args(args).json();
+    let tokens = number(&eval(&["--window", "32"])["models"][0]["tokens"]);
+    // All but the first.
+    let whole = keeve(["tokenize", "--text", &SENTENCES.repeat(4)]).json();
+    assert_eq!(tokens, whole["ids"].as_array().unwrap().len() as f64 - 1.0);
+    let chunks = (tokens + 1.0) as u64 / 32;
+    let llama = eval(&["--like", "llama.cpp", "--window", "32"]);
+    assert_eq!(
+        (&llama["like"], &llama["models"][0]["tokens"]),
+        (&json!("llama.cpp"), &json!(chunks * 15))
+    );
+    let part = &eval(&["--window", "32", "--stride", "8", "--max-tokens", "50"])["models"][0];
+    assert_eq!(part["tokens"], 50);
+    // Rows that only give context run too.
+    assert!(number(&part["prefill_tokens"]) > 50.0);
+    // How it is computed is as asked, too.
+    let int8 = &eval(&["--window", "32", "--activations", "int8"])["models"][0];
+    let float = &eval(&["--window", "32", "--threads", "1", "--prefill-chunk", "5"])["models"][0];
+    let ratio = number(&int8["ppl"]) / number(&float["ppl"]);
+    assert!(ratio != 1.0 && (0.95..1.05).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(3));
+    let text = path.to_str().unwrap();
+    let fails = |args: &[&str], code: i32, expected: &str| {
+        let message = keeve(["eval"]).args(args).fails(code);
+        assert!(message.contains(expected), "{message}");
+    };
+    fails(&["--data", "/nowhere/text"], 1, "/nowhere/text");
+    fails(&["--data", text, "--window", "8", "--stride", "9"], 1, "stride is 9, expected 1 to 8");
+    fails(&["--data", text, "--window", "99999", "--max-context", "64"], 1, "holds 64");
+    fails(&["--data", text, "--like", "llama.cpp"], 1, "expected at least 1024");
+    fails(&["--data", text, "--like", "llama.cpp", "--stride", "5"], 2, "--stride");
+    fails(&["nowhere", "--data", text], 1, "no model at 'nowhere'");
+    fails(&["--reference", "nowhere", "--data", text], 1, "no model at 'nowhere'");
+    fails(&[], 2, "--data");
+    let silent = Model::demo().remove("tokenizer.json");
+    fails(&[silent.path(), "--data", text], 1, "no tokenizer");
+    let empty = Model::demo();
+    let nothing = data(&empty, "");
+    fails(&["--data", nothing.to_str().unwrap()], 1, "the text has 0 tokens");
+    let broken = data(&empty, b"abc\xff");
+    fails(&["--data", broken.to_str().unwrap()], 1, "not UTF-8 at byte 3");
+    let other = Model::demo().json("tokenizer.json", |tokenizer| {
+        let merges = tokenizer["model"]["merges"].as_array_mut().unwrap();
+        merges.truncate(100);
+    });
+    let args = [other.path(), "--reference", model.path(), "--data", text];
+    fails(&args, 1, "turns the text into other tokens than the reference");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_prints_what_there_is() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(3000));
+    // Whether anything was judged by then depends on the machine.
+    for wait in [1, 4, 16, 64] {
+        let mut child = keeve(["eval", "--json", "--window", "64", "--data"]).arg(&path).spawn();
+        std::thread::sleep(Duration::from_secs(wait));
+        let mut kill = Command::new("kill");
+        assert!(kill.args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let mut stdout = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let result: Value = serde_json::from_str(&stdout).unwrap();
+        if result == json!({ "error": "interrupted" }) {
+            continue;
+        }
+        assert_eq!(result["complete"], false);
+        assert!(number(&result["models"][0]["tokens"]) >= 64.0);
+        return;
+    }
+    panic!("nothing judged in a minute");
+}
