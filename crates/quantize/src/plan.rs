@@ -5,7 +5,7 @@ use keeve_codec::Codec;
 use serde::Serialize;
 
 use crate::dimensions::Dimensions;
-use crate::{Error, Recipe, Role, exact, fitting, role};
+use crate::{Error, Recipe, Role, exact, fitting, gguf, role};
 
 /// How a model is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,15 +125,14 @@ impl Plan {
         let dimensions = Dimensions::of(checkpoint.config());
         let tied = checkpoint.info("lm_head.weight").is_none()
             && !checkpoint.tensors().any(|tensor| tensor.name.ends_with("lm_head.weight"));
-        let roles: Vec<(String, Role)> = checkpoint
-            .tensors()
+        let roles: Vec<(String, Role)> = weights(checkpoint)
             .map(|info| (info.name.clone(), Role::of(&info.name, info.shape.len(), tied)))
             .collect();
         recipe.check_used(&roles)?;
         let values = roles.iter().filter(|(_, role)| *role == Role::Value).count();
         let mut values_before = 0;
         let mut tensors = Vec::with_capacity(roles.len());
-        for (info, (_, role)) in checkpoint.tensors().zip(&roles) {
+        for (info, (_, role)) in weights(checkpoint).zip(&roles) {
             let (index, count) = match role {
                 Role::Value => (values_before, values),
                 _ => (role::layer(&info.name).unwrap_or(0), dimensions.layers),
@@ -163,7 +162,7 @@ impl Plan {
             let wanted = info.codec.and_then(|codec| nearest(codec, format));
             planned(info, Role::of(&info.name, info.shape.len(), false), wanted, format)
         };
-        Ok(Self { format, tensors: checkpoint.tensors().map(plan).collect::<Result<_, _>>()? })
+        Ok(Self { format, tensors: weights(checkpoint).map(plan).collect::<Result<_, _>>()? })
     }
 
     /// Bytes over all tensors.
@@ -189,6 +188,11 @@ impl Plan {
         sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.bytes));
         sums
     }
+}
+
+/// The tensors of a model that are not made from its config: a GGUF file has rope divisors among its own.
+fn weights(checkpoint: &Checkpoint) -> impl Iterator<Item = &TensorInfo> {
+    checkpoint.tensors().filter(|info| info.name != gguf::ROPE_FREQS)
 }
 
 /// The codec that is nearest to one that `format` does not hold; `None` if it does, or nothing is near.

@@ -1,5 +1,7 @@
 //! Importance matrices made by running the demo model.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 use std::path::PathBuf;
 
 use keeve_checkpoint::Checkpoint;

@@ -1,5 +1,7 @@
 //! Models written in other formats, and back.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;

@@ -1,5 +1,7 @@
 //! Plans held to files that llama.cpp's own quantizer made.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 use std::path::PathBuf;
 
 use keeve_checkpoint::Checkpoint;

@@ -209,7 +209,7 @@ fn tell(plan: &Plan, report: &Report, out: &Path, output: &Output) -> Result<(),
         bytes(total.bytes),
         total.bits(),
         report.encoded,
-        report.moved,
+        report.moved + report.rewritten,
         report.seconds,
     ))
 }

@@ -42,8 +42,7 @@ fn avx2(bits: u8, group: u16, float: Float, values: &[f32], row: &mut RowMut<'_>
 #[inline(always)]
 fn either(bits: u8, group: u16, float: Float, values: &[f32], row: &mut RowMut<'_>) -> bool {
     let largest = largest(values);
-    // False for NaN too.
-    if !(largest <= LARGEST) {
+    if largest.is_nan() || largest > LARGEST {
         return false;
     }
     match (bits, group) {

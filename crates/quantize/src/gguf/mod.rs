@@ -103,10 +103,9 @@ impl Layout {
     /// Tensors that are in no canonical checkpoint, with their names.
     pub(crate) fn extra(&self, config: &Value) -> Result<Vec<(String, PackedTensor)>, Error> {
         let Some(divisors) = rope_divisors(config) else { return Ok(Vec::new()) };
-        let name = "rope_freqs.weight";
         let tensor = PackedTensor::from_f32(1, divisors.len(), &divisors)
-            .map_err(|error| Error::tensor(name, error))?;
-        Ok(vec![(name.into(), tensor)])
+            .map_err(|error| Error::tensor(ROPE_FREQS, error))?;
+        Ok(vec![(ROPE_FREQS.into(), tensor)])
     }
 }
 
@@ -158,7 +157,10 @@ fn rope_divisors(config: &Value) -> Option<Vec<f32>> {
     }
 }
 
-/// Whether a GGUF file can hold the codec of a tensor that is in no plan.
+/// The tensor that divides rope frequencies; elsewhere its numbers are part of the config.
+pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// The codec of tensors that are in no plan.
 pub(crate) const EXTRA: Codec = Codec::F32;
 
 #[cfg(test)]
