@@ -12,6 +12,7 @@ pub mod model;
 pub mod ops;
 pub mod plot;
 pub mod random;
+pub mod random_gguf;
 pub mod shape;
 mod spread;
 

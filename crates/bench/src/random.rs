@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keeve_codec::{Codec, PackedTensor, Parts};
-use keeve_graph::{Graph, Weights};
+use keeve_graph::{Graph, WeightInfo, Weights};
 
 use crate::Error;
 use crate::codes::{self, Random};
@@ -179,6 +179,19 @@ impl Weights for RandomWeights {
         _: usize,
     ) -> Result<Vec<PackedTensor>, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.make(name)?)
+    }
+
+    fn info(&self, name: &str) -> Result<WeightInfo, Box<dyn std::error::Error + Send + Sync>> {
+        let Made { rows, cols, .. } = *self.made(name)?;
+        Ok(WeightInfo { experts: 1, rows, cols, bytes: self.bytes(name)? })
+    }
+
+    fn experts_bytes(
+        &self,
+        name: &str,
+        _: usize,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.bytes(name)?)
     }
 }
 

@@ -2,9 +2,10 @@
 //! beyond the standard library, and the only one with `unsafe`.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use keeve_codec::Bytes;
+use keeve_codec::{Bytes, Owner};
 use memmap2::Mmap;
 
 use crate::Error;
@@ -32,7 +33,31 @@ pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
     // may while it is open, and files of this crate are replaced by renaming, which keeps the
     // mapped one intact. No parser relies on reading the same bytes twice.
     let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
-    Ok(Bytes::new(map))
+    Ok(Bytes::of(Mapped(map)))
+}
+
+/// A mapped file.
+struct Mapped(Mmap);
+
+impl Owner for Mapped {
+    fn all(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The pages leave this process; the system may keep them as a part of its cache of the file.
+    #[cfg(unix)]
+    fn release(&self, range: Range<usize>) {
+        use memmap2::UncheckedAdvice;
+        // SAFETY: the map is of a file and never written to, so pages that are dropped come back from
+        // the file as they were when they are read again.
+        let _ = unsafe {
+            self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        // If the system refuses, memory is used longer than it need be; nothing is wrong.
+    }
+
+    #[cfg(not(unix))]
+    fn release(&self, _: Range<usize>) {}
 }
 
 #[cfg(test)]
@@ -46,7 +71,10 @@ mod tests {
         std::fs::write(&path, b"").unwrap();
         assert_eq!(open(&path).unwrap().len(), 0);
         std::fs::write(&path, b"abc").unwrap();
-        assert_eq!(&*open(&path).unwrap(), b"abc");
+        let bytes = open(&path).unwrap();
+        assert_eq!(&*bytes, b"abc");
+        bytes.slice(1..2).unwrap().release();
+        assert_eq!(&*bytes, b"abc");
         let error = open(folder.path()).unwrap_err().to_string();
         assert!(error.ends_with("is not a regular file"), "{error}");
         assert!(matches!(open(&folder.path().join("none")), Err(Error::Io { .. })));

@@ -4,18 +4,49 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+/// What bytes are windows of.
+pub trait Owner: Send + Sync {
+    /// All of them. Always the same.
+    fn all(&self) -> &[u8];
+
+    /// Told that the bytes `range` will hardly be read again: memory that can be had back (of a mapped
+    /// file) may be given to the system. They can be read nevertheless.
+    fn release(&self, range: Range<usize>);
+}
+
+/// An owner that has nothing to give back.
+struct Buffer<T>(T);
+
+impl<T: AsRef<[u8]> + Send + Sync> Owner for Buffer<T> {
+    fn all(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    fn release(&self, _: Range<usize>) {}
+}
+
 /// A cheaply cloned window of bytes that keeps its owner (a buffer, a mapped file) alive.
 #[derive(Clone)]
 pub struct Bytes {
-    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    owner: Arc<dyn Owner>,
     range: Range<usize>,
 }
 
 impl Bytes {
+    /// All bytes of a buffer.
+    pub fn new(buffer: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        Self::of(Buffer(buffer))
+    }
+
     /// All bytes of `owner`.
-    pub fn new(owner: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
-        let range = 0..owner.as_ref().len();
+    pub fn of(owner: impl Owner + 'static) -> Self {
+        let range = 0..owner.all().len();
         Self { owner: Arc::new(owner), range }
+    }
+
+    /// Tells the owner that these bytes will hardly be read again: [`Owner::release`].
+    pub fn release(&self) {
+        self.owner.release(self.range.clone());
     }
 
     /// The window `range` of these bytes, sharing the owner; `None` if it is out of bounds.
@@ -31,7 +62,7 @@ impl Bytes {
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &(*self.owner).as_ref()[self.range.clone()]
+        &self.owner.all()[self.range.clone()]
     }
 }
 
@@ -62,6 +93,26 @@ impl fmt::Debug for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_are_told_which_bytes_are_released() {
+        struct Told(Vec<u8>, Arc<std::sync::Mutex<Vec<Range<usize>>>>);
+        impl Owner for Told {
+            fn all(&self) -> &[u8] {
+                &self.0
+            }
+
+            fn release(&self, range: Range<usize>) {
+                self.1.lock().unwrap().push(range);
+            }
+        }
+        let told = Arc::new(std::sync::Mutex::new(vec![]));
+        let all = Bytes::of(Told((0..10).collect(), told.clone()));
+        all.slice(2..8).unwrap().slice(1..3).unwrap().release();
+        all.release();
+        assert_eq!(*told.lock().unwrap(), [3..5, 0..10]);
+        assert_eq!(all.len(), 10);
+    }
 
     #[test]
     fn windows_stay_inside() {

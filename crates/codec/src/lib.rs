@@ -58,7 +58,7 @@ mod tensor;
 mod ternary;
 
 pub use apart::{Codes, SUPER_BLOCK, Scaling, SuperBlock, codes, group_scale, super_block};
-pub use bytes::Bytes;
+pub use bytes::{Bytes, Owner};
 pub use codec::{Codec, Float, Geometry, Group};
 pub use decode::{decode, decode_row, row_values, stored_values, values};
 pub use encode::{EncodeOptions, Encoded, encode, encode_row, encode_row_with};

@@ -285,6 +285,13 @@ impl PackedTensor {
         &self.parts
     }
 
+    /// Tells who owns the bytes that they will hardly be read again: [`Bytes::release`].
+    pub fn release(&self) {
+        let Parts { data, scales, biases, global_scale } = &self.parts;
+        data.release();
+        [scales, biases, global_scale].into_iter().flatten().for_each(Bytes::release);
+    }
+
     /// Number of weights in the stack.
     pub fn len(&self) -> usize {
         self.experts * self.rows * self.cols

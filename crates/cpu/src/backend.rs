@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keeve_codec::PackedTensor;
 use keeve_graph::{
     Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
-    Slot, State, WeightId, Weights,
+    Slot, State, Weights,
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
+use crate::bf16_linear::Bf16Linear;
 use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
@@ -79,7 +80,7 @@ impl Cpu {
 pub(crate) struct LoadedWeight {
     /// For `linear`.
     pub linear: Option<Box<dyn PackedLinear>>,
-    /// For `embed`.
+    /// For `embed`, if it is not for `linear` too.
     pub table: Option<PackedTensor>,
     /// For `expert_linear`: each expert's.
     pub experts: Vec<Box<dyn PackedLinear>>,
@@ -112,9 +113,6 @@ impl Backend for Cpu {
         options: &LoadOptions<'_>,
     ) -> Result<Box<dyn Program>, Error> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
-        if options.activations == Activations::Bf16 {
-            return Err(unsupported("bf16 activations".into()));
-        }
         if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
             return Err(unsupported(format!("placement {}", node.placement)));
         }
@@ -125,12 +123,12 @@ impl Backend for Cpu {
         };
         let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
         let kernels = self.kernels;
-        let tensors = graph
+        let bytes = graph
             .weights()
             .iter()
-            .map(|weight| fetch(weight, weights))
+            .map(|weight| checked_bytes(weight, weights))
             .collect::<Result<Vec<_>, _>>()?;
-        let weight_bytes = tensors.iter().flatten().map(|tensor| tensor.bytes() as u64).sum();
+        let weight_bytes = bytes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let loading = Loading {
             options,
             kernels,
@@ -139,53 +137,37 @@ impl Backend for Cpu {
             done: AtomicU64::new(0),
             total: weight_bytes,
         };
-        let mut loaded: Vec<_> = tensors.iter().map(|_| LoadedWeight::default()).collect();
-        let tensor = |id: WeightId| &tensors[id.index()][0];
-        for node in graph.nodes() {
-            match node.op {
-                Op::Embed { table } => {
-                    let tensor = tensor(table).clone();
-                    if tensor.column_order().is_some() {
-                        let name = &graph.weight(table).name;
-                        let what = format!("embed with reordered columns (tensor {name})");
-                        return Err(unsupported(what));
-                    }
-                    loaded[table.index()].table = Some(tensor)
+        // One after the other, the largest first: beside what is packed there is one tensor as it is
+        // stored, and the large ones come while little is packed.
+        let mut order: Vec<_> = uses(&graph).into_iter().enumerate().collect();
+        order.sort_by_key(|&(index, _)| std::cmp::Reverse(bytes[index]));
+        let mut loaded: Vec<_> = bytes.iter().map(|_| LoadedWeight::default()).collect();
+        for (index, uses) in order {
+            let weight = &graph.weights()[index];
+            let loaded = &mut loaded[index];
+            if let Some(count) = weight.experts {
+                let experts = experts(weight, count, weights)?.into_iter();
+                let packed = experts.map(|expert| loading.linear(&weight.name, expert));
+                loaded.experts = packed.collect::<Result<_, _>>()?;
+                continue;
+            }
+            let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
+            check_shape(weight, (tensor.experts(), tensor.rows(), tensor.cols()))?;
+            if uses.vector {
+                let mut values = vector(&tensor);
+                if weight.one_plus {
+                    values.iter_mut().for_each(|value| *value += 1.0);
                 }
-                Op::Linear { weight, bias, .. } => {
-                    if loaded[weight.index()].linear.is_none() {
-                        let name = &graph.weight(weight).name;
-                        let linear = loading.linear(name, tensor(weight).clone())?;
-                        loaded[weight.index()].linear = Some(linear);
-                    }
-                    if let Some(bias) = bias {
-                        loaded[bias.index()].vector = Some(vector(tensor(bias)));
-                    }
+                loaded.vector = Some(values);
+            }
+            if uses.linear {
+                loaded.linear = Some(loading.linear(&weight.name, tensor)?);
+            } else if uses.table {
+                if tensor.column_order().is_some() {
+                    let what = format!("embed with reordered columns (tensor {})", weight.name);
+                    return Err(unsupported(what));
                 }
-                Op::RmsNorm { weight, .. } => {
-                    let mut gains = vector(tensor(weight));
-                    if graph.weight(weight).one_plus {
-                        gains.iter_mut().for_each(|gain| *gain += 1.0);
-                    }
-                    loaded[weight.index()].vector = Some(gains);
-                }
-                Op::ExpertLinear { weight, .. } => {
-                    let name = &graph.weight(weight).name;
-                    let stack = tensors[weight.index()].iter();
-                    let experts = stack.map(|expert| loading.linear(name, expert.clone()));
-                    loaded[weight.index()].experts = experts.collect::<Result<_, _>>()?;
-                }
-                Op::Rope { .. }
-                | Op::Attention { .. }
-                | Op::Unary { .. }
-                | Op::Binary { .. }
-                | Op::Scale { .. }
-                | Op::ScaleRows { .. }
-                | Op::Slice { .. }
-                | Op::RoundRows { .. }
-                | Op::Router { .. }
-                | Op::ExpertSum { .. }
-                | Op::SelectRows { .. } => {}
+                loaded.table = Some(tensor);
             }
         }
         if !(options.progress)(Progress { done: weight_bytes, total: weight_bytes }) {
@@ -239,14 +221,23 @@ impl Loading<'_> {
         tensor: PackedTensor,
     ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
+        if self.options.activations == Activations::Bf16 {
+            if !self.count(tensor.bytes() as u64) {
+                return Err(Error::Cancelled);
+            }
+            let stored = StoredLinear { tensor, kernels: self.kernels };
+            return Ok(Box::new(Bf16Linear { stored, gemm: self.gemm }));
+        }
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {
             let go_on = self.count(tensor.bytes() as u64);
             let stored = StoredLinear { tensor, kernels: self.kernels };
             return match recipes {
                 _ if !go_on => Err(Error::Cancelled),
-                Recipes::UNPACKED => Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm })),
-                _ => Ok(Box::new(stored)),
+                Recipes::FLOAT => Ok(Box::new(stored)),
+                Recipes { prompt, .. } => {
+                    Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm, prompt }))
+                }
             };
         }
         let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;
@@ -268,33 +259,87 @@ impl Loading<'_> {
     }
 }
 
-/// The tensor of a weight, or those of its experts (at least one), if they have the shape that the
-/// graph expects.
-fn fetch(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<Vec<PackedTensor>, Error> {
-    let tensors = match weight.experts {
-        None => weights.weight(&weight.name).map(|tensor| vec![tensor]),
-        Some(count) => weights.experts(&weight.name, count),
-    };
-    let tensors = tensors.map_err(Error::Weight)?;
-    let expected = (1, weight.rows, weight.cols);
-    let wrong =
-        |tensor: &&PackedTensor| (tensor.experts(), tensor.rows(), tensor.cols()) != expected;
-    if let Some(tensor) = tensors.iter().find(wrong) {
-        return Err(Error::WeightShape {
-            name: weight.name.clone(),
-            found_rows: tensor.experts().saturating_mul(tensor.rows()),
-            found_cols: tensor.cols(),
-            rows: weight.rows,
-            cols: weight.cols,
-        });
+/// What a weight is used as.
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    table: bool,
+    linear: bool,
+    /// As gains or bias.
+    vector: bool,
+}
+
+/// What each weight of the graph is used as.
+fn uses(graph: &Graph) -> Vec<Uses> {
+    let mut uses = vec![Uses::default(); graph.weights().len()];
+    for node in graph.nodes() {
+        match node.op {
+            Op::Embed { table } => uses[table.index()].table = true,
+            Op::Linear { weight, bias, .. } => {
+                uses[weight.index()].linear = true;
+                if let Some(bias) = bias {
+                    uses[bias.index()].vector = true;
+                }
+            }
+            Op::RmsNorm { weight, .. } => uses[weight.index()].vector = true,
+            // Products with experts have their weights to themselves.
+            Op::ExpertLinear { .. }
+            | Op::Rope { .. }
+            | Op::Attention { .. }
+            | Op::Unary { .. }
+            | Op::Binary { .. }
+            | Op::Scale { .. }
+            | Op::ScaleRows { .. }
+            | Op::Slice { .. }
+            | Op::RoundRows { .. }
+            | Op::Router { .. }
+            | Op::ExpertSum { .. }
+            | Op::SelectRows { .. } => {}
+        }
     }
-    let expected = weight.experts.unwrap_or(1);
-    if tensors.len() != expected {
-        let found = tensors.len();
-        let problem = format!("tensor {} has {found} experts, expected {expected}", weight.name);
+    uses
+}
+
+/// Bytes of a weight as it is stored, if it has the shape that the graph expects.
+fn checked_bytes(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<u64, Error> {
+    if let Some(count) = weight.experts {
+        return weights.experts_bytes(&weight.name, count).map_err(Error::Weight);
+    }
+    let info = weights.info(&weight.name).map_err(Error::Weight)?;
+    check_shape(weight, (info.experts, info.rows, info.cols))?;
+    Ok(info.bytes)
+}
+
+/// The matrices of a weight of `count` experts, at least one.
+fn experts(
+    weight: &keeve_graph::Weight,
+    count: usize,
+    weights: &dyn Weights,
+) -> Result<Vec<PackedTensor>, Error> {
+    let experts = weights.experts(&weight.name, count).map_err(Error::Weight)?;
+    for expert in &experts {
+        check_shape(weight, (expert.experts(), expert.rows(), expert.cols()))?;
+    }
+    if experts.len() != count {
+        let found = experts.len();
+        let problem = format!("tensor {} has {found} experts, expected {count}", weight.name);
         return Err(Error::Weight(problem.into()));
     }
-    Ok(tensors)
+    Ok(experts)
+}
+
+/// Checks experts, rows and columns.
+fn check_shape(weight: &keeve_graph::Weight, found: (usize, usize, usize)) -> Result<(), Error> {
+    let (experts, rows, cols) = found;
+    if found == (1, weight.rows, weight.cols) {
+        return Ok(());
+    }
+    Err(Error::WeightShape {
+        name: weight.name.clone(),
+        found_rows: experts.saturating_mul(rows),
+        found_cols: cols,
+        rows: weight.rows,
+        cols: weight.cols,
+    })
 }
 
 fn vector(tensor: &PackedTensor) -> Vec<f32> {

@@ -4,15 +4,49 @@ use keeve_codec::PackedTensor;
 use keeve_graph::Step;
 
 use crate::kernels::Kernels;
+use crate::linear::PackedLinear;
+use crate::pool::Pool;
+use crate::shared_out::SharedOut;
 
-/// Writes the embedding of each row of `step` to `out`: a row of `table`, or what the step gives.
-pub(crate) fn embed(kernels: &dyn Kernels, table: &PackedTensor, step: &Step<'_>, out: &mut [f32]) {
-    let mut given = step.embeddings.iter().peekable();
-    for (index, (row, out)) in step.rows.iter().zip(out.chunks_exact_mut(table.cols())).enumerate()
-    {
-        match given.next_if(|(row, _)| *row == index) {
-            Some((_, values)) => out.copy_from_slice(values),
-            None => kernels.unpack(table.codec(), table.row(row.id as usize), out),
+/// Rows that a task makes.
+const TASK_ROWS: usize = 16;
+
+/// An embedding table.
+pub(crate) enum Table<'a> {
+    /// As it is stored.
+    Stored(&'a PackedTensor, &'a dyn Kernels),
+    /// As it is packed for products, if the head has the same weights.
+    Packed(&'a dyn PackedLinear),
+}
+
+impl Table<'_> {
+    fn row(&self, id: usize, out: &mut [f32]) {
+        match self {
+            Self::Stored(table, kernels) => kernels.unpack(table.codec(), table.row(id), out),
+            Self::Packed(linear) => linear.row(id, out),
         }
     }
+}
+
+/// Writes the embedding of each row of `step` to `out` (`[rows, width]`): a row of `table`, or what the
+/// step gives.
+pub(crate) fn embed(
+    table: &Table<'_>,
+    step: &Step<'_>,
+    out: &mut [f32],
+    width: usize,
+    pool: &Pool,
+) {
+    let rows = step.rows.len();
+    let out = SharedOut::new(out, width);
+    pool.run(rows.div_ceil(TASK_ROWS), |task, _| {
+        for index in task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS) {
+            // SAFETY: no two tasks have the same row.
+            let out = unsafe { out.part(index, 0..width) };
+            match step.embeddings.binary_search_by_key(&index, |&(row, _)| row) {
+                Ok(given) => out.copy_from_slice(step.embeddings[given].1),
+                Err(_) => table.row(step.rows[index].id as usize, out),
+            }
+        }
+    });
 }

@@ -6,9 +6,11 @@ use keeve_graph::ValueId;
 
 use crate::gemm::Int8Rows;
 use crate::kernels::Kernels;
+use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::recipe::Recipe;
+use crate::row_wise::RowSource;
 use crate::tiles::BLOCK;
 
 /// Activations that a task quantizes, at least.
@@ -26,15 +28,15 @@ pub(crate) struct Inputs {
     of: Option<ValueId>,
     /// For products of few rows: by [`Recipe::Block`] and by [`Recipe::Token`].
     rows: [Kept<BlockRows>; 2],
-    /// For products of many rows: by [`Recipe::Panel`] and by [`Recipe::Token`].
-    tiles: [Kept<Int8Rows>; 2],
+    /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
+    tiles: [Kept<Int8Rows>; 3],
 }
 
 impl Default for Inputs {
     fn default() -> Self {
         let rows = || Kept { made: false, value: BlockRows::EMPTY };
         let tiles = || Kept { made: false, value: Int8Rows::default() };
-        Self { of: None, rows: [rows(), rows()], tiles: [tiles(), tiles()] }
+        Self { of: None, rows: [rows(), rows()], tiles: [tiles(), tiles(), tiles()] }
     }
 }
 
@@ -51,30 +53,86 @@ impl Inputs {
         x: &'a [f32],
         kernels: &'static dyn Kernels,
     ) -> Input<'a> {
+        self.begin(value);
+        Input { x: Source::Held(x), kernels, inputs: self }
+    }
+
+    /// `value` of this step, by its rows.
+    pub fn rows<'a>(
+        &'a mut self,
+        value: ValueId,
+        rows: &'a dyn RowSource,
+        kernels: &'static dyn Kernels,
+    ) -> Input<'a> {
+        self.begin(value);
+        Input { x: Source::Rows(rows), kernels, inputs: self }
+    }
+
+    /// Forgets what was made of another value than this one.
+    fn begin(&mut self, value: ValueId) {
         if self.of != Some(value) {
             self.of = Some(value);
-            return self.fresh(x, kernels);
+            self.clear();
         }
-        Input { x, kernels, inputs: self }
     }
 
     /// `x`, which is no value of the graph.
     pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
+        self.of = None;
+        self.clear();
+        Input { x: Source::Held(x), kernels, inputs: self }
+    }
+
+    fn clear(&mut self) {
         self.rows.iter_mut().for_each(|kept| kept.made = false);
         self.tiles.iter_mut().for_each(|kept| kept.made = false);
-        Input { x, kernels, inputs: self }
+    }
+}
+
+/// Where an input is.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// All of it.
+    Held(&'a [f32]),
+    /// Its rows can be had.
+    Rows(&'a dyn RowSource),
+}
+
+impl Source<'_> {
+    /// Values of room that [`Source::row`] needs.
+    fn room(self) -> usize {
+        match self {
+            Self::Held(_) => 0,
+            Self::Rows(rows) => rows.room(),
+        }
+    }
+
+    /// A row of `cols` values.
+    fn row<'a>(&'a self, row: usize, cols: usize, room: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::Held(x) => &x[row * cols..][..cols],
+            Self::Rows(rows) => rows.row(row, room),
+        }
     }
 }
 
 /// The input of a product: `[rows, K]`.
 pub(crate) struct Input<'a> {
-    /// As it is.
-    pub x: &'a [f32],
+    x: Source<'a>,
     kernels: &'static dyn Kernels,
     inputs: &'a mut Inputs,
 }
 
 impl Input<'_> {
+    /// As it is; nothing if it can only be read row by row: see
+    /// [`crate::linear::PackedLinear::reads_rows`].
+    pub fn x(&self) -> &[f32] {
+        match self.x {
+            Source::Held(x) => x,
+            Source::Rows(_) => &[],
+        }
+    }
+
     /// The rows `rows` of `cols` columns, for products of few rows. In a step, the rows of a recipe are
     /// always the same.
     ///
@@ -106,12 +164,23 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &Int8Rows {
-        let Kept { made, value } = &mut self.inputs.tiles[(recipe == Recipe::Token) as usize];
+        let kind = match recipe {
+            Recipe::Token => 1,
+            Recipe::Fine => 2,
+            Recipe::Panel | Recipe::Block | Recipe::Float => 0,
+        };
+        let Kept { made, value } = &mut self.inputs.tiles[kind];
         if !*made {
             *made = true;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
-            value.quantize(rows.len(), cols, span, pool, |row, codes, scales| {
-                let x = &x[rows[row] * cols..][..cols];
+            let in_two = recipe == Recipe::Fine;
+            let width = if in_two { 2 * cols.next_multiple_of(PANEL_COLS) } else { cols };
+            let shape = [rows.len(), width];
+            value.quantize(shape, span, x.room(), pool, |row, codes, scales, room| {
+                let x = x.row(rows[row], cols, room);
+                if in_two {
+                    return kernels.quantize_in_two(x, codes, scales);
+                }
                 let span = span.min(codes.len());
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
             });
@@ -122,7 +191,7 @@ impl Input<'_> {
 
 /// Quantizes rows, on all threads if there are many.
 fn quantize_rows(
-    x: &[f32],
+    x: Source<'_>,
     rows: &[usize],
     k: usize,
     recipe: Recipe,
@@ -140,13 +209,14 @@ fn quantize_rows(
     let places = rows.iter().zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
-    pool.run(rows.len().div_ceil(each), |_, _| {
+    pool.run(rows.len().div_ceil(each), |_, scratch| {
+        let [room] = scratch.take([x.room()]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
             let Some(((&row, (codes, scales)), (sums, (weighted16, weighted32)))) = next else {
                 return;
             };
-            let x = &x[row * k..][..k];
+            let x = x.row(row, k, room);
             kernels.quantize(x, span, recipe.rounding(), codes, scales);
             kernels.sums(codes, scales, sums, weighted16, weighted32);
         }

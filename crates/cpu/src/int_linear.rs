@@ -52,6 +52,7 @@ impl Packed {
             return Ok(go_on.then_some(Self::Stored(Oracle { layout, tensor })));
         };
         let tiles = Tiles::pack(layout, &tensor, pool, done)?;
+        tensor.release();
         Ok(tiles.map(|tiles| Self::Tiles { tiles, kernels }))
     }
 
@@ -183,6 +184,17 @@ impl PackedLinear for IntLinear {
         }
     }
 
+    fn row(&self, index: usize, out: &mut [f32]) {
+        match &self.packed {
+            Packed::Tiles { tiles, .. } => tiles.row(index, out),
+            Packed::Stored(oracle) => keeve_codec::row_values(&oracle.tensor, index, out),
+        }
+    }
+
+    fn reads_rows(&self) -> bool {
+        true
+    }
+
     fn forward(
         &self,
         x: &mut Input<'_>,
@@ -199,13 +211,14 @@ impl PackedLinear for IntLinear {
             let out = Output { values: &mut *out, rows: Some(rows), bias };
             let few = match recipe {
                 Recipe::Block => true,
-                Recipe::Panel | Recipe::Float => false,
+                Recipe::Panel | Recipe::Fine | Recipe::Float => false,
                 Recipe::Token => rows.len() <= FEW_ROWS,
             };
             if few {
                 self.few(x.by_rows(rows, cols, recipe, pool), out, rows, pool);
             } else {
-                self.gemm.int8(&self.packed, x.by_tiles(rows, cols, recipe, pool), out, pool);
+                let x = x.by_tiles(rows, cols, recipe, pool);
+                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
             }
         };
         let Recipes { generated, prompt } = self.recipes;

@@ -30,6 +30,10 @@ pub(crate) trait Kernels: Send + Sync {
     /// Replaces each `x` by `x * sigmoid(x)`.
     fn silu(&self, x: &mut [f32]);
 
+    /// Replaces each `x`, of which there is a multiple of 16, by `e^x` as the tier computes it.
+    #[cfg(test)]
+    fn exp(&self, x: &mut [f32]);
+
     /// Quantizes a row of activations: [`quantize::row`].
     fn quantize(
         &self,
@@ -40,6 +44,11 @@ pub(crate) trait Kernels: Send + Sync {
         scales: &mut [f32],
     ) {
         quantize::row(x, cols, rounding, codes, scales);
+    }
+
+    /// Quantizes a row of activations in two parts: [`quantize::row_in_two`].
+    fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+        quantize::row_in_two(x, codes, scales);
     }
 
     /// Fills the sums of a row: [`quantize::sums`].

@@ -4,6 +4,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use keeve_graph::{KvCodec, PageId};
 
+use crate::attention::AttentionKernels;
 use crate::shared_out::SharedOut;
 use crate::zeroed::{Zeroed, numbers, numbers_mut};
 
@@ -53,8 +54,16 @@ impl KvShape {
         }
     }
 
-    /// Stores one key, or value (`[head_dim]`), at `index` of the bytes of its head.
-    fn store(&self, bytes: &mut [u8], index: usize, values: &[f32]) {
+    /// Stores one key, or value (`[head_dim]`), at `index` of the bytes of its head. `to_f16` is
+    /// [`to_f16`], or does the same.
+    #[inline(always)]
+    pub fn store(
+        &self,
+        bytes: &mut [u8],
+        index: usize,
+        values: &[f32],
+        to_f16: impl Fn(&[f32], &mut [f16]),
+    ) {
         let range = index * self.head_dim..(index + 1) * self.head_dim;
         match self.codec {
             KvCodec::F32 => numbers_mut(bytes)[range].copy_from_slice(values),
@@ -80,14 +89,27 @@ pub(crate) enum Head<'a> {
     Q8_0 { codes: &'a [i8], scales: &'a [f16] },
 }
 
+impl Head<'_> {
+    /// Where its numbers (or codes) begin.
+    pub fn start(&self) -> *const u8 {
+        match self {
+            Self::F32(values) => values.as_ptr().cast(),
+            Self::F16(values) => values.as_ptr().cast(),
+            Self::Q8_0 { codes, .. } => codes.as_ptr().cast(),
+        }
+    }
+}
+
+/// The largest binary16 number.
+pub(crate) const LARGEST_F16: f32 = 65504.0;
+
 /// Numbers to binary16, to the nearest, ties to even; those out of range to its largest.
-fn to_f16(values: &[f32], out: &mut [f16]) {
-    const LARGEST: f32 = 65504.0;
+pub(crate) fn to_f16(values: &[f32], out: &mut [f16]) {
     let mut within = [0.0; 64];
     for (values, out) in values.chunks(within.len()).zip(out.chunks_mut(within.len())) {
         let within = &mut within[..values.len()];
         for (within, value) in within.iter_mut().zip(values) {
-            *within = value.clamp(-LARGEST, LARGEST);
+            *within = value.clamp(-LARGEST_F16, LARGEST_F16);
         }
         out.convert_from_f32_slice(within);
     }
@@ -96,6 +118,7 @@ fn to_f16(values: &[f32], out: &mut [f16]) {
 /// Numbers to codes and scales: those of `q8_0` weights (`quantize_row_q8_0_ref` in
 /// ggml/src/ggml-quants.c), but for a last run that may be shorter and scales out of range, which
 /// become the largest one.
+#[inline(always)]
 fn to_q8_0(values: &[f32], codes: &mut [i8], scales: &mut [f16]) {
     let runs = values.chunks(SCALE_SPAN).zip(codes.chunks_mut(SCALE_SPAN));
     for ((values, codes), scale) in runs.zip(scales) {
@@ -170,28 +193,30 @@ pub(crate) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Stores the keys and values (`[tokens, kv_heads * head_dim]` each) of consecutive tokens from
-    /// `index` of `page` on.
+    /// Stores the key and the value (`[kv_heads * head_dim]` each) of a token at `index` of `page`.
     ///
     /// # Safety
     /// No other call may be writing to the page.
     ///
     /// # Panics
-    /// If the tokens reach beyond the page.
-    pub unsafe fn store(&self, page: PageId, index: usize, keys: &[f32], values: &[f32]) {
+    /// If the page does not have the token.
+    pub unsafe fn store(
+        &self,
+        page: PageId,
+        index: usize,
+        key: &[f32],
+        value: &[f32],
+        kernels: &dyn AttentionKernels,
+    ) {
         let KvShape { kv_heads, head_dim, .. } = self.shape;
         let len = self.shape.head_bytes();
-        let width = kv_heads * head_dim;
         // SAFETY: nobody else writes to the page, by this function's contract.
         let page = unsafe { self.pages.part(page as usize, 0..self.shape.page_bytes()) };
         for head in 0..kv_heads {
             let (key_bytes, value_bytes) = page[2 * head * len..][..2 * len].split_at_mut(len);
             let columns = head * head_dim..(head + 1) * head_dim;
-            let tokens = keys.chunks_exact(width).zip(values.chunks_exact(width));
-            for (offset, (key, value)) in tokens.enumerate() {
-                self.shape.store(key_bytes, index + offset, &key[columns.clone()]);
-                self.shape.store(value_bytes, index + offset, &value[columns.clone()]);
-            }
+            kernels.store(self.shape, key_bytes, index, &key[columns.clone()]);
+            kernels.store(self.shape, value_bytes, index, &value[columns]);
         }
     }
 }

@@ -157,7 +157,7 @@ impl TimedProduct {
             self.gemm.bf16(&self.weights, &self.bf16, out, pool);
         } else {
             let span = if self.kind == ProductKind::Int8Blocks { PANEL_COLS } else { k };
-            self.int8.quantize(rows, k, span, pool, |row, codes, scales| {
+            self.int8.quantize([rows, k], span, 0, pool, |row, codes, scales, _| {
                 quantize(&x[row * k..][..k], span, codes, scales);
             });
             packed = start.elapsed();

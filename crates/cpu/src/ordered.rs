@@ -26,6 +26,14 @@ impl PackedLinear for OrderedLinear {
         self.stored.bytes() + size_of_val(&*self.order)
     }
 
+    fn row(&self, index: usize, out: &mut [f32]) {
+        let mut stored = vec![0.0; out.len()];
+        self.stored.row(index, &mut stored);
+        for (&column, value) in self.order.iter().zip(stored) {
+            out[column as usize] = value;
+        }
+    }
+
     // Every row is gathered by itself, so its result still depends on no other row.
     fn forward(
         &self,
@@ -35,7 +43,7 @@ impl PackedLinear for OrderedLinear {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let rows = x.x.chunks_exact(self.order.len());
+        let rows = x.x().chunks_exact(self.order.len());
         let gathered: Vec<f32> =
             rows.flat_map(|row| self.order.iter().map(|&column| row[column as usize])).collect();
         let mut inputs = Inputs::default();

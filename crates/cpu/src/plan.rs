@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keeve_graph::{
-    BinaryOp, CompileOptions, Error, MemoryPlan, Op, OpProfile, Outputs, Phase, Plan, Rows, State,
-    Step, StepLimits, Tap, UnaryOp, ValueId, Want, WeightId,
+    CompileOptions, Error, MemoryPlan, Op, OpProfile, Outputs, Phase, Plan, Rows, State, Step,
+    StepLimits, Tap, ValueId, Want, WeightId,
 };
 
 use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
-use crate::embed::embed;
+use crate::embed::{Table, embed};
 use crate::experts::{self, ExpertProduct, ExpertRows};
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
-use crate::round::round_row;
+use crate::row_wise::{Values, merged};
 use crate::shared_out::SharedOut;
 use crate::state::Pages;
 
@@ -28,6 +28,8 @@ const VALUES_PER_TASK: usize = 16 * 1024;
 pub(crate) struct CpuPlan {
     loaded: Arc<Loaded>,
     memory: MemoryPlan,
+    /// Which values are made as they are read.
+    merged: Vec<bool>,
     buffers: Vec<Vec<f32>>,
     inputs: Inputs,
     experts: ExpertRows,
@@ -36,16 +38,18 @@ pub(crate) struct CpuPlan {
 }
 
 /// What a node reads besides its operands.
-struct Context<'a, 's> {
+pub(crate) struct Context<'a, 's> {
     step: &'a Step<'s>,
-    turns: Vec<Turns>,
+    /// Of each rotary table of the graph.
+    pub turns: Vec<Turns>,
     /// Rows that want each output.
     logits: Vec<usize>,
     hidden: Vec<usize>,
 }
 
 impl Context<'_, '_> {
-    fn wanted(&self, want: Want) -> &[usize] {
+    /// The rows that want an output.
+    pub fn wanted(&self, want: Want) -> &[usize] {
         match want {
             Want::Logits => &self.logits,
             Want::Hidden => &self.hidden,
@@ -72,11 +76,14 @@ impl Context<'_, '_> {
 impl CpuPlan {
     pub fn new(loaded: Arc<Loaded>, options: &CompileOptions) -> Self {
         // Taps see values as they are made, so watching one does not keep it longer.
-        let memory = MemoryPlan::new(&loaded.graph, &[]);
+        let Loaded { graph, weights, .. } = &*loaded;
+        let merged = merged(graph, weights, &options.taps);
+        let memory = MemoryPlan::new(graph, &[], &merged);
         let buffers = memory.buffers.iter().map(|_| vec![]).collect();
         let profile = options.profile.then(Profile::default);
         let (inputs, experts) = (Inputs::default(), ExpertRows::default());
-        Self { loaded, memory, buffers, inputs, experts, tapped: options.taps.clone(), profile }
+        let tapped = options.taps.clone();
+        Self { loaded, memory, merged, buffers, inputs, experts, tapped, profile }
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -101,112 +108,68 @@ impl CpuPlan {
         inputs: &mut Inputs,
         experts: &mut ExpertRows,
     ) -> usize {
-        let Loaded { graph, kernels, attention, float, pool, .. } = &*self.loaded;
+        let Loaded { graph, weights, kernels, attention, float, pool, .. } = &*self.loaded;
         let node = graph.node(value);
-        let width = node.shape.width;
+        let values = Values {
+            graph,
+            weights,
+            merged: &self.merged,
+            buffer_of: &self.memory.buffer_of,
+            buffers: &self.buffers,
+            context,
+            kernels: *kernels,
+        };
         match &node.op {
-            Op::Embed { table } => {
-                let Some(table) = &self.weight(*table).table else { return 0 };
-                embed(*kernels, table, context.step, out);
-                context.step.rows.len() * (table.bytes() / table.rows())
+            Op::Embed { table: id } => {
+                let LoadedWeight { linear, table: stored, .. } = self.weight(*id);
+                let (table, bytes) = match (linear, stored) {
+                    (Some(linear), _) => (Table::Packed(&**linear), linear.bytes()),
+                    (None, Some(table)) => (Table::Stored(table, *kernels), table.bytes()),
+                    (None, None) => return 0,
+                };
+                embed(&table, context.step, out, node.shape.width, pool);
+                context.step.rows.len() * (bytes / graph.weight(*id).rows)
             }
             Op::Linear { x, weight, bias } => {
                 let Some(linear) = &self.weight(*weight).linear else { return 0 };
                 let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
-                let mut x = inputs.input(*x, self.value(*x), *kernels);
+                let rows = values.rows(*x);
+                let mut x = match self.merged[x.index()] {
+                    true => inputs.rows(*x, &rows, *kernels),
+                    false => inputs.input(*x, values.held(*x), *kernels),
+                };
                 linear.forward(&mut x, &context.phases(node.shape.rows), bias, out, pool);
                 linear.bytes()
             }
-            Op::RmsNorm { x, weight, eps } => {
-                let Some(gain) = &self.weight(*weight).vector else { return 0 };
-                let x = self.value(*x);
-                each_row(pool, out, width, |row, out| {
-                    let x = &x[row * width..(row + 1) * width];
-                    for (x, out) in x.chunks_exact(gain.len()).zip(out.chunks_exact_mut(gain.len()))
-                    {
-                        kernels.rms_norm(x, gain, *eps, out);
-                    }
-                });
-                0
-            }
-            Op::Rope { x, rope, head_dim } => {
-                let (x, turns) = (self.value(*x), &context.turns[rope.index()]);
-                each_row(pool, out, width, |row, out| {
-                    out.copy_from_slice(&x[row * width..(row + 1) * width]);
-                    turns.turn(row, out, *head_dim);
-                });
-                0
-            }
             Op::Attention { q, k, v, state, spec } => {
                 let kv = &mut pages.slots[state.slot.index()];
-                append(kv, context.step, self.value(*k), self.value(*v), pool);
-                let q = self.value(*q);
-                attend(&**attention, *float, spec, kv, context.step, q, out, pool);
+                let (k, v) = (values.rows(*k), values.rows(*v));
+                append(&**attention, kv, context.step, &k, &v, pool);
+                attend(&**attention, *float, spec, kv, context.step, values.held(*q), out, pool);
                 let tokens: usize =
                     context.step.sequences.iter().map(|s| s.past + s.rows.len()).sum();
                 tokens * kv.shape.page_bytes() / PAGE_TOKENS
             }
-            Op::Unary { x, function } => {
-                self.start_in_place(value, *x, out);
-                each_row(pool, out, width, |_, out| match function {
-                    UnaryOp::Silu => kernels.silu(out),
-                    UnaryOp::GeluTanh => out.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
-                    UnaryOp::Tanh => out.iter_mut().for_each(|x| *x = x.tanh()),
-                    UnaryOp::Sigmoid => out.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
-                    UnaryOp::SquaredRelu => out.iter_mut().for_each(|x| *x = x.max(0.0).powi(2)),
-                });
-                0
-            }
-            Op::Binary { a, b, function } => {
-                self.start_in_place(value, *a, out);
-                // An operand that shares the output's buffer can only be `a` itself.
-                let b = (b != a).then(|| self.value(*b));
-                each_row(pool, out, width, |row, out| {
-                    let other = b.map(|b| &b[row * width..(row + 1) * width]);
-                    match (function, other) {
-                        (BinaryOp::Add, None) => out.iter_mut().for_each(|x| *x += *x),
-                        (BinaryOp::Mul, None) => out.iter_mut().for_each(|x| *x *= *x),
-                        (BinaryOp::Add, Some(b)) => {
-                            out.iter_mut().zip(b).for_each(|(a, b)| *a += b)
-                        }
-                        (BinaryOp::Mul, Some(b)) => {
-                            out.iter_mut().zip(b).for_each(|(a, b)| *a *= b)
-                        }
-                    }
-                });
-                0
-            }
-            Op::Scale { x, by } => {
-                self.start_in_place(value, *x, out);
-                each_row(pool, out, width, |_, out| out.iter_mut().for_each(|x| *x *= by));
-                0
-            }
-            Op::ScaleRows { x, by } => {
-                let (x, by) = (self.value(*x), self.value(*by));
-                each_row(pool, out, width, |row, out| {
-                    let x = &x[row * width..(row + 1) * width];
-                    out.iter_mut().zip(x).for_each(|(out, x)| *out = x * by[row]);
-                });
-                0
-            }
-            Op::Slice { x, start } => {
-                let (whole, x) = (graph.node(*x).shape.width, self.value(*x));
-                each_row(pool, out, width, |row, out| {
-                    out.copy_from_slice(&x[row * whole + start..][..width]);
-                });
-                0
-            }
-            Op::RoundRows { x } => {
-                let x = self.value(*x);
-                each_row(pool, out, width, |row, out| {
-                    round_row(&x[row * width..(row + 1) * width], out);
+            Op::RmsNorm { .. }
+            | Op::Rope { .. }
+            | Op::Unary { .. }
+            | Op::Binary { .. }
+            | Op::Scale { .. }
+            | Op::ScaleRows { .. }
+            | Op::Slice { .. }
+            | Op::RoundRows { .. }
+            | Op::SelectRows { .. } => {
+                let over = self.memory.over[value.index()];
+                let room = values.room(value);
+                each_row(pool, out, node.shape.width, room, |row, out, room| {
+                    values.make(value, row, over, out, room);
                 });
                 0
             }
             Op::Router { x, normalize, .. } => {
-                let (scores, x) = (graph.node(*x).shape.width, self.value(*x));
+                let (scores, x) = (graph.node(*x).shape.width, values.held(*x));
                 let mut row_scores = vec![0.0; scores];
-                for (x, out) in x.chunks_exact(scores).zip(out.chunks_exact_mut(width)) {
+                for (x, out) in x.chunks_exact(scores).zip(out.chunks_exact_mut(node.shape.width)) {
                     row_scores.copy_from_slice(x);
                     experts::choose(&mut row_scores, *normalize, out);
                 }
@@ -217,27 +180,20 @@ impl CpuPlan {
                     experts: &self.weight(*weight).experts,
                     cols: graph.weight(*weight).cols,
                     value: *x,
-                    x: self.value(*x),
-                    router: self.value(*router),
+                    x: values.held(*x),
+                    router: values.held(*router),
                     phases: &context.phases(node.shape.rows),
                     kernels: *kernels,
                 };
                 product.run(inputs, experts, out, pool)
             }
             Op::ExpertSum { x, router } => {
-                let (parts, x) = (graph.node(*x).shape.width, self.value(*x));
-                let (routes, router) = (graph.node(*router).shape.width, self.value(*router));
-                each_row(pool, out, width, |row, out| {
+                let (parts, x) = (graph.node(*x).shape.width, values.held(*x));
+                let (routes, router) = (graph.node(*router).shape.width, values.held(*router));
+                each_row(pool, out, node.shape.width, 0, |row, out, _| {
                     let x = &x[row * parts..(row + 1) * parts];
                     experts::sum(x, &router[row * routes..(row + 1) * routes], out);
                 });
-                0
-            }
-            Op::SelectRows { x, want } => {
-                let x = self.value(*x);
-                for (row, out) in context.wanted(*want).iter().zip(out.chunks_exact_mut(width)) {
-                    out.copy_from_slice(&x[row * width..(row + 1) * width]);
-                }
                 0
             }
         }
@@ -247,16 +203,9 @@ impl CpuPlan {
         &self.loaded.weights[id.index()]
     }
 
+    /// A value that is held.
     fn value(&self, value: ValueId) -> &[f32] {
-        &self.buffers[self.memory.buffer_of[value.index()]]
-    }
-
-    /// Makes `out` hold operand `x` if it does not already.
-    fn start_in_place(&self, value: ValueId, x: ValueId, out: &mut [f32]) {
-        let buffer_of = &self.memory.buffer_of;
-        if buffer_of[value.index()] != buffer_of[x.index()] {
-            out.copy_from_slice(self.value(x));
-        }
+        self.memory.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer])
     }
 
     /// The name that profiles use.
@@ -307,8 +256,8 @@ impl Plan for CpuPlan {
             if rows == 0 {
                 continue;
             }
+            let Some(buffer) = self.memory.buffer_of[value.index()] else { continue };
             let start = Instant::now();
-            let buffer = self.memory.buffer_of[value.index()];
             let mut out = take(&mut self.buffers[buffer]);
             out.resize(rows * node.shape.width, 0.0);
             let bytes = self.compute(value, &mut out, &context, pages, &mut inputs, &mut experts);
@@ -338,20 +287,23 @@ impl Plan for CpuPlan {
     }
 }
 
-/// Runs `task` on each row of `out`, several rows at a time on several threads.
-fn each_row(pool: &Pool, out: &mut [f32], width: usize, task: impl Fn(usize, &mut [f32]) + Sync) {
+/// Runs `task` on each row of `out`, several rows at a time on several threads, with `room` values of
+/// room.
+fn each_row(
+    pool: &Pool,
+    out: &mut [f32],
+    width: usize,
+    room: usize,
+    task: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
     let rows = out.len() / width;
     let rows_per_task = VALUES_PER_TASK.div_ceil(width);
     let out = SharedOut::new(out, width);
-    pool.run(rows.div_ceil(rows_per_task), |index, _| {
+    pool.run(rows.div_ceil(rows_per_task), |index, scratch| {
+        let [room] = scratch.take([room]);
         for row in index * rows_per_task..((index + 1) * rows_per_task).min(rows) {
             // SAFETY: no two tasks have the same row.
-            task(row, unsafe { out.part(row, 0..width) });
+            task(row, unsafe { out.part(row, 0..width) }, room);
         }
     });
-}
-
-fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh())
 }

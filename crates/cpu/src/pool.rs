@@ -16,6 +16,10 @@ use crate::scratch::Scratch;
 /// How long a worker watches for the next region before it sleeps. Longer than what lies between
 /// two regions of a step, short enough to cost nothing when idle.
 const WATCH: Duration = Duration::from_micros(100);
+/// A thread takes so many tasks that the others find this many times as many, for each thread: large
+/// parts at first, since tasks that follow each other read memory that does, and single ones at last, so
+/// that threads end at about the same time.
+const SHARES: usize = 2;
 /// Looks at the gate before a waiting thread lets others run and reads the clock.
 const LOOKS: u32 = 64;
 
@@ -61,6 +65,8 @@ struct Shared {
     wake: Condvar,
     /// How long workers watch before they sleep.
     watch: Duration,
+    /// Threads, the caller's included.
+    threads: usize,
 }
 
 impl Pool {
@@ -71,6 +77,7 @@ impl Pool {
     pub fn new(threads: usize) -> std::io::Result<Self> {
         // Watching is for threads that have a core to themselves.
         let cores = thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.max(1);
         let shared = Arc::new(Shared {
             job: Mutex::new(None),
             gate: AtomicU64::new(0),
@@ -80,9 +87,10 @@ impl Pool {
             sleeping: Mutex::new(0),
             wake: Condvar::new(),
             watch: if threads <= cores { WATCH } else { Duration::ZERO },
+            threads,
         });
         let mut pool = Self { shared, workers: vec![], running: Mutex::default() };
-        for index in 1..threads.max(1) {
+        for index in 1..threads {
             let shared = pool.shared.clone();
             let named = thread::Builder::new().name(format!("keeve-cpu-{index}"));
             // If this fails, dropping `pool` ends the threads made so far.
@@ -181,14 +189,22 @@ impl Shared {
 
     /// Takes tasks of the current region until none is left.
     fn take_tasks(&self, job: Job, scratch: &mut Scratch) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= job.tasks {
-                return;
+        let share = |first: usize| ((job.tasks - first) / (SHARES * self.threads)).max(1);
+        let mut first = self.next.load(Ordering::Relaxed);
+        while first < job.tasks {
+            let next = first + share(first);
+            match self.next.compare_exchange_weak(first, next, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => {
+                    for index in first..next {
+                        // SAFETY: `Pool::run` keeps the closure alive until nobody is inside the
+                        // region, and the thread that is here is inside (or is the caller's own).
+                        unsafe { (job.call)(job.data, index, scratch) };
+                    }
+                    first = self.next.load(Ordering::Relaxed);
+                }
+                Err(now) => first = now,
             }
-            // SAFETY: `Pool::run` keeps the closure alive until nobody is inside the region, and
-            // the thread that is here is inside (or is the caller's own).
-            unsafe { (job.call)(job.data, index, scratch) };
         }
     }
 

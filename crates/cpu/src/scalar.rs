@@ -29,6 +29,11 @@ impl Kernels for Scalar {
         }
     }
 
+    #[cfg(test)]
+    fn exp(&self, x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = x.exp());
+    }
+
     fn silu(&self, x: &mut [f32]) {
         for x in x {
             *x /= 1.0 + (-*x).exp();

@@ -38,6 +38,47 @@ pub trait Weights: Sync {
         }
         (0..count).map(|expert| Ok(stack.expert(expert)?)).collect()
     }
+
+    /// Bytes of the matrices of the stack `name`: to [`Weights::experts`] what [`Weights::info`] is to
+    /// [`Weights::weight`].
+    ///
+    /// # Errors
+    /// As [`Weights::experts`].
+    fn experts_bytes(
+        &self,
+        name: &str,
+        count: usize,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.experts(name, count)?.iter().map(|expert| expert.bytes() as u64).sum())
+    }
+
+    /// What the tensor `name` is like. Backends ask for this first and for tensors one by one later, so
+    /// those for whom a tensor is costly should not make it here.
+    ///
+    /// # Errors
+    /// As [`Weights::weight`].
+    fn info(&self, name: &str) -> Result<WeightInfo, Box<dyn std::error::Error + Send + Sync>> {
+        let tensor = self.weight(name)?;
+        Ok(WeightInfo {
+            experts: tensor.experts(),
+            rows: tensor.rows(),
+            cols: tensor.cols(),
+            bytes: tensor.bytes() as u64,
+        })
+    }
+}
+
+/// What a tensor is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightInfo {
+    /// Matrices of a stack; 1 if it is none.
+    pub experts: usize,
+    /// Output channels.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Bytes as it is stored.
+    pub bytes: u64,
 }
 
 /// How activations enter matrix products.

@@ -2,9 +2,8 @@
 //! distribution from that of the same weights with float activations, for prompts and generated tokens:
 //! `cargo run --release -p keeve --example recipe_cost -- TEXT [WINDOWS] [MODE] [MODEL] [CODEC ...]`.
 //!
-//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODE is `auto` or
-//! `int8`. MODEL is a folder
-//! or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each,
+//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODE is `auto`,
+//! `int8` or `float`, and may name how keys and values are kept: `float/q8_0`. MODEL is a folder or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each,
 //! which should be done to a model of floats.
 
 #![allow(clippy::print_stdout, reason = "an example prints")]
@@ -19,7 +18,7 @@ use keeve::cpu::{Cpu, CpuOptions};
 use keeve::graph::{
     Backend, LoadOptions, Phase, Plan, Program, RowInput, SequenceRows, Step, Want, Weights,
 };
-use keeve::{Activations, Checkpoint, Codec, Engine, EngineOptions, Isa, PackedTensor};
+use keeve::{Activations, Checkpoint, Codec, Engine, EngineOptions, Isa, KvCodec, PackedTensor};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -89,10 +88,16 @@ fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let text = args.next().ok_or("usage: recipe_cost TEXT [WINDOWS] [MODE] [MODEL] [CODEC ...]")?;
     let windows: usize = args.next().map_or(Ok(16), |count| count.parse())?;
-    let mode = match args.next().as_deref() {
-        None | Some("auto") => Activations::Auto,
-        Some("int8") => Activations::Int8,
-        Some(other) => return Err(format!("{other}: expected 'auto' or 'int8'").into()),
+    let mode = args.next().unwrap_or_else(|| "auto".into());
+    let (mode, kv_codec) = match mode.split_once('/') {
+        Some((mode, codec)) => (mode, Some(codec.parse::<KvCodec>()?)),
+        None => (&*mode, None),
+    };
+    let mode = match mode {
+        "auto" => Activations::Auto,
+        "int8" => Activations::Int8,
+        "float" => Activations::Float,
+        other => return Err(format!("{other}: expected 'auto', 'int8' or 'float'").into()),
     };
     let checkpoint = match args.next().filter(|model| model != "-") {
         None => keeve::demo_model()?,
@@ -116,13 +121,13 @@ fn main() -> Result<(), Failure> {
     );
     for codec in codecs {
         let weights = Encoded { checkpoint: &checkpoint, codec, made: Mutex::default() };
-        let load = |activations| {
-            let options = LoadOptions { activations, ..Default::default() };
+        let load = |activations, kv_codec| {
+            let options = LoadOptions { activations, kv_codec, ..Default::default() };
             cpu.load(graph.clone(), &weights, &options)
         };
-        let float = load(Activations::Float)?;
+        let float = load(Activations::Float, None)?;
         let mut float_plan = float.compile(&Default::default())?;
-        let quantized = load(mode)?;
+        let quantized = load(mode, kv_codec)?;
         let mut plan = quantized.compile(&Default::default())?;
         let name = codec.map_or_else(|| "as stored".into(), Codec::name);
         let mut found = [(vec![], 0), (vec![], 0)];

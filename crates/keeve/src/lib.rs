@@ -18,7 +18,7 @@ pub use keeve_engine::{
     Generation, Message, ModelInfo, RenderOptions, Request, SamplingParams, Timings, Tokenizer,
 };
 pub use keeve_eval as eval;
-pub use keeve_graph::{self as graph, Activations};
+pub use keeve_graph::{self as graph, Activations, KvCodec};
 pub use keeve_hub as hub;
 pub use keeve_models as models;
 

@@ -4,6 +4,9 @@
 //! queries. So softmax works on whole registers whose lanes are queries, keys need no rearrangement,
 //! and only values have to be transposed, once for all rows of a task. A task unpacks a split of the
 //! context and keeps it in the second level of cache while its queries go over it.
+//!
+//! The tile unit works on its own once it has its instructions: while the vector units turn the scores
+//! of one block into weights, it makes those of the next.
 
 use std::arch::x86_64::__m512;
 use std::ops::Range;
@@ -12,9 +15,12 @@ use super::amx_steps::{
     Factors, KEYS, LANES, Operand, PAIR, Seen, TILE, add_fresh, add_split, finish, pack_keys,
     pack_queries, pack_values, products, softmax,
 };
-use super::stage::unpack;
-use super::{AttentionKernels, BLOCK, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces};
+use super::stage::{fill, remove_infinite};
+use super::{
+    AttentionKernels, BLOCK, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces, spoil,
+};
 use crate::gemm::Amx;
+use crate::key_values::KvShape;
 use crate::scratch::Scratch;
 use crate::vector::Avx512;
 
@@ -44,18 +50,8 @@ impl AttentionKernels for AmxAttention {
             return self.vectors.blocks(queries, numbers, out, scratch);
         }
         let _configured = self.amx.tiles();
-        let mut task = Task::new(queries, scratch);
         // SAFETY: `self` exists, so the machine has the instructions, and tiles are configured.
-        unsafe {
-            task.pack_queries();
-            for split in pieces(queries.all_see(), SPLIT) {
-                task.pack_split(&split);
-                for pair in 0..task.pairs {
-                    task.add(pair, &split);
-                }
-            }
-            task.finish(out);
-        }
+        unsafe { Task::new(queries, scratch).run(out) }
     }
 
     fn split(
@@ -66,6 +62,10 @@ impl AttentionKernels for AmxAttention {
         work: &mut [f32],
     ) {
         self.vectors.split(queries, tokens, partial, work);
+    }
+
+    fn store(&self, shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]) {
+        self.vectors.store(shape, bytes, index, values);
     }
 }
 
@@ -90,14 +90,52 @@ struct Task<'a> {
     values: &'a mut [f32],
     /// The current pair's sums of the current split, as `totals`.
     sums: &'a mut [f32],
-    /// The current block's scores: for each tile of the pair `[BLOCK, LANES]`.
-    scores: &'a mut [f32],
-    /// Its weights: for each tile of the pair and each 32 keys, a tile.
+    /// Scores of a block, and of the next one: for each tile of the pair `[BLOCK, LANES]`.
+    scores: [&'a mut [f32]; 2],
+    /// The block's weights: for each tile of the pair and each 32 keys, a tile.
     weights: &'a mut [f32],
-    /// Its weighted values: for each tile of the pair `[tiles * LANES, LANES]`.
-    fresh: &'a mut [f32],
+    /// Weighted values of the block, 32 numbers of them, and the next 32: for each tile of the pair two
+    /// tiles.
+    fresh: [&'a mut [f32]; 2],
     /// A page unpacked.
     room: &'a mut [f32],
+}
+
+/// A block of keys, as a pair of tiles of queries sees it.
+struct View {
+    pair: usize,
+    /// The block's first token.
+    start: usize,
+    /// Runs of [`KEYS`] keys of which some query sees some.
+    runs: Range<usize>,
+    /// Whether every query sees all keys of these.
+    full: bool,
+    /// Whether it is the pair's first block of the split.
+    first: bool,
+    /// Whether it is the last.
+    last: bool,
+}
+
+/// What the queries of `pair` see of `split`.
+fn views(
+    queries: &Queries<'_>,
+    pair: usize,
+    split: Range<usize>,
+) -> impl Iterator<Item = View> + use<> {
+    let group = queries.group();
+    let first = pair * PAIR * LANES;
+    let last = (first + PAIR * LANES).min(queries.rows() * group) - 1;
+    let (first_sees, last_sees) = (queries.sees(first / group), queries.sees(last / group));
+    let start = first_sees.start.max(split.start);
+    let seen = start..last_sees.end.min(split.end).max(start);
+    pieces(seen.clone(), BLOCK).map(move |tokens| {
+        let start = tokens.start / BLOCK * BLOCK;
+        let runs = (tokens.start - start) / KEYS..(tokens.end - start).div_ceil(KEYS);
+        let full = first_sees.end >= start + runs.end * KEYS
+            && last_sees.start <= start + runs.start * KEYS;
+        let (first, last) = (tokens.start == seen.start, tokens.end == seen.end);
+        View { pair, start, runs, full, first, last }
+    })
 }
 
 impl<'a> Task<'a> {
@@ -114,8 +152,10 @@ impl<'a> Task<'a> {
             SPLIT / KEYS * tiles * TILE,
             PAIR * sums_len,
             PAIR * BLOCK * LANES,
+            PAIR * BLOCK * LANES,
             PAIR * BLOCK / KEYS * TILE,
-            PAIR * tiles * TILE,
+            PAIR * 2 * TILE,
+            PAIR * 2 * TILE,
             (PAGE_TOKENS * head_dim).next_multiple_of(LANES),
         ];
         // A row of a tile is a line of cache; one that lies across two is read twice. All lengths are
@@ -123,13 +163,26 @@ impl<'a> Task<'a> {
         let [memory] = scratch.take([lengths.iter().sum::<usize>() + LANES]);
         let skipped = memory.as_ptr().align_offset(64).min(LANES);
         let mut rest = &mut memory[skipped..];
-        let [packed, totals, keys, values, sums, scores, weights, fresh, room] =
-            lengths.map(|len| {
-                let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
-                rest = after;
-                part
-            });
+        let parts = lengths.map(|len| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
+            rest = after;
+            part
+        });
+        let [
+            packed,
+            totals,
+            keys,
+            values,
+            sums,
+            scores,
+            next_scores,
+            weights,
+            fresh,
+            fresher,
+            room,
+        ] = parts;
         let room = &mut room[..PAGE_TOKENS * head_dim];
+        let (scores, fresh) = ([scores, next_scores], [fresh, fresher]);
         Self {
             queries,
             pairs,
@@ -147,19 +200,31 @@ impl<'a> Task<'a> {
         }
     }
 
+    /// Attends the rows to all that they see.
+    ///
     /// # Safety
-    /// The machine must have the instructions.
-    unsafe fn pack_queries(&mut self) {
-        let tiles = self.packed.chunks_exact_mut(self.steps * TILE).enumerate();
-        // SAFETY: the caller vouches for the instructions.
-        tiles.for_each(|(index, tile)| unsafe { pack_queries(self.queries, index * LANES, tile) });
+    /// Tiles must be configured.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn run(mut self, out: &mut [&mut [f32]]) {
+        for (index, tiles) in self.packed.chunks_exact_mut(self.steps * TILE).enumerate() {
+            pack_queries(self.queries, index * LANES, tiles);
+        }
         let len = self.totals.len() / (self.pairs * PAIR);
         self.totals.chunks_exact_mut(len).for_each(start);
+        let mut wrong_pages = vec![];
+        for split in pieces(self.queries.all_see(), SPLIT) {
+            self.pack_split(&split, &mut wrong_pages);
+            // SAFETY: the caller has configured tiles.
+            unsafe { self.add(&split) };
+        }
+        for (index, total) in self.totals.chunks_exact(len).enumerate() {
+            finish(self.queries, index * LANES, total, out);
+        }
+        spoil(self.queries, Numbers::Bf16, &wrong_pages, out);
     }
 
-    /// # Safety
-    /// The machine must have the instructions.
-    unsafe fn pack_split(&mut self, split: &Range<usize>) {
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn pack_split(&mut self, split: &Range<usize>, wrong_pages: &mut Vec<usize>) {
         let Queries { kv, kv_head, pages, spec, .. } = *self.queries;
         let head_dim = spec.head_dim;
         for tokens in pieces(split.clone(), PAGE_TOKENS) {
@@ -171,90 +236,99 @@ impl<'a> Task<'a> {
             let key_tiles = &mut self.keys[index * len..][..len];
             let value_tiles = &mut self.values[index * len..][..len];
             let used = count * head_dim;
-            // SAFETY: the caller vouches for the instructions.
+            // SAFETY: this function has the instructions.
             unsafe {
-                let keys = unpack::<__m512>(keys, head_dim, count, Numbers::Float, self.room);
-                pack_keys(&keys[..used], head_dim, key_tiles);
-                let values = unpack::<__m512>(values, head_dim, count, Numbers::Float, self.room);
-                pack_values(&values[..used], head_dim, value_tiles);
+                // Packing rounds them.
+                fill::<__m512>(keys, head_dim, count, self.room);
+                pack_keys(&self.room[..used], head_dim, key_tiles);
+                fill::<__m512>(values, head_dim, count, self.room);
+                if !remove_infinite(&mut self.room[..used], Numbers::Bf16) {
+                    wrong_pages.push(page);
+                }
+                pack_values(&self.room[..used], head_dim, value_tiles);
             }
         }
     }
 
-    /// Adds what the queries of `pair` see of `split`.
+    /// Adds what the queries see of `split`, which is packed.
     ///
     /// # Safety
-    /// The machine must have the instructions; tiles must be configured.
-    unsafe fn add(&mut self, pair: usize, split: &Range<usize>) {
-        let Self { queries, steps, tiles, .. } = *self;
-        let group = queries.group();
-        let first = pair * PAIR * LANES;
-        let last = (first + PAIR * LANES).min(queries.rows() * group) - 1;
-        let (first_sees, last_sees) = (queries.sees(first / group), queries.sees(last / group));
-        let seen = first_sees.start.max(split.start)..last_sees.end.min(split.end);
-        if seen.is_empty() {
-            return;
-        }
+    /// Tiles must be configured.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn add(&mut self, split: &Range<usize>) {
+        let Self { queries, steps, tiles, pairs, .. } = *self;
+        let [coming, current] = &mut self.scores;
+        let (mut coming, mut current) = (&mut **coming, &mut **current);
+        let (packed, keys) = (&*self.packed, &*self.keys);
+        // Products of the queries of a view with a run of keys.
+        let score = |view: &View, run: usize, scores: &mut [f32]| {
+            let queries = &packed[view.pair * PAIR * steps * TILE..][..PAIR * steps * TILE];
+            let queries = Operand { tiles: queries, step: TILE, other: steps * TILE };
+            let run_keys = &keys[(view.start % SPLIT / KEYS + run) * 2 * steps * TILE..];
+            let run_keys = Operand { tiles: run_keys, ..queries };
+            let scores = &mut scores[run * 2 * TILE..];
+            // SAFETY: the caller has configured tiles.
+            unsafe { products(run_keys, queries, steps, scores, TILE, BLOCK * LANES) };
+        };
         let factors = Factors::new(queries.spec);
         let sums_len = self.sums.len() / PAIR;
-        self.sums.chunks_exact_mut(sums_len).for_each(start);
-        let packed = &self.packed[pair * PAIR * steps * TILE..][..PAIR * steps * TILE];
-        for tokens in pieces(seen, BLOCK) {
-            let block = tokens.start / BLOCK * BLOCK;
-            // Runs of 32 keys of which somebody sees some.
-            let runs = (tokens.start - block) / KEYS..(tokens.end - block).div_ceil(KEYS);
-            let all_see = first_sees.end >= block + runs.end * KEYS
-                && last_sees.start <= block + runs.start * KEYS;
-            let first_run = block % SPLIT / KEYS + runs.start;
-            let packed = Operand { tiles: packed, step: TILE, other: steps * TILE };
-            for (at, run) in runs.clone().enumerate() {
-                let keys = &self.keys[(first_run + at) * 2 * steps * TILE..];
-                let keys = Operand { tiles: keys, ..packed };
-                let scores = &mut self.scores[run * 2 * TILE..];
-                // SAFETY: the caller vouches for instructions and tiles.
-                unsafe { products(keys, packed, steps, scores, TILE, BLOCK * LANES) };
+        let mut views = (0..pairs).flat_map(|pair| views(queries, pair, split.clone()));
+        let mut next = views.next();
+        if let Some(view) = &next {
+            view.runs.clone().for_each(|run| score(view, run, coming));
+        }
+        while let Some(view) = next {
+            std::mem::swap(&mut coming, &mut current);
+            next = views.next();
+            if view.first {
+                self.sums.chunks_exact_mut(sums_len).for_each(start);
             }
+            let mut runs =
+                next.iter().flat_map(|next| next.runs.clone().map(move |run| (next, run)));
+            let mut score_next = || runs.next().map(|(next, run)| score(next, run, coming));
             let mut by = [[0.0; LANES]; PAIR];
+            let from = view.start + view.runs.start * KEYS;
             for (index, by) in by.iter_mut().enumerate() {
                 let numbers = &mut self.sums[index * sums_len + tiles * TILE..][..2 * LANES];
-                let scores = &mut self.scores[index * BLOCK * LANES..][..BLOCK * LANES];
+                let scores = &mut current[index * BLOCK * LANES..];
+                let scores =
+                    &mut scores[view.runs.start * KEYS * LANES..view.runs.end * KEYS * LANES];
                 let weights = &mut self.weights[index * BLOCK / KEYS * TILE..];
-                let keys = runs.start * KEYS * LANES..runs.end * KEYS * LANES;
-                let weights = &mut weights[..runs.len() * TILE];
-                let seen = (!all_see)
-                    .then(|| Seen::new(queries, first + index * LANES, block + runs.start * KEYS));
-                // SAFETY: the caller vouches for the instructions.
-                unsafe { *by = softmax(&mut scores[keys], &factors, seen, numbers, weights) };
+                let weights = &mut weights[..view.runs.len() * TILE];
+                let first = (view.pair * PAIR + index) * LANES;
+                let seen = (!view.full).then(|| Seen::new(queries, first, from));
+                *by = softmax(scores, &factors, seen, numbers, weights, || {
+                    score_next();
+                });
             }
+            while score_next().is_some() {}
+            let first_run = view.start % SPLIT / KEYS + view.runs.start;
             let weights = Operand { tiles: self.weights, step: TILE, other: BLOCK / KEYS * TILE };
+            let mut add = |tile: usize, fresh: &[f32]| {
+                let fresh = fresh.chunks_exact(2 * TILE).zip(&by);
+                for ((fresh, by), sums) in fresh.zip(self.sums.chunks_exact_mut(sums_len)) {
+                    add_fresh(fresh, by, &mut sums[tile * TILE..][..2 * TILE]);
+                }
+            };
+            let [fresh, before] = &mut self.fresh;
             for tile in (0..tiles).step_by(2) {
                 let values = &self.values[(first_run * tiles + tile) * TILE..];
                 let values = Operand { tiles: values, step: tiles * TILE, other: TILE };
-                let fresh = &mut self.fresh[tile * TILE..];
-                // SAFETY: the caller vouches for instructions and tiles.
-                unsafe { products(values, weights, runs.len(), fresh, TILE, tiles * TILE) };
+                // SAFETY: the caller has configured tiles.
+                unsafe { products(values, weights, view.runs.len(), fresh, TILE, 2 * TILE) };
+                if tile > 0 {
+                    add(tile - 2, before);
+                }
+                std::mem::swap(fresh, before);
             }
-            for (index, by) in by.iter().enumerate() {
-                let fresh = &self.fresh[index * tiles * TILE..][..tiles * TILE];
-                let sums = &mut self.sums[index * sums_len..][..tiles * TILE];
-                // SAFETY: the caller vouches for the instructions.
-                unsafe { add_fresh(fresh, by, sums) };
+            add(tiles - 2, before);
+            if view.last {
+                let totals = &mut self.totals[view.pair * PAIR * sums_len..];
+                let totals = totals.chunks_exact_mut(sums_len);
+                for (total, sums) in totals.zip(self.sums.chunks_exact(sums_len)) {
+                    add_split(sums, total);
+                }
             }
-        }
-        let totals = self.totals[pair * PAIR * sums_len..].chunks_exact_mut(sums_len);
-        for (total, sums) in totals.zip(self.sums.chunks_exact(sums_len)) {
-            // SAFETY: the caller vouches for the instructions.
-            unsafe { add_split(sums, total) };
-        }
-    }
-
-    /// # Safety
-    /// The machine must have the instructions.
-    unsafe fn finish(&self, out: &mut [&mut [f32]]) {
-        let len = self.totals.len() / (self.pairs * PAIR);
-        for (index, total) in self.totals.chunks_exact(len).enumerate() {
-            // SAFETY: the caller vouches for the instructions.
-            unsafe { finish(self.queries, index * LANES, total, out) };
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::Queries;
 use super::lanes::soft_cap;
@@ -18,6 +19,8 @@ pub(super) const LANES: usize = 16;
 pub(super) const PAIR: usize = 2;
 /// Numbers that a step of a product goes over: of a head, then keys.
 pub(super) const KEYS: usize = 32;
+/// Queries after those that are packed, or whose results are written, for which memory is asked for.
+const AHEAD: usize = 2 * LANES;
 /// Length of a tile, in `f32`.
 pub(super) const TILE: usize = LANES * LANES;
 
@@ -54,17 +57,41 @@ pub(super) fn pack_values(values: &[f32], head_dim: usize, tiles: &mut [f32]) {
     }
 }
 
+impl Queries<'_> {
+    /// The queries from `first` on: their rows, and where their numbers are in these.
+    fn members(&self, first: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (group, head_dim, rows) = (self.group(), self.spec.head_dim, self.rows());
+        let (mut row, mut member) = (first / group, first % group);
+        std::iter::from_fn(move || {
+            let found = (row < rows).then_some((row, member * head_dim..(member + 1) * head_dim));
+            member += 1;
+            if member == group {
+                (row, member) = (row + 1, 0);
+            }
+            found
+        })
+    }
+}
+
 /// Packs the queries from `first` on transposed: for each 32 numbers a tile of 16 pairs of numbers by 16
 /// queries, zeros where there are none.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) fn pack_queries(queries: &Queries<'_>, first: usize, tiles: &mut [f32]) {
-    let (head_dim, group) = (queries.spec.head_dim, queries.group());
-    let count = queries.rows() * group;
+    let head_dim = queries.spec.head_dim;
+    // Rows lie far apart: nobody else sees what comes next.
+    for (row, heads) in queries.members(first + AHEAD).take(LANES) {
+        for line in queries.row(row)[heads].chunks(LANES) {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+    }
+    let mut own: [&[f32]; LANES] = [&[]; LANES];
+    for ((row, heads), own) in queries.members(first).zip(&mut own) {
+        *own = &queries.row(row)[heads];
+    }
     for (index, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
         let columns = index * KEYS..((index + 1) * KEYS).min(head_dim);
         let mut rows = [_mm512_setzero_ps(); LANES];
-        for (query, row) in (first..count).zip(&mut rows) {
-            let own = &queries.row(query / group)[query % group * head_dim..][..head_dim];
+        for (own, row) in own.iter().zip(&mut rows).filter(|(own, _)| !own.is_empty()) {
             *row = narrow_run(&own[columns.clone()]);
         }
         for (row, out) in transpose(rows).into_iter().zip(tile.chunks_exact_mut(LANES)) {
@@ -148,20 +175,31 @@ pub(super) unsafe fn products(
     }
 }
 
-/// What products are turned into scores with.
+/// What products are turned into scores with, in units of `ln 2`, so that weights are powers of two.
 pub(super) struct Factors {
-    /// For a product, or for a score under a cap.
-    scale: f32,
-    cap: Option<(f32, f32)>,
+    /// What is done to products before the largest of them is looked for.
+    before: Before,
+    /// What they are multiplied by then: a positive number.
+    by: f32,
+}
+
+/// See [`Factors`].
+enum Before {
+    Nothing,
+    /// They are multiplied: by a number that is not positive, so that the order of products is not that
+    /// of scores.
+    Scale(f32),
+    /// They are multiplied, and made smaller than a cap.
+    Cap(f32, f32),
 }
 
 impl Factors {
-    /// Scores are in units of `ln 2`, so that weights are powers of two.
     pub fn new(spec: &Attention) -> Self {
-        let log2_e = std::f32::consts::LOG2_E;
+        let by = std::f32::consts::LOG2_E;
         match spec.soft_cap {
-            None => Self { scale: spec.scale * log2_e, cap: None },
-            Some(cap) => Self { scale: spec.scale, cap: Some((cap, log2_e)) },
+            Some(cap) => Self { before: Before::Cap(spec.scale, cap), by },
+            None if spec.scale > 0.0 => Self { before: Before::Nothing, by: spec.scale * by },
+            None => Self { before: Before::Scale(spec.scale), by },
         }
     }
 }
@@ -185,9 +223,11 @@ impl Seen {
     }
 }
 
-/// Turns products (`[keys, LANES]`) into weights in bf16 (a tile for each 32 keys: pairs of keys by
-/// queries) and keeps account in `numbers`: the largest score so far, in units of `ln 2`, and the sum
-/// of weights. Gives what earlier sums have to be multiplied by.
+/// Turns products (`[keys, LANES]`, of a multiple of 32 keys) into weights in bf16 (a tile for each 32
+/// keys: pairs of keys by queries) and keeps account in `numbers`: the largest score so far, in units of
+/// `ln 2`, and the sum of weights. Gives what earlier sums have to be multiplied by. `between` is called
+/// after every 64 keys.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) fn softmax(
     scores: &mut [f32],
@@ -195,46 +235,59 @@ pub(super) fn softmax(
     seen: Option<Seen>,
     numbers: &mut [f32],
     weights: &mut [f32],
+    mut between: impl FnMut(),
 ) -> [f32; LANES] {
     let (largest_before, sum_before) = numbers.split_at_mut(LANES);
     let before = load(largest_before);
-    let scale = _mm512_set1_ps(factors.scale);
-    let mut largest = [before; 2];
-    if seen.is_none() && factors.cap.is_none() {
-        for scores in scores.chunks_exact_mut(2 * LANES) {
-            for (score, largest) in scores.chunks_exact_mut(LANES).zip(&mut largest) {
-                let value = _mm512_mul_ps(load(score), scale);
-                *largest = _mm512_max_ps(value, *largest);
-                store(value, score);
+    let unseen = _mm512_set1_ps(f32::NEG_INFINITY);
+    let mut most = [unseen; 4];
+    if seen.is_none() && matches!(factors.before, Before::Nothing) {
+        for scores in scores.as_chunks::<{ 4 * LANES }>().0 {
+            for (score, most) in scores.as_chunks::<LANES>().0.iter().zip(&mut most) {
+                *most = _mm512_max_ps(load(score), *most);
             }
         }
     } else {
-        let unseen = _mm512_set1_ps(f32::NEG_INFINITY);
-        let limits = seen.map(|seen| (load_ints(&seen.from), load_ints(&seen.to)));
-        for (key, score) in scores.chunks_exact_mut(LANES).enumerate() {
-            let mut value = _mm512_mul_ps(load(score), scale);
-            if let Some((cap, log2_e)) = factors.cap {
-                // SAFETY: this function has the instructions.
-                value = _mm512_mul_ps(unsafe { soft_cap(value, cap) }, _mm512_set1_ps(log2_e));
+        let limits = seen.as_ref().map(|seen| (load_ints(&seen.from), load_ints(&seen.to)));
+        for (key, score) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            let mut value = load(score);
+            match factors.before {
+                Before::Nothing => {}
+                Before::Scale(scale) => value = _mm512_mul_ps(value, _mm512_set1_ps(scale)),
+                Before::Cap(scale, cap) => {
+                    value = _mm512_mul_ps(value, _mm512_set1_ps(scale));
+                    // SAFETY: this function has the instructions.
+                    value = unsafe { soft_cap(value, cap) };
+                }
             }
             if let Some((from, to)) = limits {
                 let key = _mm512_set1_epi32(key as i32);
                 let seen = _mm512_cmple_epi32_mask(from, key) & _mm512_cmplt_epi32_mask(key, to);
                 value = _mm512_mask_blend_ps(seen, unseen, value);
             }
-            largest[0] = _mm512_max_ps(value, largest[0]);
+            most[0] = _mm512_max_ps(value, most[0]);
             store(value, score);
         }
     }
-    let largest = _mm512_max_ps(largest[0], largest[1]);
+    let most = _mm512_max_ps(_mm512_max_ps(most[0], most[1]), _mm512_max_ps(most[2], most[3]));
+    let times = _mm512_set1_ps(factors.by);
+    let largest = _mm512_max_ps(_mm512_mul_ps(most, times), before);
     let base = _mm512_max_ps(largest, _mm512_set1_ps(f32::MIN));
     let by = power_of_two(_mm512_sub_ps(before, base));
     let mut sums = [_mm512_setzero_ps(); 2];
-    for (scores, pair) in scores.chunks_exact(2 * LANES).zip(weights.chunks_exact_mut(LANES)) {
-        let first = power_of_two(_mm512_sub_ps(load(&scores[..LANES]), base));
-        let second = power_of_two(_mm512_sub_ps(load(&scores[LANES..]), base));
-        sums = [_mm512_add_ps(sums[0], first), _mm512_add_ps(sums[1], second)];
-        store(interleave(first, second), pair);
+    let tiles = scores.as_chunks::<{ 2 * TILE }>().0.iter().zip(weights.as_chunks_mut::<TILE>().0);
+    for (index, (scores, tile)) in tiles.enumerate() {
+        let pairs = scores.as_chunks::<{ 2 * LANES }>().0.iter();
+        for (pair, out) in pairs.zip(tile.as_chunks_mut::<LANES>().0) {
+            // Not by a closure: what calls it would have to have the instructions too.
+            let first = power_of_two(_mm512_fmsub_ps(load(&pair[..LANES]), times, base));
+            let second = power_of_two(_mm512_fmsub_ps(load(&pair[LANES..]), times, base));
+            sums = [_mm512_add_ps(sums[0], first), _mm512_add_ps(sums[1], second)];
+            store(interleave(first, second), out);
+        }
+        if index % 2 == 1 {
+            between();
+        }
     }
     let sum = _mm512_fmadd_ps(load(sum_before), by, _mm512_add_ps(sums[0], sums[1]));
     store(largest, largest_before);
@@ -278,24 +331,27 @@ pub(super) fn add_split(split: &[f32], total: &mut [f32]) {
 /// Writes the results of the queries from `first` on.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn finish(queries: &Queries<'_>, first: usize, total: &[f32], out: &mut [&mut [f32]]) {
-    let (head_dim, group) = (queries.spec.head_dim, queries.group());
-    let count = queries.rows() * group;
+    let head_dim = queries.spec.head_dim;
+    for (row, heads) in queries.members(first + AHEAD).take(LANES) {
+        for line in out[row][heads].chunks(LANES) {
+            _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
+        }
+    }
     let (values, numbers) = total.split_at(total.len() - 2 * LANES);
-    let sums = load(&numbers[LANES..]);
+    let parts = _mm512_div_ps(_mm512_set1_ps(1.0), load(&numbers[LANES..]));
     for (index, tile) in values.chunks_exact(TILE).enumerate() {
         let columns = (index * LANES).min(head_dim)..((index + 1) * LANES).min(head_dim);
         let mut rows = [_mm512_setzero_ps(); LANES];
         for (row, values) in rows.iter_mut().zip(tile.chunks_exact(LANES)) {
-            *row = _mm512_div_ps(load(values), sums);
+            *row = _mm512_mul_ps(load(values), parts);
         }
-        for (query, result) in (first..count).zip(transpose(rows)) {
-            let own = &mut out[query / group][query % group * head_dim..][..head_dim];
-            store_first(result, &mut own[columns.clone()]);
+        for ((row, heads), result) in queries.members(first).zip(transpose(rows)) {
+            store_first(result, &mut out[row][heads][columns.clone()]);
         }
     }
 }
 
-/// `2^x` for `x` at most 0: exactly 1 for 0, exactly 0 below `-150`, else to some `3e-6` of it, far
+/// `2^x` for `x` at most 0, or a rounding above: exactly 1 for 0, exactly 0 below `-150`, else to some `3e-6` of it, far
 /// finer than the bf16 that weights become. NaN stays.
 ///
 /// `x = n + r` with `|r| <= 1/2`, and a polynomial for `2^r` whose coefficients minimize the largest
@@ -361,11 +417,12 @@ fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
     // Column 4 q + c of rows 4 i .. 4 i + 4 is quarter q of quads[4 i + c].
     let mut quads = pairs;
     for (to, from) in quads.chunks_exact_mut(4).zip(pairs.chunks_exact(4)) {
-        let from = [from[0], from[1], from[2], from[3]].map(|row| _mm512_castps_pd(row));
-        to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(from[0], from[2]));
-        to[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(from[0], from[2]));
-        to[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(from[1], from[3]));
-        to[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(from[1], from[3]));
+        let (low, high) = (_mm512_castps_pd(from[0]), _mm512_castps_pd(from[1]));
+        let (next_low, next_high) = (_mm512_castps_pd(from[2]), _mm512_castps_pd(from[3]));
+        to[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, next_low));
+        to[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, next_low));
+        to[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, next_high));
+        to[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, next_high));
     }
     let mut columns = quads;
     for c in 0..4 {

@@ -4,8 +4,8 @@
 use std::ops::Range;
 
 use super::lanes::{AttentionLanes, base, soft_cap};
-use super::stage::{round, unpack};
-use super::{BLOCK, Numbers, PAGE_TOKENS, Queries, SPLIT, pieces};
+use super::stage::{round, unpack, unpack_values};
+use super::{BLOCK, Numbers, PAGE_TOKENS, Queries, SPLIT, pieces, spoil};
 use crate::scratch::Scratch;
 use crate::vector::exp;
 
@@ -70,6 +70,7 @@ pub(super) unsafe fn blocks<V: AttentionLanes>(
         // SAFETY: the caller vouches for the instructions.
         tiles.iter_mut().for_each(|tile| unsafe { round::<V>(tile.queries) });
     }
+    let mut wrong_pages = vec![];
     for split in pieces(queries.all_see(), SPLIT) {
         tiles.iter_mut().for_each(|tile| tile.start_split::<V>());
         for tokens in pieces(split, BLOCK) {
@@ -89,7 +90,12 @@ pub(super) unsafe fn blocks<V: AttentionLanes>(
                 unsafe {
                     let (key, value) = (of.keys(page, head), of.values(page, head));
                     keys[index] = unpack::<V>(key, head_dim, seen, numbers, keys_room);
-                    values[index] = unpack::<V>(value, head_dim, seen, numbers, values_room);
+                    let (value, finite) =
+                        unpack_values::<V>(value, head_dim, seen, numbers, values_room);
+                    values[index] = value;
+                    if !finite {
+                        wrong_pages.push(page_start / PAGE_TOKENS);
+                    }
                 }
             }
             for tile in &mut tiles {
@@ -114,6 +120,7 @@ pub(super) unsafe fn blocks<V: AttentionLanes>(
             }
         }
     }
+    spoil(queries, numbers, &wrong_pages, out);
 }
 
 impl<'a> Tile<'a> {

@@ -15,6 +15,20 @@ pub(super) trait AttentionLanes: Lanes {
 
     /// The nearest bf16 numbers, ties to even, NaN left as it is.
     unsafe fn round_to_bf16(self) -> Self;
+
+    /// Stores `COUNT` values (up to 16) as the nearest binary16 numbers, ties to even.
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut u8) {
+        let mut values = [0.0; 16];
+        // SAFETY: the caller vouches for the instructions and has room for as many numbers of two bytes.
+        unsafe {
+            self.store(values.as_mut_ptr());
+            for (index, value) in values[..Self::COUNT].iter().enumerate() {
+                let bytes = half::f16::from_f32(*value).to_ne_bytes();
+                to.cast::<[u8; 2]>().add(index).write_unaligned(bytes);
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +50,14 @@ impl AttentionLanes for __m256 {
         let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(self, self);
         _mm256_blendv_ps(_mm256_castsi256_ps(kept), self, nan)
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn store_f16(self, to: *mut u8) {
+        let narrow = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self);
+        // SAFETY: the caller has room for eight numbers of two bytes there.
+        unsafe { _mm_storeu_si128(to.cast(), narrow) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -55,6 +77,14 @@ impl AttentionLanes for __m512 {
         let kept = _mm512_and_si512(up, _mm512_set1_epi32(0xffff_0000_u32 as i32));
         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self, self);
         _mm512_mask_blend_ps(nan, _mm512_castsi512_ps(kept), self)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn store_f16(self, to: *mut u8) {
+        let narrow = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self);
+        // SAFETY: the caller has room for sixteen numbers of two bytes there.
+        unsafe { _mm256_storeu_si256(to.cast(), narrow) }
     }
 }
 

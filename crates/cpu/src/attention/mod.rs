@@ -56,18 +56,21 @@ use std::sync::Arc;
 use keeve_graph::{Attention, PageId, Phase, SequenceRows, Step};
 
 use crate::isa::Isa;
-use crate::key_values::{KeyValues, PAGE_TOKENS};
+use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
 use crate::pool::Pool;
+use crate::row_wise::RowSource;
 use crate::scratch::Scratch;
 use crate::shared_out::SharedOut;
 
 /// Tokens whose scores are held at the same time: a multiple of a page.
-const BLOCK: usize = 64;
+const BLOCK: usize = 256;
 /// Tokens whose sums are made apart from those of others: a multiple of [`BLOCK`].
 const SPLIT: usize = 512;
 /// Queries (rows by heads) that a task takes, about. More share the work of unpacking keys and
 /// values; their sums have to stay in the second level of cache.
-const TASK_QUERIES: usize = 512;
+const TASK_QUERIES: usize = 1024;
+/// Rows of a task are a multiple of this, if there are as many.
+const TASK_ROWS: usize = 64;
 /// Tasks that each thread should find, so that one that is held up delays little.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -91,6 +94,9 @@ pub(crate) trait AttentionKernels: Send + Sync {
         partial: Partial<'_>,
         work: &mut [f32],
     );
+
+    /// Stores one key, or value, at `index` of the bytes of its head in a page: [`KvShape::store`].
+    fn store(&self, shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]);
 }
 
 /// The kernels of `isa`, if this machine (and this build) has them.
@@ -231,6 +237,43 @@ impl<'a> Partial<'a> {
     }
 }
 
+impl Numbers {
+    /// The smallest magnitude, as bits, that does not enter products as a finite number.
+    fn infinite(self) -> u32 {
+        match self {
+            Self::Float => 0x7f80_0000,
+            // Halfway from the largest bf16 number to what would come after it.
+            Self::Bf16 => 0x7f7f_8000,
+        }
+    }
+}
+
+/// Makes NaN of every number of `out` that values of `wrong_pages` (pages in order of the sequence) enter
+/// which are not finite. Products are made without them: times a weight of zero they would be NaN in
+/// rows that do not see them too.
+fn spoil(queries: &Queries<'_>, numbers: Numbers, wrong_pages: &[usize], out: &mut [&mut [f32]]) {
+    let mut value = vec![0.0f32; queries.spec.head_dim];
+    for &page in wrong_pages {
+        let values = queries.kv.values(queries.pages[page], queries.kv_head);
+        let tokens = page * PAGE_TOKENS..(page + 1) * PAGE_TOKENS;
+        for token in
+            tokens.start.max(queries.all_see().start)..tokens.end.min(queries.all_see().end)
+        {
+            values.read(token % PAGE_TOKENS, &mut value);
+            let wrong = |value: &f32| value.abs().to_bits() >= numbers.infinite();
+            if !value.iter().any(wrong) {
+                continue;
+            }
+            let rows =
+                out.iter_mut().enumerate().filter(|(row, _)| queries.sees(*row).contains(&token));
+            for head in rows.flat_map(|(_, out)| out.chunks_exact_mut(value.len())) {
+                let pairs = head.iter_mut().zip(&value).filter(|(_, value)| wrong(value));
+                pairs.for_each(|(out, _)| *out = f32::NAN);
+            }
+        }
+    }
+}
+
 /// What scores are made smaller by: the largest of them, or where there are none yet, a number that
 /// leaves minus infinity what it is.
 fn base(largest: f32) -> f32 {
@@ -239,13 +282,13 @@ fn base(largest: f32) -> f32 {
 
 /// Appends the keys and values of the step's rows to their sequences.
 pub(crate) fn append(
+    kernels: &dyn AttentionKernels,
     kv: &mut KeyValues,
     step: &Step<'_>,
-    keys: &[f32],
-    values: &[f32],
+    keys: &dyn RowSource,
+    values: &dyn RowSource,
     pool: &Pool,
 ) {
-    let width = kv.shape.kv_heads * kv.shape.head_dim;
     // A task is what a sequence puts into one page.
     let of_sequence = |sequence: &SequenceRows<'_>| {
         let (past, rows) = (sequence.past, sequence.rows.clone());
@@ -260,13 +303,15 @@ pub(crate) fn append(
         .flat_map(|sequence| of_sequence(sequence).map(move |task| (sequence, task)))
         .collect();
     let writer = kv.writer();
-    pool.run(tasks.len(), |index, _| {
+    pool.run(tasks.len(), |index, scratch| {
         let (sequence, (page, tokens, row)) = &tasks[index];
-        let rows = row * width..(row + tokens.len()) * width;
-        let (keys, values) = (&keys[rows.clone()], &values[rows]);
-        // SAFETY: a step is checked to write to a page for one sequence only, and a sequence's tasks
-        // are of different pages.
-        unsafe { writer.store(sequence.pages[*page], tokens.start, keys, values) };
+        let [key_room, value_room] = scratch.take([keys.room(), values.room()]);
+        for (row, token) in (*row..).zip(tokens.clone()) {
+            let (key, value) = (keys.row(row, key_room), values.row(row, value_room));
+            // SAFETY: a step is checked to write to a page for one sequence only, and a sequence's
+            // tasks are of different pages.
+            unsafe { writer.store(sequence.pages[*page], token, key, value, kernels) };
+        }
     });
 }
 
@@ -363,7 +408,7 @@ fn attend_blocks(
     let most = (TASK_QUERIES / (heads / kv_heads)).max(1);
     // Smaller tasks if there would be too few; results do not depend on it.
     let wanted = (TASKS_PER_THREAD * pool.threads()).div_ceil(kv_heads);
-    let rows_per_task = rows.div_ceil(wanted).next_multiple_of(BLOCK).min(most);
+    let rows_per_task = rows.div_ceil(wanted).next_multiple_of(TASK_ROWS).min(most);
     let mut tasks = vec![];
     for run in runs {
         for start in run.rows.clone().step_by(rows_per_task) {

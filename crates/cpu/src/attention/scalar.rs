@@ -6,7 +6,7 @@ use half::bf16;
 use keeve_graph::Attention;
 
 use super::{AttentionKernels, BLOCK, Numbers, Partial, Queries, SPLIT, base, pieces};
-use crate::key_values::{Head, PAGE_TOKENS, SCALE_SPAN};
+use crate::key_values::{Head, KvShape, PAGE_TOKENS, SCALE_SPAN, to_f16};
 use crate::scalar::Scalar;
 use crate::scratch::Scratch;
 
@@ -45,6 +45,10 @@ impl AttentionKernels for Scalar {
     ) {
         partial.clear();
         block(queries, 0, Numbers::Float, tokens, &mut partial, work);
+    }
+
+    fn store(&self, shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]) {
+        shape.store(bytes, index, values, to_f16);
     }
 }
 

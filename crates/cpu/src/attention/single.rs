@@ -9,7 +9,7 @@ use super::lanes::{AttentionLanes, base, soft_cap};
 use super::stage::unpack;
 use super::{Numbers, PAGE_TOKENS, Partial, Queries, pages};
 use crate::key_values::{Head, SCALE_SPAN};
-use crate::vector::exp;
+use crate::vector::{exp, prefetch};
 
 /// Query heads that are taken at the same time.
 const HEADS: usize = 2;
@@ -29,10 +29,24 @@ trait Page<V: AttentionLanes>: Copy {
 
     /// The first `count` numbers (fewer than a register) from `index` on, and zeros. Only for `f32`.
     unsafe fn load_part(self, index: usize, count: usize) -> V;
+
+    /// Asks for the memory of the page that is read next, where this one has the number `index`.
+    fn ask(self, index: usize);
+}
+
+/// From a page to the one that is read next, in bytes.
+#[derive(Clone, Copy)]
+struct Ahead(isize);
+
+impl Ahead {
+    #[inline(always)]
+    fn ask<T>(self, at: *const T, index: usize) {
+        prefetch(at.wrapping_add(index).wrapping_byte_offset(self.0).cast());
+    }
 }
 
 #[derive(Clone, Copy)]
-struct Floats(*const f32);
+struct Floats(*const f32, Ahead);
 
 impl<V: AttentionLanes> Page<V> for Floats {
     #[inline(always)]
@@ -46,11 +60,16 @@ impl<V: AttentionLanes> Page<V> for Floats {
         // SAFETY: the caller's promise.
         unsafe { V::load_part(self.0.add(index), count) }
     }
+
+    #[inline(always)]
+    fn ask(self, index: usize) {
+        self.1.ask(self.0, index);
+    }
 }
 
 /// A head of whole registers only.
 #[derive(Clone, Copy)]
-struct Halves(*const f16);
+struct Halves(*const f16, Ahead);
 
 impl<V: AttentionLanes> Page<V> for Halves {
     #[inline(always)]
@@ -63,6 +82,11 @@ impl<V: AttentionLanes> Page<V> for Halves {
     unsafe fn load_part(self, _: usize, _: usize) -> V {
         unreachable!("a head of whole registers")
     }
+
+    #[inline(always)]
+    fn ask(self, index: usize) {
+        self.1.ask(self.0, index);
+    }
 }
 
 /// A head of whole runs that share a scale.
@@ -71,6 +95,7 @@ struct Codes {
     codes: *const i8,
     /// Widened.
     scales: *const f32,
+    ahead: Ahead,
 }
 
 impl<V: AttentionLanes> Page<V> for Codes {
@@ -86,6 +111,11 @@ impl<V: AttentionLanes> Page<V> for Codes {
     #[inline(always)]
     unsafe fn load_part(self, _: usize, _: usize) -> V {
         unreachable!("a head of whole registers")
+    }
+
+    #[inline(always)]
+    fn ask(self, index: usize) {
+        self.ahead.ask(self.codes, index);
     }
 }
 
@@ -104,27 +134,29 @@ trait PageTask<V: AttentionLanes> {
 /// `head_dim` numbers.
 #[inline(always)]
 unsafe fn on_page<V: AttentionLanes>(
-    head: Head<'_>,
+    [head, next]: [Head<'_>; 2],
     head_dim: usize,
     count: usize,
     room: &mut [f32],
     task: &mut impl PageTask<V>,
 ) {
+    let ahead = Ahead(next.start().addr().wrapping_sub(head.start().addr()) as isize);
     let used = count * head_dim;
     // SAFETY: the caller vouches for the instructions; each page has `used` numbers at least.
     unsafe {
         match head {
             Head::F16(values) if head_dim.is_multiple_of(V::COUNT) => {
-                task.run(Halves(values[..used].as_ptr()));
+                task.run(Halves(values[..used].as_ptr(), ahead));
             }
             Head::Q8_0 { codes, scales } if head_dim.is_multiple_of(SCALE_SPAN) => {
                 let room = &mut room[..used / SCALE_SPAN];
                 super::stage::unpack_f16::<V>(&scales[..room.len()], room);
-                task.run(Codes { codes: codes[..used].as_ptr(), scales: room.as_ptr() });
+                let codes = codes[..used].as_ptr();
+                task.run(Codes { codes, scales: room.as_ptr(), ahead });
             }
             _ => {
                 let values = unpack::<V>(head, head_dim, count, Numbers::Float, room);
-                task.run(Floats(values[..used].as_ptr()));
+                task.run(Floats(values[..used].as_ptr(), ahead));
             }
         }
     }
@@ -146,12 +178,15 @@ pub(super) unsafe fn split<V: AttentionLanes>(
     let (scores, room) = work.split_at_mut(group * count);
     let room = &mut room[..PAGE_TOKENS * head_dim];
     let row = queries.row(0);
+    let (first, last) = (tokens.start / PAGE_TOKENS, (tokens.end - 1) / PAGE_TOKENS);
+    let keys = |page: usize| queries.kv.keys(queries.pages[page], queries.kv_head);
+    let values = |page: usize| queries.kv.values(queries.pages[page], queries.kv_head);
     for (page, range) in pages(tokens.clone()) {
-        let head = queries.kv.keys(queries.pages[page], queries.kv_head);
+        let next = if page < last { keys(page + 1) } else { values(first) };
         let at = page * PAGE_TOKENS + range.start - tokens.start;
         let mut task = Scores { row, head_dim, range: range.clone(), scores, at, count };
         // SAFETY: the caller vouches for the instructions; the task's tokens end with its range.
-        unsafe { on_page::<V>(head, head_dim, range.end, room, &mut task) };
+        unsafe { on_page::<V>([keys(page), next], head_dim, range.end, room, &mut task) };
     }
     let heads = scores.chunks_exact_mut(count).zip(partial.largest.iter_mut()).zip(partial.sums);
     for ((scores, largest), sum) in heads {
@@ -160,13 +195,12 @@ pub(super) unsafe fn split<V: AttentionLanes>(
     }
     partial.values.fill(0.0);
     for (page, range) in pages(tokens.clone()) {
-        let head = queries.kv.values(queries.pages[page], queries.kv_head);
+        let next = if page < last { values(page + 1) } else { values(page) };
         let at = page * PAGE_TOKENS + range.start - tokens.start;
-        let values = &mut *partial.values;
-        let mut task =
-            Values { weights: scores, head_dim, range: range.clone(), at, count, sums: values };
+        let sums = &mut *partial.values;
+        let mut task = Values { weights: scores, head_dim, range: range.clone(), at, count, sums };
         // SAFETY: as above.
-        unsafe { on_page::<V>(head, head_dim, range.end, room, &mut task) };
+        unsafe { on_page::<V>([values(page), next], head_dim, range.end, room, &mut task) };
     }
 }
 
@@ -275,6 +309,7 @@ impl Scores<'_> {
             let mut i = 0;
             while i + V::COUNT <= d {
                 for (t, sums) in sums.iter_mut().enumerate() {
+                    page.ask((token + t) * d + i);
                     let key = page.load((token + t) * d + i);
                     for (q, sum) in sums.iter_mut().enumerate() {
                         *sum = V::load(row.add(q * d + i)).mul_add(key, *sum);
@@ -374,6 +409,7 @@ impl Values<'_> {
             }
             for (at, token) in self.range.clone().enumerate() {
                 for (n, sums) in sums.iter_mut().enumerate() {
+                    page.ask(token * d + i + n * V::COUNT);
                     let value = page.load(token * d + i + n * V::COUNT);
                     for (q, sum) in sums.iter_mut().enumerate() {
                         let weight = V::splat(*weights.add(q * self.count + at));

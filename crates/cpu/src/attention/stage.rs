@@ -4,7 +4,7 @@ use half::f16;
 
 use super::Numbers;
 use super::lanes::AttentionLanes;
-use crate::key_values::{Head, PAGE_TOKENS, SCALE_SPAN};
+use crate::key_values::{Head, LARGEST_F16, PAGE_TOKENS, SCALE_SPAN, to_f16};
 
 /// The first `count` tokens of `head` as numbers: where they are if they are `f32` already, else in
 /// `room` (`[PAGE_TOKENS, head_dim]`), whose other tokens become zeros.
@@ -22,17 +22,94 @@ pub(super) unsafe fn unpack<'a, V: AttentionLanes>(
     numbers: Numbers,
     room: &'a mut [f32],
 ) -> &'a [f32] {
+    if let (Head::F32(values), Numbers::Float) = (head, numbers) {
+        assert!(values.len() == room.len(), "a page");
+        return values;
+    }
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        fill::<V>(head, head_dim, count, room);
+        if numbers == Numbers::Bf16 {
+            round::<V>(&mut room[..count * head_dim]);
+        }
+    }
+    room
+}
+
+/// As [`unpack`], for values: zeros in place of those that would not enter products as finite numbers. The
+/// second result is whether there were none.
+///
+/// # Safety
+/// As [`unpack`].
+///
+/// # Panics
+/// As [`unpack`].
+#[inline(always)]
+pub(super) unsafe fn unpack_values<'a, V: AttentionLanes>(
+    head: Head<'a>,
+    head_dim: usize,
+    count: usize,
+    numbers: Numbers,
+    room: &'a mut [f32],
+) -> (&'a [f32], bool) {
+    let used = count * head_dim;
+    if let (Head::F32(values), Numbers::Float) = (head, numbers)
+        && all_finite(&values[..used], numbers)
+    {
+        assert!(values.len() == room.len(), "a page");
+        return (values, true);
+    }
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        fill::<V>(head, head_dim, count, room);
+        let finite = remove_infinite(&mut room[..used], numbers);
+        if numbers == Numbers::Bf16 {
+            round::<V>(&mut room[..used]);
+        }
+        (room, finite)
+    }
+}
+
+/// Whether all values enter products as finite numbers.
+#[inline(always)]
+fn all_finite(values: &[f32], numbers: Numbers) -> bool {
+    let infinite = numbers.infinite();
+    // Without branches, so that it becomes vector instructions.
+    let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.abs().to_bits()));
+    largest < infinite
+}
+
+/// Puts zeros in place of values that would not enter products as finite numbers; whether there were none.
+#[inline(always)]
+pub(super) fn remove_infinite(values: &mut [f32], numbers: Numbers) -> bool {
+    let finite = all_finite(values, numbers);
+    if !finite {
+        let infinite = numbers.infinite();
+        let wrong = values.iter_mut().filter(|value| value.abs().to_bits() >= infinite);
+        wrong.for_each(|value| *value = 0.0);
+    }
+    finite
+}
+
+/// Fills `room` (`[PAGE_TOKENS, head_dim]`) with the first `count` tokens of `head`, and zeros.
+///
+/// # Safety
+/// As [`unpack`].
+///
+/// # Panics
+/// As [`unpack`].
+#[inline(always)]
+pub(super) unsafe fn fill<V: AttentionLanes>(
+    head: Head<'_>,
+    head_dim: usize,
+    count: usize,
+    room: &mut [f32],
+) {
     assert!(room.len() == PAGE_TOKENS * head_dim && count <= PAGE_TOKENS, "room for a page");
     let used = count * head_dim;
     room[used..].fill(0.0);
     match head {
-        Head::F32(values) => {
-            assert!(values.len() == room.len(), "a page");
-            if numbers == Numbers::Float {
-                return values;
-            }
-            room[..used].copy_from_slice(&values[..used]);
-        }
+        Head::F32(values) => room[..used].copy_from_slice(&values[..used]),
         // SAFETY: the caller vouches for the instructions.
         Head::F16(values) => unsafe { unpack_f16::<V>(&values[..used], &mut room[..used]) },
         Head::Q8_0 { codes, scales } => {
@@ -47,11 +124,6 @@ pub(super) unsafe fn unpack<'a, V: AttentionLanes>(
             }
         }
     }
-    if numbers == Numbers::Bf16 {
-        // SAFETY: the caller vouches for the instructions.
-        unsafe { round::<V>(&mut room[..used]) };
-    }
-    room
 }
 
 /// Rounds numbers to bf16.
@@ -73,6 +145,26 @@ pub(super) unsafe fn round<V: AttentionLanes>(values: &mut [f32]) {
             V::load_part(at.add(whole), left).round_to_bf16().store_part(at.add(whole), left);
         }
     }
+}
+
+/// [`crate::key_values::to_f16`], bit for bit.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn pack_f16<V: AttentionLanes>(values: &[f32], out: &mut [f16]) {
+    assert!(values.len() == out.len());
+    let whole = out.len() - out.len() % V::COUNT;
+    for at in (0..whole).step_by(V::COUNT) {
+        // SAFETY: the caller vouches for the instructions; `at + V::COUNT` is within both slices. The
+        // second operand is kept where one is NaN.
+        unsafe {
+            let value = V::splat(LARGEST_F16).min(V::load(values.as_ptr().add(at)));
+            let value = V::splat(-LARGEST_F16).max(value);
+            value.store_f16(out.as_mut_ptr().add(at).cast());
+        }
+    }
+    to_f16(&values[whole..], &mut out[whole..]);
 }
 
 /// # Safety

@@ -17,6 +17,7 @@ use super::{AttentionKernels, append, attend, attention_kernels};
 use crate::isa::Isa;
 use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
 use crate::pool::Pool;
+use crate::row_wise::RowSource;
 use crate::scratch::Scratch;
 
 const FLOAT: f64 = 3e-6;
@@ -64,6 +65,22 @@ impl Sequence {
         let (k, v) = (values(seed + 1, tokens * width), values(seed + 2, tokens * width));
         assert!(pages.len() * PAGE_TOKENS >= tokens);
         Self { q, k, v, tokens, generated, pages }
+    }
+}
+
+/// Rows that are there.
+struct Held<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl RowSource for Held<'_> {
+    fn room(&self) -> usize {
+        0
+    }
+
+    fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
+        &self.values[row * self.width..][..self.width]
     }
 }
 
@@ -140,7 +157,8 @@ fn run(
             past[index] = tokens.end;
         }
         pad(&mut step, &mut q, &mut k, &mut v);
-        append(&mut kv, &step, &k, &v, mode.pool);
+        let (k, v) = (Held { values: &k, width: kv_width }, Held { values: &v, width: kv_width });
+        append(mode.kernels, &mut kv, &step, &k, &v, mode.pool);
         let mut out = vec![f32::NAN; step.rows.len() * width];
         attend(mode.kernels, mode.float, &spec, &kv, &step, &q, &mut out, mode.pool);
         let mut owned = vec![false; step.rows.len()];
@@ -413,6 +431,49 @@ fn memory_does_not_grow_with_the_context() {
                 scratch.len()
             };
             assert_eq!(taken(600), taken(32_768), "{isa} {codec}");
+        }
+    }
+}
+
+/// What a token says that is not finite reaches those rows that see it, and no others: times a weight of
+/// zero it would reach all that share a task with them.
+#[test]
+fn tokens_that_are_not_finite_leave_rows_before_them_alone() {
+    let spec = spec(6, 2, 32);
+    let (tokens, wrong) = (90, 50);
+    let width = spec.heads * spec.head_dim;
+    for (isa, kernels) in tiers("not finite") {
+        for codec in KvCodec::ALL {
+            for float in [true, false] {
+                let pool = Pool::new(2).expect("threads");
+                let what = format!("{isa} {codec} float={float}");
+                let results = |sequence| {
+                    let mode = mode(&*kernels, float, codec, &pool);
+                    run(mode, spec, &[sequence], &[tokens], 0).0.remove(0)
+                };
+                let sequence = || Sequence::new(spec, 5, tokens, tokens - 5, vec![2, 0, 1]);
+                let clean = results(sequence());
+                for bad in [f32::NAN, f32::INFINITY, f32::MIN] {
+                    for key in [true, false] {
+                        let mut sequence = sequence();
+                        let at = (wrong * spec.kv_heads + 1) * spec.head_dim + 7;
+                        (if key { &mut sequence.k } else { &mut sequence.v })[at] = bad;
+                        let found = results(sequence);
+                        let (before, _) = found.split_at(wrong * width);
+                        assert!(before == &clean[..before.len()], "{what} {bad} key={key}");
+                        // The rows that see it are changed where it is stored as it was given.
+                        let stored = codec == KvCodec::F32 || codec == KvCodec::F16 && bad.is_nan();
+                        if stored && !key && !(bad == f32::MIN) {
+                            for row in wrong..tokens {
+                                for head in 3..6 {
+                                    let number = found[row * width + head * spec.head_dim + 7];
+                                    assert!(!number.is_finite(), "{what} {bad}, row {row}");
+                                }
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -4,14 +4,18 @@
 use std::arch::x86_64::{__m256, __m512};
 use std::ops::Range;
 
+use half::f16;
+
 use super::blocks::blocks;
 use super::single::split;
+use super::stage::pack_f16;
 use super::{AttentionKernels, Numbers, Partial, Queries};
+use crate::key_values::KvShape;
 use crate::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
 #[cfg(target_arch = "aarch64")]
-use crate::vector::{Floats, Neon};
+use crate::vector::{Neon, Pair};
 
 /// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
 macro_rules! attention {
@@ -58,6 +62,19 @@ macro_rules! attention {
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(queries, tokens, partial, work) }
             }
+
+            fn store(&self, shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(shape: KvShape, bytes: &mut [u8], index: usize, values: &[f32]) {
+                    // SAFETY: this function has the instructions.
+                    let to_f16 = |values: &[f32], out: &mut [f16]| unsafe {
+                        pack_f16::<$lanes>(values, out);
+                    };
+                    shape.store(bytes, index, values, to_f16);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(shape, bytes, index, values) }
+            }
         }
     };
 }
@@ -68,4 +85,4 @@ attention!(Avx2: __m256, "avx2" "fma" "f16c");
 attention!(Avx512: __m512, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl");
 // Two registers: enough sums to hide the latency of one behind others.
 #[cfg(target_arch = "aarch64")]
-attention!(Neon: Floats<2>, "neon");
+attention!(Neon: Pair<std::arch::aarch64::float32x4_t>, "neon");

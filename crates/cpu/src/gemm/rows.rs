@@ -55,21 +55,28 @@ impl Int8Rows {
     pub fn pack(&mut self, x: &QuantizedRows, pool: &Pool) {
         let spans = if x.span >= x.cols { 1 } else { x.cols.div_ceil(x.span.max(1)) };
         assert!(x.codes.len() == x.rows * x.cols && x.scales.len() == x.rows * spans);
-        self.quantize(x.rows, x.cols, x.span, pool, |row, codes, scales| {
+        self.quantize([x.rows, x.cols], x.span, 0, pool, |row, codes, scales, _| {
             codes.copy_from_slice(&x.codes[row * x.cols..][..x.cols]);
             scales.copy_from_slice(&x.scales[row * spans..][..spans]);
         });
     }
 
     /// Has `quantize` make each row's codes and scales (256 columns each, or one for the row), and
-    /// lays them out while they are in cache. `cols` is K; the codes of the row are K rounded up to
-    /// a multiple of 256, and those past K must be zeros.
+    /// lays them out while they are in cache. The shape is rows by K; the codes of the row are K rounded
+    /// up to a multiple of 256, and those past K must be zeros. `quantize` also gets `room` values of
+    /// room.
     ///
     /// # Panics
-    /// If `span` is neither 256 nor at least `cols`.
-    pub fn quantize<F>(&mut self, rows: usize, cols: usize, span: usize, pool: &Pool, quantize: F)
-    where
-        F: Fn(usize, &mut [i8], &mut [f32]) + Sync,
+    /// If `span` is neither 256 nor at least K.
+    pub fn quantize<F>(
+        &mut self,
+        [rows, cols]: [usize; 2],
+        span: usize,
+        room: usize,
+        pool: &Pool,
+        quantize: F,
+    ) where
+        F: Fn(usize, &mut [i8], &mut [f32], &mut [f32]) + Sync,
     {
         assert!(span == PANEL_COLS || span >= cols, "activation scales of {span} columns");
         let blocks = cols.div_ceil(PANEL_COLS);
@@ -85,7 +92,8 @@ impl Int8Rows {
         let tiles = SharedOut::new(&mut self.tiles.memory, blocks);
         let scales = SharedOut::new(&mut self.scales, width);
         pool.run(rows.div_ceil(TILE), |tile, scratch| {
-            let [codes, row_scales] = scratch.take([blocks * PANEL_COLS / size_of::<f32>(), spans]);
+            let codes_len = blocks * PANEL_COLS / size_of::<f32>();
+            let [codes, row_scales, room] = scratch.take([codes_len, spans, room]);
             // SAFETY: as many bytes, which are numbers whatever they are, borrowed from `codes`.
             let codes: &mut [i8] = unsafe {
                 std::slice::from_raw_parts_mut(codes.as_mut_ptr().cast(), blocks * PANEL_COLS)
@@ -95,7 +103,7 @@ impl Int8Rows {
             for lane in 0..TILE {
                 let row = tile * TILE + lane;
                 if row < rows {
-                    quantize(row, codes, row_scales);
+                    quantize(row, codes, row_scales, room);
                 } else {
                     codes.fill(0);
                     row_scales.fill(0.0);

@@ -112,6 +112,44 @@ fn silu_has_the_right_ends() {
     }
 }
 
+/// From where it is zero to where it is infinite: within two units in the last place of the exact value,
+/// the place being that of the value, or of the smallest numbers.
+#[test]
+fn exp_is_within_two_units_in_the_last_place() {
+    for (isa, tier) in tiers("exp") {
+        let x: Vec<f32> = (0..16 * 40_000u32)
+            .map(|index| -105.0 + 194.5 * index as f32 / (16.0 * 40_000.0))
+            .chain([0.0, -0.0, f32::MIN_POSITIVE, -1e-30, 88.722_84, -87.336_55, -103.972_08, 1.0])
+            .chain([
+                f32::NEG_INFINITY,
+                -200.0,
+                f32::INFINITY,
+                200.0,
+                f32::MIN,
+                f32::MAX,
+                1e-10,
+                -1.0,
+            ])
+            .collect();
+        let mut found = x.clone();
+        tier.exp(&mut found);
+        for (&x, found) in x.iter().zip(found) {
+            let exact = f64::from(x).exp();
+            if exact > f64::from(f32::MAX) * (1.0 + f64::from(f32::EPSILON)) {
+                assert_eq!(found, f32::INFINITY, "{isa}: exp({x})");
+                continue;
+            }
+            let place = f64::from((exact as f32).max(f32::MIN_POSITIVE)).log2().floor() - 23.0;
+            let off = (f64::from(found) - exact).abs() / place.exp2();
+            let last = exact > f64::from(f32::MAX) * (1.0 - 4.0 * f64::from(f32::EPSILON));
+            assert!(off <= 2.0 || last && found == f32::INFINITY, "{isa}: exp({x}) off by {off}");
+        }
+        let mut wrong = [f32::NAN; 16];
+        tier.exp(&mut wrong);
+        assert!(wrong.iter().all(|value| value.is_nan()), "{isa}");
+    }
+}
+
 /// Every codec with its parameters.
 fn codecs() -> Vec<Codec> {
     let mut codecs = Codec::PLAIN.to_vec();

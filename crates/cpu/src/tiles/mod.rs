@@ -2,6 +2,7 @@
 
 mod layout;
 mod pack;
+mod row;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,6 +79,14 @@ impl Tiles {
     pub fn tile(&self, index: usize) -> &[u8] {
         let bytes = self.layout.tile_bytes();
         &self.bytes[index * bytes..][..bytes]
+    }
+
+    /// Fills `out` with weight row `index`: what [`keeve_codec::values`] gives, bit for bit.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not one long.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        row::unpack_row(&self.layout, self.tile(index / TILE_ROWS), index % TILE_ROWS, out);
     }
 
     /// The codes of 16 rows by 256 columns, if they are stored as a panel.

@@ -6,12 +6,14 @@ use keeve_codec::{Float, Group, Scaling};
 
 use super::ints::IntLanes;
 use super::lanes::Lanes;
-use super::prefetch::prefetch;
+use super::prefetch::{prefetch, prefetch_far};
 use crate::panel::TILE_ROWS;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 
-/// How far ahead weights are asked for, in bytes.
+/// How far ahead weights are asked for, in bytes: first for the second level of cache, which can wait for
+/// more of memory at the same time than the first, then for the first.
+const FAR_AHEAD: usize = 8192;
 const AHEAD: usize = 2048;
 /// Vectors of a block.
 const WORDS: usize = BLOCK / 4;
@@ -110,10 +112,11 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     }
 }
 
-/// Asks for the weights that come [`AHEAD`] bytes after `lines` lines.
+/// Asks for the weights that come [`FAR_AHEAD`], and [`AHEAD`], bytes after `lines` lines.
 #[inline(always)]
 fn ask_ahead(at: *const u8, lines: usize) {
     for line in 0..lines {
+        prefetch_far(at.wrapping_add(FAR_AHEAD + line * LINE));
         prefetch(at.wrapping_add(AHEAD + line * LINE));
     }
 }

@@ -12,18 +12,22 @@ mod neon;
 mod neon_ints;
 #[cfg(target_arch = "aarch64")]
 mod neon_products;
+#[cfg(target_arch = "aarch64")]
+mod pair;
 mod panels;
 mod prefetch;
 mod tier;
 mod unpack;
 
 pub(crate) use lanes::Lanes;
+pub(crate) use prefetch::prefetch;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use {
     ints::IntLanes,
-    neon::{Floats, widen_f16},
-    neon_ints::{DotInts, WideInts},
+    neon::widen_f16,
+    neon_ints::{Ints, Sdot, TileInts, Widening},
     neon_products::smmla,
+    pair::Pair,
     tier::{Dotprod, Neon},
 };
 #[cfg(target_arch = "x86_64")]
@@ -207,6 +211,19 @@ pub(crate) unsafe fn exp<V: Lanes>(x: V) -> V {
             sum = sum.mul_add(r, V::splat(*coefficient));
         }
         sum.times_power_of_two(n)
+    }
+}
+
+/// Replaces each `x`, of which there are whole registers, by [`exp`] of it.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[cfg(test)]
+#[inline(always)]
+unsafe fn exp_all<V: Lanes>(x: &mut [f32]) {
+    for x in x.chunks_exact_mut(V::COUNT) {
+        // SAFETY: the caller vouches for the instructions; a chunk is a register.
+        unsafe { exp(V::load(x.as_ptr())).store(x.as_mut_ptr()) };
     }
 }
 

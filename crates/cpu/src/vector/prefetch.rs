@@ -21,3 +21,23 @@ pub(crate) fn prefetch(at: *const u8) {
         );
     }
 }
+
+/// As [`prefetch`], but only for the second level of cache.
+#[inline(always)]
+pub(crate) fn prefetch_far(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl2keep, [{at}]",
+            at = in(reg) at,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! Operations that make each row from the same row of their operands: chains of them run in one pass.
+//!
+//! A value that is read in one place only, by something that can take it row by row, is not held: who
+//! reads it makes the row it needs, in cache, and goes on with it. So a norm is quantized where it is
+//! made, gates are multiplied where they are quantized, and keys are normalized and turned where they
+//! are stored. The same kernels see the same rows, so no bit of a result depends on it.
+
+use keeve_graph::{BinaryOp, Graph, Op, UnaryOp, ValueId};
+
+use crate::backend::LoadedWeight;
+use crate::kernels::Kernels;
+use crate::linear::PackedLinear;
+use crate::plan::Context;
+use crate::round::round_row;
+
+/// Rows of a value.
+pub(crate) trait RowSource: Sync {
+    /// Values of room that [`RowSource::row`] needs.
+    fn room(&self) -> usize;
+
+    /// Row `row`, which may be made in `room`.
+    fn row<'a>(&'a self, row: usize, room: &'a mut [f32]) -> &'a [f32];
+}
+
+/// Whether `op` makes each row from the same row of its operands.
+pub(crate) fn is_row_wise(op: &Op) -> bool {
+    match op {
+        Op::RmsNorm { .. }
+        | Op::Rope { .. }
+        | Op::Unary { .. }
+        | Op::Binary { .. }
+        | Op::Scale { .. }
+        | Op::ScaleRows { .. }
+        | Op::Slice { .. }
+        | Op::RoundRows { .. }
+        | Op::SelectRows { .. } => true,
+        Op::Embed { .. }
+        | Op::Linear { .. }
+        | Op::Attention { .. }
+        | Op::Router { .. }
+        | Op::ExpertLinear { .. }
+        | Op::ExpertSum { .. } => false,
+    }
+}
+
+/// Which values of the graph are not held, but made as they are read: not those in `kept`.
+pub(crate) fn merged(graph: &Graph, weights: &[LoadedWeight], kept: &[ValueId]) -> Vec<bool> {
+    let mut readers: Vec<Vec<ValueId>> = vec![vec![]; graph.nodes().len()];
+    for value in graph.values() {
+        for operand in graph.node(value).op.operands() {
+            readers[operand.index()].push(value);
+        }
+    }
+    let is_output = |value| graph.outputs().iter().any(|output| output.value == value);
+    let by_row = |reader: ValueId, value: ValueId| match graph.node(reader).op {
+        Op::Linear { weight, .. } => {
+            let linear = weights[weight.index()].linear.as_deref();
+            linear.is_some_and(PackedLinear::reads_rows)
+        }
+        Op::Attention { q, .. } => q != value,
+        ref op => is_row_wise(op),
+    };
+    let is_linear = |reader: ValueId| matches!(graph.node(reader).op, Op::Linear { .. });
+    let is_merged = |value: ValueId| {
+        let readers = &readers[value.index()];
+        // What products quantize is kept from one to the next.
+        let once = readers.len() == 1 || readers.iter().all(|&reader| is_linear(reader));
+        is_row_wise(&graph.node(value).op)
+            && !readers.is_empty()
+            && once
+            && readers.iter().all(|&reader| by_row(reader, value))
+            && !kept.contains(&value)
+            && !is_output(value)
+    };
+    graph.values().map(is_merged).collect()
+}
+
+/// Values of room that making a row of `value`, by its operation, needs.
+fn room(graph: &Graph, merged: &[bool], value: ValueId) -> usize {
+    let width = |value: ValueId| graph.node(value).shape.width;
+    let made = |value: ValueId| if merged[value.index()] { room(graph, merged, value) } else { 0 };
+    // Made apart from where the result will be.
+    let apart = |value: ValueId| if merged[value.index()] { width(value) + made(value) } else { 0 };
+    match graph.node(value).op {
+        Op::RmsNorm { x, .. } | Op::Slice { x, .. } | Op::RoundRows { x } => apart(x),
+        Op::Rope { x, .. }
+        | Op::Unary { x, .. }
+        | Op::Scale { x, .. }
+        | Op::SelectRows { x, .. } => made(x),
+        Op::Binary { a, b, .. } => made(a).max(apart(b)),
+        Op::ScaleRows { x, by } => made(x).max(apart(by)),
+        Op::Embed { .. }
+        | Op::Linear { .. }
+        | Op::Attention { .. }
+        | Op::Router { .. }
+        | Op::ExpertLinear { .. }
+        | Op::ExpertSum { .. } => 0,
+    }
+}
+
+/// Where the values are that rows are made from.
+pub(crate) struct Values<'a> {
+    /// The graph.
+    pub graph: &'a Graph,
+    /// Its weights.
+    pub weights: &'a [LoadedWeight],
+    /// Which values are made as they are read.
+    pub merged: &'a [bool],
+    /// For each value that is held, its buffer.
+    pub buffer_of: &'a [Option<usize>],
+    /// Buffers, `[rows, width]` of the value they hold.
+    pub buffers: &'a [Vec<f32>],
+    /// The step.
+    pub context: &'a Context<'a, 'a>,
+    /// The tier.
+    pub kernels: &'static dyn Kernels,
+}
+
+impl Values<'_> {
+    /// A value that is held; nothing for others.
+    pub fn held(&self, value: ValueId) -> &[f32] {
+        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer])
+    }
+
+    /// The rows of a value.
+    pub fn rows(&self, value: ValueId) -> Rows<'_> {
+        Rows { values: self, value }
+    }
+
+    /// Values of room that [`Values::make`] needs.
+    pub fn room(&self, value: ValueId) -> usize {
+        room(self.graph, self.merged, value)
+    }
+
+    /// Makes row `row` of `value` by its operation, in `out`, which holds that row of the value
+    /// `over`, if there is one.
+    pub fn make(
+        &self,
+        value: ValueId,
+        row: usize,
+        over: Option<ValueId>,
+        out: &mut [f32],
+        room: &mut [f32],
+    ) {
+        let node = self.graph.node(value);
+        match node.op {
+            Op::RmsNorm { x, weight, eps } => {
+                let x = self.read(x, row, room);
+                let gain = self.weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+                let length = gain.len().max(1);
+                for (x, out) in x.chunks_exact(length).zip(out.chunks_exact_mut(length)) {
+                    self.kernels.rms_norm(x, gain, eps, out);
+                }
+            }
+            Op::Rope { x, rope, head_dim } => {
+                self.put(x, row, over, out, room);
+                self.context.turns[rope.index()].turn(row, out, head_dim);
+            }
+            Op::Unary { x, function } => {
+                self.put(x, row, over, out, room);
+                match function {
+                    UnaryOp::Silu => self.kernels.silu(out),
+                    UnaryOp::GeluTanh => out.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+                    UnaryOp::Tanh => out.iter_mut().for_each(|x| *x = x.tanh()),
+                    UnaryOp::Sigmoid => out.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
+                    UnaryOp::SquaredRelu => out.iter_mut().for_each(|x| *x = x.max(0.0).powi(2)),
+                }
+            }
+            Op::Binary { a, b, function } => {
+                self.put(a, row, over, out, room);
+                let b = self.read(b, row, room);
+                match function {
+                    BinaryOp::Add => out.iter_mut().zip(b).for_each(|(a, b)| *a += b),
+                    BinaryOp::Mul => out.iter_mut().zip(b).for_each(|(a, b)| *a *= b),
+                }
+            }
+            Op::Scale { x, by } => {
+                self.put(x, row, over, out, room);
+                out.iter_mut().for_each(|x| *x *= by);
+            }
+            Op::ScaleRows { x, by } => {
+                self.put(x, row, over, out, room);
+                let by = self.read(by, row, room)[0];
+                out.iter_mut().for_each(|x| *x *= by);
+            }
+            Op::Slice { x, start } => {
+                let x = self.read(x, row, room);
+                out.copy_from_slice(&x[start..][..out.len()]);
+            }
+            Op::RoundRows { x } => round_row(self.read(x, row, room), out),
+            Op::SelectRows { x, want } => {
+                self.put(x, self.context.wanted(want)[row], None, out, room);
+            }
+            Op::Embed { .. }
+            | Op::Linear { .. }
+            | Op::Attention { .. }
+            | Op::Router { .. }
+            | Op::ExpertLinear { .. }
+            | Op::ExpertSum { .. } => {}
+        }
+    }
+
+    /// Puts row `row` of `value` into `out`.
+    fn put(
+        &self,
+        value: ValueId,
+        row: usize,
+        over: Option<ValueId>,
+        out: &mut [f32],
+        room: &mut [f32],
+    ) {
+        if self.merged[value.index()] {
+            self.make(value, row, over, out, room);
+        } else if over != Some(value) {
+            out.copy_from_slice(self.held_row(value, row));
+        }
+    }
+
+    /// Row `row` of `value`, which may be made in `room`.
+    fn read<'a>(&'a self, value: ValueId, row: usize, room: &'a mut [f32]) -> &'a [f32] {
+        if !self.merged[value.index()] {
+            return self.held_row(value, row);
+        }
+        let (out, room) = room.split_at_mut(self.graph.node(value).shape.width);
+        self.make(value, row, None, out, room);
+        out
+    }
+
+    fn held_row(&self, value: ValueId, row: usize) -> &[f32] {
+        let width = self.graph.node(value).shape.width;
+        &self.held(value)[row * width..][..width]
+    }
+}
+
+/// The rows of a value, held or made.
+pub(crate) struct Rows<'a> {
+    values: &'a Values<'a>,
+    value: ValueId,
+}
+
+impl RowSource for Rows<'_> {
+    fn room(&self) -> usize {
+        match self.values.merged[self.value.index()] {
+            true => self.values.graph.node(self.value).shape.width + self.values.room(self.value),
+            false => 0,
+        }
+    }
+
+    fn row<'a>(&'a self, row: usize, room: &'a mut [f32]) -> &'a [f32] {
+        self.values.read(self.value, row, room)
+    }
+}
+
+fn gelu_tanh(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh())
+}

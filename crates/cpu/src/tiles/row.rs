@@ -1,0 +1,128 @@
+//! Unpacking: a row of weights out of tiles, as `embed` wants it.
+
+use keeve_codec::{Codes, Float, Group, SUPER_BLOCK, Scaling};
+
+use super::layout::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
+use crate::panel::TILE_ROWS;
+
+/// Words (codes of four columns, a byte each) of a block's row.
+const WORDS: usize = BLOCK / 4;
+
+/// Fills `out`, one value for each column, with row `row` of a tile: what [`keeve_codec::values`] gives, bit
+/// for bit.
+///
+/// # Panics
+/// If the lengths are not those of the layout.
+pub(super) fn unpack_row(layout: &Layout, tile: &[u8], row: usize, out: &mut [f32]) {
+    assert!(tile.len() == layout.tile_bytes() && out.len() == layout.cols && row < TILE_ROWS);
+    let records = tile.chunks_exact(layout.record).zip(out.chunks_mut(layout.span));
+    for (record, out) in records {
+        let (header, blocks) = record.split_at(layout.header);
+        let blocks = blocks.chunks_exact(layout.block_bytes());
+        for ((index, out), block) in out.chunks_mut(BLOCK).enumerate().zip(blocks) {
+            let codes = block_codes(layout.codes, block, row);
+            for (column, (out, code)) in out.iter_mut().zip(codes).enumerate() {
+                *out = value(layout, header, row, index * BLOCK + column, code);
+            }
+        }
+    }
+}
+
+/// The value of a code at `column` of a record.
+fn value(layout: &Layout, header: &[u8], row: usize, column: usize, code: u8) -> f32 {
+    let Codes { signed, zero, scaling, .. } = layout.codes;
+    let code =
+        if signed { i32::from(code as i8) } else { i32::from(code) - i32::from(zero) } as f32;
+    match scaling {
+        Scaling::Groups { group, float, offset } => {
+            let group = match group {
+                Group::Row => 0,
+                Group::Of(len) => column / usize::from(len),
+            };
+            let place = &header[group * group_bytes(float, offset)..];
+            let product = float.read(place, row) * code;
+            if offset { product + float.read(place, TILE_ROWS + row) } else { product }
+        }
+        Scaling::SuperBlocks { run, minimum } => {
+            let run = usize::from(run);
+            let (index, runs) = (column / run, SUPER_BLOCK / run);
+            let integers = &header[INTEGERS_AT..];
+            let integer = integers[index * TILE_ROWS + row];
+            let (scale, least) = match (runs, minimum) {
+                (8, _) => (integer as i8, integers[(runs + index) * TILE_ROWS + row]),
+                (_, true) => ((integer & 15) as i8, integer >> 4),
+                (_, false) => (integer as i8, 0),
+            };
+            let scale = Float::F16.read(header, row) * f32::from(scale);
+            let least = Float::F16.read(header, TILE_ROWS + row) * f32::from(least);
+            scale * code - least
+        }
+    }
+}
+
+/// The codes of a row in a block: the planes of `write_block` put together.
+fn block_codes(what: Codes, block: &[u8], row: usize) -> [u8; BLOCK] {
+    let mut words = [0u32; WORDS];
+    let mut vectors = block.chunks_exact(LINE);
+    let mut plane = |mask: u32, shift: u32, count: usize, step: usize| {
+        for (vector, words) in vectors.by_ref().take(WORDS / count).zip(words.chunks_mut(count)) {
+            let Some(own) = vector.as_chunks::<4>().0.get(row) else { return };
+            let own = u32::from_le_bytes(*own);
+            for (index, word) in words.iter_mut().enumerate() {
+                *word |= (own >> (index * step) & mask) << shift;
+            }
+        }
+    };
+    if what.bits == 8 {
+        plane(u32::MAX, 0, 1, 8);
+    } else {
+        let mut shift = 0;
+        for (width, mask) in [(4, 0x0f0f_0f0f), (2, 0x0303_0303), (1, 0x0101_0101)] {
+            if what.bits & width != 0 {
+                plane(mask, shift, 8 / usize::from(width), width.into());
+                shift += u32::from(width);
+            }
+        }
+    }
+    let mut codes = [0; BLOCK];
+    for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *codes = word.to_le_bytes();
+    }
+    codes
+}
+
+#[cfg(test)]
+mod tests {
+    use keeve_codec::{EncodeOptions, encode};
+
+    use super::*;
+    use crate::pool::Pool;
+    use crate::tiles::Tiles;
+
+    #[test]
+    fn rows_come_out_of_tiles_as_they_went_in() {
+        let pool = Pool::new(2).unwrap();
+        for codec in crate::tests::codecs() {
+            for (rows, cols) in [(33, 512), (16, 768)] {
+                let Some(layout) = Layout::new(codec, rows, cols) else { continue };
+                let mut seed = 1u32;
+                let values: Vec<f32> = (0..rows * cols)
+                    .map(|_| {
+                        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
+                    })
+                    .collect();
+                let tensor = encode(codec, rows, cols, &values, EncodeOptions::default());
+                let tensor = tensor.unwrap().tensor;
+                let tiles = Tiles::pack(layout, &tensor, &pool, &|_| true).unwrap().unwrap();
+                let (mut found, mut expected) = (vec![0.0; cols], vec![0.0; cols]);
+                for row in 0..rows {
+                    tiles.row(row, &mut found);
+                    keeve_codec::row_values(&tensor, row, &mut expected);
+                    let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{codec} row {row}");
+                }
+            }
+        }
+    }
+}
