@@ -10,8 +10,8 @@ use std::error::Error;
 use std::path::Path;
 
 use keeve_bench::random::RandomWeights;
-use keeve_bench::scheme::{Dimensions, Scheme};
 use keeve_bench::{random_gguf, shape};
+use keeve_quantize::{Dimensions, Scheme};
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

@@ -69,7 +69,7 @@ impl Cost {
 mod tests {
     use super::*;
     use crate::random::RandomWeights;
-    use crate::scheme::{Dimensions, Scheme};
+    use keeve_quantize::{Dimensions, Scheme};
 
     /// Numbers of the model's card, with Q4_K at 4.5 and Q6_K at 6.5625 bits a weight.
     #[test]

@@ -1,6 +1,5 @@
 //! What can go wrong in a benchmark.
 
-use crate::scheme::Scheme;
 use crate::shape;
 
 /// An error of a benchmark.
@@ -10,9 +9,6 @@ pub enum Error {
     /// No shape of that name.
     #[error("no shape '{0}' (known: {known}; or a config.json)", known = shape::names().collect::<Vec<_>>().join(", "))]
     Shape(String),
-    /// Neither a preset nor a codec.
-    #[error("'{0}' is neither a preset ({presets}) nor a codec (such as q4_k, q4_0, affine4-g64, int8, bf16)", presets = Scheme::presets().collect::<Vec<_>>().join(", "))]
-    Scheme(String),
     /// The model has no such weight.
     #[error("the model has no weight '{0}'")]
     NoWeight(String),

@@ -2,7 +2,8 @@
 //! machine that are measured in the same run ([`bounds`]).
 //!
 //! A model can be a real one, or one of a well-known [`shape`] with [`random`] weights in the codecs
-//! of a [`scheme`]. A running [`server`] can be put under load. Nothing here prints: progress and interruption go through an [`Observer`].
+//! of a [`Scheme`](keeve_quantize::Scheme). A running [`server`] can be put under load. Nothing here
+//! prints: progress and interruption go through an [`Observer`].
 
 pub mod bounds;
 mod codes;
@@ -14,7 +15,6 @@ pub mod ops;
 pub mod plot;
 pub mod random;
 pub mod random_gguf;
-pub mod scheme;
 pub mod server;
 pub mod shape;
 mod spread;

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::bounds::Bounds;
 use crate::cost::Cost;
 use crate::random::{RandomWeights, token_ids};
-use crate::scheme::{Dimensions, Scheme};
 use crate::{Error, Observer, Spread, activations_name};
+use keeve_quantize::{Dimensions, Scheme};
 
 /// What is measured, and how often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use keeve_graph::{Graph, WeightInfo, Weights};
 
 use crate::Error;
 use crate::codes::{self, Random};
-use crate::scheme::{Dimensions, Scheme};
+use keeve_quantize::{Dimensions, Scheme};
 
 /// Rows that a thread takes at a time.
 const ROWS_PER_TASK: usize = 64;

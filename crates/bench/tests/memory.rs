@@ -6,10 +6,10 @@
 
 use keeve_bench::random::RandomWeights;
 use keeve_bench::random_gguf;
-use keeve_bench::scheme::{Dimensions, Scheme};
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Error, Event, Request, SamplingParams};
 use keeve_graph::{Activations, Progress};
+use keeve_quantize::{Dimensions, Scheme};
 
 const MIB: u64 = 1 << 20;
 /// Activations, scratch memory, threads, the allocator's.

@@ -35,17 +35,29 @@ impl Writer {
     /// `.weight`, or for what [`safetensors::Writer::create`] refuses.
     pub fn create(path: &Path, tensors: &[Announced]) -> Result<Self, Error> {
         let quantization = quantization(path, tensors)?;
-        let mut stored = Vec::new();
-        let mut placeholders = Vec::new();
-        for tensor in tensors {
-            let (parts, placeholder) =
-                layout(tensor).map_err(|problem| Error::tensor(path, &tensor.name, problem))?;
-            stored.extend(parts);
-            placeholders.extend(placeholder);
-        }
-        stored.extend(placeholders);
-        let file = safetensors::Writer::create(path, &stored, &[("format", "mlx")])?;
+        let (stored, _) = stored(path, tensors)?;
+        let file = safetensors::Writer::create(path, &stored, &METADATA)?;
         Ok(Self { path: path.into(), file, tensors: tensors.to_vec(), done: 0, quantization })
+    }
+
+    /// As [`Writer::create`], but what is written stays beside `path` if [`Writer::finish`] is not reached,
+    /// and a later call with the same arguments goes on there: [`Writer::done`] tensors need not be
+    /// written again. `fingerprint` (letters and digits) says what else the bytes depend on.
+    ///
+    /// # Errors
+    /// As for [`Writer::create`]; also if another process writes the same file.
+    pub fn resume(path: &Path, tensors: &[Announced], fingerprint: &str) -> Result<Self, Error> {
+        let quantization = quantization(path, tensors)?;
+        let (stored, ends) = stored(path, tensors)?;
+        let mut file = safetensors::Writer::resume(path, &stored, &METADATA, fingerprint)?;
+        let done = ends.iter().take_while(|&&end| end <= file.done()).count();
+        file.rewind(done.checked_sub(1).map_or(0, |last| ends[last]))?;
+        Ok(Self { path: path.into(), file, tensors: tensors.to_vec(), done, quantization })
+    }
+
+    /// How many of the announced tensors are written.
+    pub fn done(&self) -> usize {
+        self.done
     }
 
     /// Writes the next tensor.
@@ -107,6 +119,26 @@ pub fn write(
         writer.tensor(name, tensor)?;
     }
     writer.finish()
+}
+
+const METADATA: [(&str, &str); 1] = [("format", "mlx")];
+
+/// The stored tensors of all weights, placeholders last, and how many there are up to the end of each
+/// weight.
+fn stored(
+    path: &Path,
+    tensors: &[Announced],
+) -> Result<(Vec<safetensors::Announced>, Vec<usize>), Error> {
+    let (mut stored, mut placeholders, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    for tensor in tensors {
+        let (parts, placeholder) =
+            layout(tensor).map_err(|problem| Error::tensor(path, &tensor.name, problem))?;
+        stored.extend(parts);
+        placeholders.extend(placeholder);
+        ends.push(stored.len());
+    }
+    stored.extend(placeholders);
+    Ok((stored, ends))
 }
 
 /// The stored tensors of a weight, and its placeholder.

@@ -274,41 +274,38 @@ impl Writer {
         tensors: &[Announced],
         metadata: &[(&str, &str)],
     ) -> Result<Self, Error> {
-        let mut header = Map::new();
-        if !metadata.is_empty() {
-            let metadata: Map<String, Value> =
-                metadata.iter().map(|(key, value)| ((*key).into(), json!(value))).collect();
-            header.insert("__metadata__".into(), metadata.into());
-        }
-        let mut expected = Vec::with_capacity(tensors.len());
-        let mut start = 0usize;
-        for tensor in tensors {
-            let wrong = |problem: &str| Error::tensor(path, &tensor.name, problem);
-            let dtype = tensor.kind.to_string();
-            let bytes = byte_length(&dtype, &tensor.shape)
-                .ok_or_else(|| wrong(&format!("is {dtype}, which safetensors cannot hold")))?;
-            let end = bytes.and_then(|bytes| start.checked_add(bytes));
-            let (Some(bytes), Some(end)) = (bytes, end) else {
-                return Err(wrong("does not take a whole or addressable number of bytes"));
-            };
-            let entry =
-                json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
-            if header.insert(tensor.name.clone(), entry).is_some() {
-                return Err(wrong("would be written twice"));
-            }
-            expected.push((tensor.name.clone(), bytes));
-            start = end;
-        }
-        let mut text = Value::from(header).to_string().into_bytes();
-        text.resize((8 + text.len()).next_multiple_of(ALIGNMENT) - 8, b' ');
-        if text.len() > MAX_HEADER {
-            let problem =
-                format!("would need a header of {} bytes; {MAX_HEADER} is the limit", text.len());
-            return Err(Error::file(path, problem));
-        }
-        let mut head = (text.len() as u64).to_le_bytes().to_vec();
-        head.append(&mut text);
+        let (head, expected) = head(path, tensors, metadata)?;
         Ok(Self { stream: TensorStream::create(path, &head, expected, 1)? })
+    }
+
+    /// As [`Writer::create`], but what is written stays beside `path` if [`Writer::finish`] is not reached,
+    /// and a later call with the same arguments goes on there: [`Writer::done`] tensors need not be
+    /// written again. `fingerprint` (letters and digits) says what else the bytes depend on.
+    ///
+    /// # Errors
+    /// As for [`Writer::create`]; also if another process writes the same file.
+    pub fn resume(
+        path: &Path,
+        tensors: &[Announced],
+        metadata: &[(&str, &str)],
+        fingerprint: &str,
+    ) -> Result<Self, Error> {
+        let (head, expected) = head(path, tensors, metadata)?;
+        Ok(Self { stream: TensorStream::resume(path, &head, expected, 1, fingerprint)? })
+    }
+
+    /// How many of the announced tensors are written.
+    pub fn done(&self) -> usize {
+        self.stream.done()
+    }
+
+    /// Forgets all but the first `count` tensors of a writer that was just resumed, for those that belong
+    /// together.
+    ///
+    /// # Errors
+    /// If the file cannot be cut.
+    pub fn rewind(&mut self, count: usize) -> Result<(), Error> {
+        self.stream.rewind(count)
     }
 
     /// Writes the bytes of the next tensor, whose name must be the next one announced.
@@ -326,6 +323,46 @@ impl Writer {
     pub fn finish(self) -> Result<(), Error> {
         self.stream.finish()
     }
+}
+
+/// The bytes before the tensors, and the name and length of each.
+type Head = (Vec<u8>, Vec<(String, usize)>);
+
+fn head(path: &Path, tensors: &[Announced], metadata: &[(&str, &str)]) -> Result<Head, Error> {
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        let metadata: Map<String, Value> =
+            metadata.iter().map(|(key, value)| ((*key).into(), json!(value))).collect();
+        header.insert("__metadata__".into(), metadata.into());
+    }
+    let mut expected = Vec::with_capacity(tensors.len());
+    let mut start = 0usize;
+    for tensor in tensors {
+        let wrong = |problem: &str| Error::tensor(path, &tensor.name, problem);
+        let dtype = tensor.kind.to_string();
+        let bytes = byte_length(&dtype, &tensor.shape)
+            .ok_or_else(|| wrong(&format!("is {dtype}, which safetensors cannot hold")))?;
+        let end = bytes.and_then(|bytes| start.checked_add(bytes));
+        let (Some(bytes), Some(end)) = (bytes, end) else {
+            return Err(wrong("does not take a whole or addressable number of bytes"));
+        };
+        let entry = json!({"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]});
+        if header.insert(tensor.name.clone(), entry).is_some() {
+            return Err(wrong("would be written twice"));
+        }
+        expected.push((tensor.name.clone(), bytes));
+        start = end;
+    }
+    let mut text = Value::from(header).to_string().into_bytes();
+    text.resize((8 + text.len()).next_multiple_of(ALIGNMENT) - 8, b' ');
+    if text.len() > MAX_HEADER {
+        let problem =
+            format!("would need a header of {} bytes; {MAX_HEADER} is the limit", text.len());
+        return Err(Error::file(path, problem));
+    }
+    let mut head = (text.len() as u64).to_le_bytes().to_vec();
+    head.append(&mut text);
+    Ok((head, expected))
 }
 
 /// Writes a file whose tensors are all at hand.

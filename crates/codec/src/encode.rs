@@ -1,6 +1,7 @@
 //! From floats to packed bytes: the one place that picks an encoder by codec.
 
 use crate::affine::Affine;
+use crate::search::{Reference, Searches};
 use crate::{
     Bytes, Codec, Error, PackedTensor, Parts, Row, RowMut, affine, float, fp4, fp8, int, iq4,
     kquant_encode, legacy, minifloat, mlx_fp, search, stored_values, ternary,
@@ -89,6 +90,36 @@ pub fn encode_row(
     options: EncodeOptions<'_>,
     mut row: RowMut<'_>,
 ) -> Result<f64, Error> {
+    write_row(codec, values, options, &mut row, &Reference)?;
+    squared_error(codec, values, row.as_row())
+}
+
+/// Encodes one row into `row`, as [`encode_row`] does, with other searches and without measuring the error.
+///
+/// # Errors
+/// As [`encode_row`].
+pub fn encode_row_with(
+    codec: Codec,
+    values: &[f32],
+    options: EncodeOptions<'_>,
+    mut row: RowMut<'_>,
+    searches: &dyn Searches,
+) -> Result<(), Error> {
+    write_row(codec, values, options, &mut row, searches)?;
+    // No scale or minimum is more than twice the largest value, so smaller ones cannot overflow an f16.
+    if !codec.is_float() && search::extreme(values).abs() > 16_384.0 {
+        squared_error(codec, values, row.as_row())?;
+    }
+    Ok(())
+}
+
+fn write_row(
+    codec: Codec,
+    values: &[f32],
+    options: EncodeOptions<'_>,
+    row: &mut RowMut<'_>,
+    searches: &dyn Searches,
+) -> Result<(), Error> {
     row.check_lengths(codec, values.len())?;
     let importance = options.importance;
     if let Some(weights) = importance {
@@ -107,16 +138,34 @@ pub fn encode_row(
         Codec::Q5_1 => legacy::encode(legacy::Q5_1, values, importance, row.data),
         Codec::Q8_0 => legacy::q8_0_encode(values, row.data),
         Codec::Q2K => {
-            kquant_encode::with_minimum(&kquant_encode::Q2_K_ENCODER, values, importance, row.data);
+            kquant_encode::with_minimum(
+                &kquant_encode::Q2_K_ENCODER,
+                values,
+                importance,
+                row.data,
+                searches,
+            );
         }
-        Codec::Q3K => kquant_encode::q3_k(values, importance, row.data),
+        Codec::Q3K => kquant_encode::q3_k(values, importance, row.data, searches),
         Codec::Q4K => {
-            kquant_encode::with_minimum(&kquant_encode::Q4_K_ENCODER, values, importance, row.data);
+            kquant_encode::with_minimum(
+                &kquant_encode::Q4_K_ENCODER,
+                values,
+                importance,
+                row.data,
+                searches,
+            );
         }
         Codec::Q5K => {
-            kquant_encode::with_minimum(&kquant_encode::Q5_K_ENCODER, values, importance, row.data);
+            kquant_encode::with_minimum(
+                &kquant_encode::Q5_K_ENCODER,
+                values,
+                importance,
+                row.data,
+                searches,
+            );
         }
-        Codec::Q6K => kquant_encode::q6_k(values, importance, row.data),
+        Codec::Q6K => kquant_encode::q6_k(values, importance, row.data, searches),
         Codec::Iq4Nl => iq4::nl_encode(values, importance, row.data),
         Codec::Iq4Xs => iq4::xs_encode(values, importance, row.data),
         Codec::Tq1_0 => ternary::trits_encode(&ternary::TQ1_0, values, row.data),
@@ -132,9 +181,9 @@ pub fn encode_row(
             return Err(overflow(codec, values));
         }
         Codec::Nvfp4 => fp4::nv_encode(values, row.data),
-        Codec::MlxMxfp4 => mlx_fp::mxfp4_encode(values, &mut row),
-        Codec::MlxMxfp8 => mlx_fp::mxfp8_encode(values, &mut row),
-        Codec::MlxNvfp4 { global: false } => mlx_fp::nvfp4_encode(values, &mut row),
+        Codec::MlxMxfp4 => mlx_fp::mxfp4_encode(values, row),
+        Codec::MlxMxfp8 => mlx_fp::mxfp8_encode(values, row),
+        Codec::MlxNvfp4 { global: false } => mlx_fp::nvfp4_encode(values, row),
         Codec::Iq1S
         | Codec::Iq1M
         | Codec::Iq2Xxs
@@ -144,13 +193,13 @@ pub fn encode_row(
         | Codec::Iq3S
         | Codec::MlxNvfp4 { global: true } => return Err(Error::NoEncoder(codec)),
         Codec::Affine { bits, group, scale } => {
-            affine::encode(Affine { bits, group, float: scale }, values, &mut row);
+            affine::encode(Affine { bits, group, float: scale }, values, row);
         }
-        Codec::Int8 { group, scale } => int::int8_encode(group, scale, values, &mut row),
-        Codec::Int4 { group, scale } => int::int4_encode(group, scale, values, &mut row),
-        Codec::Fp8 { group, scale } => fp8::encode(group, scale, values, &mut row),
+        Codec::Int8 { group, scale } => int::int8_encode(group, scale, values, row),
+        Codec::Int4 { group, scale } => int::int4_encode(group, scale, values, row),
+        Codec::Fp8 { group, scale } => fp8::encode(group, scale, values, row),
     }
-    squared_error(codec, values, row.as_row())
+    Ok(())
 }
 
 fn check_importance(weights: &[f32], cols: usize) -> Result<(), Error> {

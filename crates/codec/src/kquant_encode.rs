@@ -8,7 +8,7 @@
 use half::f16;
 
 use crate::kquant::{BLOCK, Block, Layout, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
-use crate::search::{self, Trials, round_within};
+use crate::search::{self, Fit, Searches, Task, Trials, round_within};
 
 /// A K-quant with minimums.
 pub(crate) struct WithMinimum {
@@ -79,23 +79,22 @@ pub(crate) fn with_minimum(
     values: &[f32],
     importance: Option<&[f32]>,
     data: &mut [u8],
+    searches: &dyn Searches,
 ) {
     each_block(format.layout, values, importance, data, |values, importance| {
         let run = format.layout.run;
         let runs = BLOCK / run;
         let mut block = Block::ZERO;
-        let mut weights = [0.0; 32];
-        let weights = &mut weights[..run];
+        let mut weights = [0.0; BLOCK];
         let (mut scales, mut minimums, mut totals) = ([0.0; 16], [0.0; 16], [0.0; 16]);
         let factor = if format.coarse { 1.0 } else { 2.0 };
         let energy = factor * sum_of_squares(values) / BLOCK as f32;
         for (index, values) in values.chunks_exact(run).enumerate() {
-            let codes = &mut block.codes[index * run..][..run];
-            let trials = match importance {
+            let weights = &mut weights[index * run..][..run];
+            match importance {
                 Some(importance) => {
                     weigh(values, &importance[index * run..], energy, weights);
                     totals[index] = weights.iter().fold(0.0, |sum, weight| sum + weight);
-                    Trials::WITH_IMPORTANCE
                 }
                 None => {
                     let floor = match format.coarse {
@@ -105,10 +104,14 @@ pub(crate) fn with_minimum(
                     for (weight, value) in weights.iter_mut().zip(values) {
                         *weight = floor + value.abs();
                     }
-                    format.trials
                 }
-            };
-            let fit = search::with_minimum(values, weights, format.top, trials, codes);
+            }
+        }
+        let trials = importance.map_or(format.trials, |_| Trials::WITH_IMPORTANCE);
+        let mut fits = [Fit::default(); 16];
+        let task = Task { run, values, weights: &weights, codes: &mut block.codes };
+        searches.with_minimum(task, format.top, trials, &mut fits[..runs]);
+        for (index, fit) in fits[..runs].iter().enumerate() {
             scales[index] = fit.scale;
             minimums[index] = -fit.lowest;
         }
@@ -150,7 +153,12 @@ fn by_largest(values: &[f32], top: i32, small: &mut [u8]) -> f32 {
 }
 
 /// Encodes a row of Q3_K.
-pub(crate) fn q3_k(values: &[f32], importance: Option<&[f32]>, data: &mut [u8]) {
+pub(crate) fn q3_k(
+    values: &[f32],
+    importance: Option<&[f32]>,
+    data: &mut [u8],
+    searches: &dyn Searches,
+) {
     each_block(&Q3_K, values, importance, data, |values, importance| {
         let mut block = Block::ZERO;
         let mut scales = [0.0; 16];
@@ -158,13 +166,15 @@ pub(crate) fn q3_k(values: &[f32], importance: Option<&[f32]>, data: &mut [u8]) 
             Some(importance) => {
                 let energy = 2.0 * sum_of_squares(values) / BLOCK as f32;
                 let mut totals = [0.0; 16];
+                let mut weights = [0.0; BLOCK];
                 for (index, values) in values.chunks_exact(Q3_K.run).enumerate() {
-                    let mut weights = [0.0; 16];
-                    weigh(values, &importance[index * Q3_K.run..], energy, &mut weights);
+                    let weights = &mut weights[index * Q3_K.run..][..Q3_K.run];
+                    weigh(values, &importance[index * Q3_K.run..], energy, weights);
                     totals[index] = weights.iter().fold(0.0, |sum, weight| sum + weight);
-                    let codes = &mut block.codes[index * Q3_K.run..][..Q3_K.run];
-                    scales[index] = search::symmetric(values, &weights, Q3_K.zero, codes);
                 }
+                let codes = &mut block.codes;
+                let task = Task { run: Q3_K.run, values, weights: &weights, codes };
+                searches.symmetric(task, Q3_K.zero, &mut scales);
                 let mut small = [0; 16];
                 block.scale = f16::from_f32(search::symmetric(&scales, &totals, 32, &mut small));
                 block.scales = small.map(|scale| scale as i8 - 32);
@@ -190,19 +200,22 @@ pub(crate) fn q3_k(values: &[f32], importance: Option<&[f32]>, data: &mut [u8]) 
 }
 
 /// Encodes a row of Q6_K.
-pub(crate) fn q6_k(values: &[f32], importance: Option<&[f32]>, data: &mut [u8]) {
+pub(crate) fn q6_k(
+    values: &[f32],
+    importance: Option<&[f32]>,
+    data: &mut [u8],
+    searches: &dyn Searches,
+) {
     each_block(&Q6_K, values, importance, data, |values, importance| {
         let mut block = Block::ZERO;
         let mut scales = [0.0; 16];
-        for (index, values) in values.chunks_exact(Q6_K.run).enumerate() {
-            let codes = &mut block.codes[index * Q6_K.run..][..Q6_K.run];
-            let mut weights = [0.0; 16];
-            match importance {
-                Some(importance) => weights.copy_from_slice(&importance[index * 16..][..16]),
-                None => weights.iter_mut().zip(values).for_each(|(w, value)| *w = value * value),
-            }
-            scales[index] = search::symmetric(values, &weights, Q6_K.zero, codes);
+        let mut weights = [0.0; BLOCK];
+        match importance {
+            Some(importance) => weights.copy_from_slice(importance),
+            None => weights.iter_mut().zip(values).for_each(|(w, value)| *w = value * value),
         }
+        let task = Task { run: Q6_K.run, values, weights: &weights, codes: &mut block.codes };
+        searches.symmetric(task, Q6_K.zero, &mut scales);
         let largest = search::extreme(&scales);
         if largest.abs() < search::NEGLIGIBLE {
             return Block::ZERO;

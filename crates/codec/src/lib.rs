@@ -52,7 +52,7 @@ mod legacy;
 mod minifloat;
 mod mlx_fp;
 mod planes;
-mod search;
+pub mod search;
 mod stream;
 mod tensor;
 mod ternary;
@@ -61,7 +61,7 @@ pub use apart::{Codes, SUPER_BLOCK, Scaling, SuperBlock, codes, group_scale, sup
 pub use bytes::{Bytes, Owner};
 pub use codec::{Codec, Float, Geometry, Group};
 pub use decode::{decode, decode_row, row_values, stored_values, values};
-pub use encode::{EncodeOptions, Encoded, encode, encode_row};
+pub use encode::{EncodeOptions, Encoded, encode, encode_row, encode_row_with};
 pub use error::Error;
 pub use stream::{read_codes, write_codes};
 pub use tensor::{PackedTensor, Parts, Row, RowMut, RowParts};

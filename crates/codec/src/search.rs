@@ -5,6 +5,59 @@
 //! a fused multiply-add, gives other codes in rare groups. Codes come out unsigned, counted from the
 //! lowest one.
 
+/// The searches in which the encoders of K-quants spend their time, over runs of equal length that lie
+/// one after another. All runs of a call are independent, so that an implementation may take several at
+/// a time; it must give the bits of [`Reference`].
+///
+/// Slices `values`, `weights` and `codes` have the same length, a multiple of `run` (16 or 32); `fits` and
+/// `scales` have an entry a run. Values are finite, weights finite and not negative.
+pub trait Searches: Sync {
+    /// Fits `scale * code + lowest` with codes `0..=top` to each run: for each trial scale the codes are
+    /// rounded and the weighted least-squares scale and minimum for them solved (`make_qkx2_quants`,
+    /// `make_qkx3_quants`).
+    fn with_minimum(&self, task: Task<'_>, top: i32, trials: Trials, fits: &mut [Fit]);
+
+    /// Fits `scale * (code - half)` with codes `0..2 * half` to each run, by trying 19 scales and solving
+    /// for the best one given its codes (`make_qx_quants` with its error type 1).
+    fn symmetric(&self, task: Task<'_>, half: i32, scales: &mut [f32]);
+}
+
+/// Runs to be fitted.
+#[derive(Debug)]
+pub struct Task<'a> {
+    /// Values in a run.
+    pub run: usize,
+    /// The runs.
+    pub values: &'a [f32],
+    /// How much an error in each value counts.
+    pub weights: &'a [f32],
+    /// Where the codes go, counted from the lowest.
+    pub codes: &'a mut [u8],
+}
+
+/// The searches as plain loops, a run at a time, in the order of ggml's.
+#[derive(Debug, Clone, Copy)]
+pub struct Reference;
+
+impl Searches for Reference {
+    fn with_minimum(&self, task: Task<'_>, top: i32, trials: Trials, fits: &mut [Fit]) {
+        let Task { run, values, weights, codes } = task;
+        let runs = values.chunks_exact(run).zip(weights.chunks_exact(run));
+        for (((values, weights), codes), fit) in runs.zip(codes.chunks_exact_mut(run)).zip(fits) {
+            *fit = with_minimum(values, weights, top, trials, codes);
+        }
+    }
+
+    fn symmetric(&self, task: Task<'_>, half: i32, scales: &mut [f32]) {
+        let Task { run, values, weights, codes } = task;
+        let runs = values.chunks_exact(run).zip(weights.chunks_exact(run));
+        for (((values, weights), codes), scale) in runs.zip(codes.chunks_exact_mut(run)).zip(scales)
+        {
+            *scale = symmetric(values, weights, half, codes);
+        }
+    }
+}
+
 /// Groups whose largest magnitude is below this are stored as zeros.
 pub(crate) const NEGLIGIBLE: f32 = 1e-15;
 
@@ -31,8 +84,7 @@ pub(crate) fn extent(values: &[f32]) -> (f32, f32) {
     })
 }
 
-/// Fits `scale * (code - half)` with codes `0..2 * half`, by trying 19 scales and solving for the best
-/// one given its codes (`make_qx_quants` with its error type 1).
+/// One run of [`Searches::symmetric`].
 pub(crate) fn symmetric(values: &[f32], weights: &[f32], half: i32, codes: &mut [u8]) -> f32 {
     let largest = extreme(values);
     if largest.abs() < NEGLIGIBLE {
@@ -169,17 +221,18 @@ pub(crate) fn positive(values: &[f32], weights: &[f32], top: i32, codes: &mut [u
     if sum_ll > 0.0 { sum_xl / sum_ll } else { 0.0 }
 }
 
-/// Which scales [`with_minimum`] tries: `(top + start + step * t) / range` for `t` in `0..=steps`.
-#[derive(Clone, Copy)]
-pub(crate) struct Trials {
+/// Which scales [`Searches::with_minimum`] tries: `(start + step * t + top) / range` for `t` in
+/// `0..=steps`.
+#[derive(Debug, Clone, Copy)]
+pub struct Trials {
     /// Added to the number of steps between the lowest and the highest code.
-    pub(crate) start: f32,
+    pub start: f32,
     /// By how much a trial's number of steps exceeds that of the one before.
-    pub(crate) step: f32,
+    pub step: f32,
     /// The last trial.
-    pub(crate) steps: u8,
+    pub steps: u8,
     /// Whether errors count by magnitude, not by square.
-    pub(crate) absolute: bool,
+    pub absolute: bool,
 }
 
 impl Trials {
@@ -189,16 +242,15 @@ impl Trials {
 }
 
 /// A fit of `scale * code + lowest`.
-pub(crate) struct Fit {
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Fit {
     /// The step between codes.
-    pub(crate) scale: f32,
+    pub scale: f32,
     /// The value of code 0; never above zero.
-    pub(crate) lowest: f32,
+    pub lowest: f32,
 }
 
-/// Fits `scale * code + lowest` with codes `0..=top`: for each trial scale the codes are rounded and the
-/// weighted least-squares scale and minimum for them solved (`make_qkx2_quants`, `make_qkx3_quants`).
-/// Groups have at most 32 values.
+/// One run of [`Searches::with_minimum`], of at most 32 values.
 pub(crate) fn with_minimum(
     values: &[f32],
     weights: &[f32],

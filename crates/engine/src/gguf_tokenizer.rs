@@ -22,7 +22,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::processors::template::TemplateProcessing;
 
-use crate::pre_tokenizers::pre_tokenizer;
+pub use crate::pre_tokenizers::PreTokenizer;
+use crate::pre_tokenizers::{GPT2, name_of, pre_tokenizer};
 use crate::spm::{SPACE, Spm, WholeToken};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::vocabulary::{DecodeRule, Vocabulary, char_of_byte};
@@ -65,6 +66,43 @@ pub fn build(found: &GgufTokenizer) -> Result<Tokenizer, GgufTokenizerError> {
         "llama" => scored(found),
         other => Err(GgufTokenizerError::Model(other.into())),
     }
+}
+
+/// How the rule that GGUF files call `name` (`tokenizer.ggml.pre`) splits text; `None` if it is not known.
+pub fn pre_tokenizer_rules(name: &str) -> Option<PreTokenizer> {
+    pre_tokenizer(name)
+}
+
+/// The name that GGUF files have (`tokenizer.ggml.pre`) for the way in which a parsed `tokenizer.json`
+/// splits text before merging; `None` if there is none, or it does not merge bytes.
+pub fn pre_tokenizer_name(json: &serde_json::Value) -> Option<&'static str> {
+    let is = |step: &serde_json::Value, kind: &str| step.get("type").is_some_and(|t| t == kind);
+    let step = json.get("pre_tokenizer")?;
+    let steps = match step.get("pretokenizers") {
+        Some(steps) => steps.as_array()?.iter().collect(),
+        None => vec![step],
+    };
+    let (last, splits) = steps.split_last()?;
+    let mut patterns = Vec::new();
+    for split in splits {
+        match split.pointer("/pattern/Regex").and_then(serde_json::Value::as_str) {
+            Some(pattern) if is(split, "Split") => patterns.push(pattern),
+            // Each digit by itself, or runs of them.
+            None if is(split, "Digits") => {
+                let each = split.get("individual_digits").is_some_and(|each| each == true);
+                patterns.push(if each { r"\p{N}" } else { r"\p{N}+" });
+            }
+            _ => return None,
+        }
+    }
+    if !is(last, "ByteLevel") {
+        return None;
+    }
+    if last.get("use_regex").is_none_or(|own| own == true) {
+        patterns.push(GPT2);
+    }
+    let whole = json.pointer("/model/ignore_merges").is_some_and(|whole| whole == true);
+    name_of(&patterns, whole)
 }
 
 /// Byte-level BPE.

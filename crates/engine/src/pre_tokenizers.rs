@@ -6,7 +6,8 @@
 //! and lower case of ASCII only, and the model was trained with the original.
 
 /// How a named pre-tokenizer behaves.
-pub(crate) struct PreTokenizer {
+#[derive(Debug, Clone, Copy)]
+pub struct PreTokenizer {
     /// Applied in turn to the pieces that the one before left; what does not match is a piece too.
     pub patterns: &'static [&'static str],
     /// A piece that is in the vocabulary whole is not merged step by step.
@@ -15,7 +16,9 @@ pub(crate) struct PreTokenizer {
     pub add_bos: bool,
 }
 
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+/// What byte-level tokenizers split by if they have no pattern of their own.
+pub(crate) const GPT2: &str =
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -70,4 +73,37 @@ pub(crate) fn pre_tokenizer(name: &str) -> Option<PreTokenizer> {
         "viking" => plain(&[BLOOM, r"\p{N}"]),
         _ => return None,
     })
+}
+
+/// One name for each way of splitting that a `tokenizer.json` may describe. Where llama.cpp knows several,
+/// they behave alike.
+const NAMES: [&str; 9] = [
+    "llama-bpe",
+    "dbrx",
+    "qwen2",
+    "qwen35",
+    "gpt-2",
+    "starcoder",
+    "deepseek-coder",
+    "tekken",
+    "gpt-4o",
+];
+
+/// The name of the rule that splits by `patterns` in turn, if there is one.
+pub(crate) fn name_of(patterns: &[&str], ignore_merges: bool) -> Option<&'static str> {
+    // What is left over is a piece in any case.
+    fn plain(pattern: &str) -> &str {
+        pattern.strip_suffix(r"|\s+").unwrap_or(pattern)
+    }
+    let matches = |name: &&&str| {
+        pre_tokenizer(name).is_some_and(|known| {
+            known.ignore_merges == ignore_merges
+                && known
+                    .patterns
+                    .iter()
+                    .map(|pattern| plain(pattern))
+                    .eq(patterns.iter().map(|pattern| plain(pattern)))
+        })
+    };
+    NAMES.iter().find(matches).copied()
 }

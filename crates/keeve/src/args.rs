@@ -58,6 +58,14 @@ pub enum Command {
     Tensor(Tensor),
     /// Turn text into token ids.
     Tokenize(Tokenize),
+    /// Pack a model's weights.
+    Quantize(Quantize),
+    /// Write a model in another format, its weights as they are.
+    Convert(Convert),
+    /// Find out which inputs of a model's weights matter: an importance matrix.
+    Calibrate(Calibrate),
+    /// Check that a model is whole.
+    Verify(Verify),
     /// Measure how well models predict a text, and how far they are from a reference.
     Eval(Eval),
     /// Measure a model's speed, and how near it is to the machine's limits.
@@ -417,6 +425,136 @@ pub struct Bench {
     /// Draw the result.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "keeve quantize [OPTIONS] [MODEL] --preset <NAME> --out <DIR|FILE.gguf>\n       \
+    keeve quantize [OPTIONS] [MODEL] --codec <NAME> --out <DIR|FILE.gguf>\n       \
+    keeve quantize [OPTIONS] [MODEL] --recipe <FILE.toml> --out <DIR|FILE.gguf>\n       \
+    keeve quantize --list-presets"
+)]
+pub struct Quantize {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// What to write: a GGUF file if it ends in .gguf, else a directory.
+    #[arg(long, value_name = "DIR|FILE.gguf", required_unless_present_any = ["dry_run", "list_presets"])]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub choice: CodecChoice,
+    /// How a directory is laid out [default: compressed-tensors for int8 and int4, else mlx].
+    #[arg(long, value_enum)]
+    pub layout: Option<FolderLayout>,
+    /// An importance matrix (see `keeve calibrate`), as llama.cpp has them: GGUF or .dat.
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Leave weights as they are whose name this matches (* stands for any text); may be given several
+    /// times.
+    #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
+    pub skip: Vec<String>,
+    /// Pack the matrices of what sees as well.
+    #[arg(long)]
+    pub quantize_vision: bool,
+    /// Say what would become of each tensor, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace what stands under the name of the output.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "keeve calibrate [OPTIONS] [MODEL] --data <FILE>... --out <FILE>\n       \
+    keeve calibrate --show <FILE>"
+)]
+pub struct Calibrate {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// Text to run; several are run one after another.
+    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "show")]
+    pub data: Vec<PathBuf>,
+    /// The matrix to write: GGUF, or the older format if it ends in .dat. A GGUF file that stands there is
+    /// gone on with where it ends.
+    #[arg(long, value_name = "FILE", required_unless_present = "show")]
+    pub out: Option<PathBuf>,
+    /// Say what a matrix holds.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "out"])]
+    pub show: Option<PathBuf>,
+    /// Tokens of a piece of text, each run by itself.
+    #[arg(long, value_name = "TOKENS", default_value = "512", value_parser = at_least_one)]
+    pub chunk: usize,
+    /// The most pieces [default: all].
+    #[arg(long, value_name = "NUMBER", value_parser = at_least_one)]
+    pub chunks: Option<usize>,
+    /// Include the head, which llama.cpp leaves out.
+    #[arg(long)]
+    pub head: bool,
+    /// Start anew where a matrix stands already.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Convert {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// What to write: a GGUF file if it ends in .gguf, else a directory as MLX and mlx-kquant read it.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub out: PathBuf,
+    /// Say what would become of each tensor, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Replace what stands under the name of the output.
+    #[arg(long)]
+    pub force: bool,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// A directory or a .gguf file [default: the demo model].
+    pub model: Option<String>,
+    /// Another model with the same tensors: say how far their values are apart.
+    #[arg(long, value_name = "MODEL")]
+    pub against: Option<String>,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = threads)]
+    pub threads: Option<usize>,
+}
+
+/// Which codec a weight gets.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct CodecChoice {
+    /// A mixture of codecs by role and layer; see --list-presets.
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<String>,
+    /// One codec for all: q4_k, affine4-g64, int8, int8-g128, int4-g128, ...
+    #[arg(long, value_name = "NAME")]
+    pub codec: Option<String>,
+    /// A file that names codecs by role or name.
+    #[arg(long, value_name = "FILE.toml")]
+    pub recipe: Option<PathBuf>,
+    /// Print all presets.
+    #[arg(long)]
+    pub list_presets: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FolderLayout {
+    /// As MLX (affine) and mlx-kquant (ggml's codecs) read it.
+    Mlx,
+    /// As vLLM and transformers read it: int8 and int4.
+    CompressedTensors,
 }
 
 #[derive(Debug, clap::Args)]

@@ -115,6 +115,16 @@ impl Output {
         LoadingBar(Mutex::new(self.bar(template)))
     }
 
+    /// A bar of bytes that follows work on named tensors; hidden where nobody would see it.
+    pub fn work_bar(&self) -> WorkBar {
+        WorkBar(self.bar("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}"))
+    }
+
+    /// The same for work that is counted in tokens.
+    pub fn calibration_bar(&self) -> WorkBar {
+        WorkBar(self.bar("{bar:30} {pos}/{len} tokens {per_sec} {eta}"))
+    }
+
     /// A bar that counts parts of named stages; hidden where nobody would see it.
     pub fn stage_bar(&self) -> StageBar {
         StageBar(self.bar("{msg} {bar:30} {pos}/{len} {elapsed}"))
@@ -159,6 +169,24 @@ impl StageBar {
 }
 
 impl Drop for StageBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// See [`Output::work_bar`]. Disappears when dropped.
+pub struct WorkBar(ProgressBar);
+
+impl WorkBar {
+    /// Shows that `done` of `total` bytes are worked off, and what is next.
+    pub fn set(&self, done: u64, total: u64, next: &str) {
+        self.0.set_length(total);
+        self.0.set_position(done);
+        self.0.set_message(one_line(next));
+    }
+}
+
+impl Drop for WorkBar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -25,48 +25,30 @@ impl Writer {
         metadata: &[(&str, Value)],
         tensors: &[Announced],
     ) -> Result<Self, Error> {
-        let mut head = MAGIC.to_vec();
-        head.extend(3u32.to_le_bytes());
-        head.extend((tensors.len() as u64).to_le_bytes());
-        head.extend((metadata.len() as u64).to_le_bytes());
-        let mut keys = std::collections::HashSet::new();
-        for (key, value) in metadata {
-            if *key == ALIGNMENT_KEY {
-                return Err(Error::field(path, key, "is set by the writer"));
-            }
-            if !keys.insert(*key) {
-                return Err(Error::field(path, key, "would be written twice"));
-            }
-            encode_string(key.as_bytes(), &mut head);
-            head.extend((value.kind() as u32).to_le_bytes());
-            value.encode(&mut head);
-        }
-        let mut names = std::collections::HashSet::new();
-        let mut expected = Vec::with_capacity(tensors.len());
-        let mut offset = 0usize;
-        for tensor in tensors {
-            let wrong = |problem: String| Error::tensor(path, &tensor.name, problem);
-            if tensor.name.len() > MAX_NAME || tensor.shape.len() > MAX_DIMENSIONS {
-                return Err(wrong("has too long a name or too many dimensions for GGUF".into()));
-            }
-            if !names.insert(&tensor.name) {
-                return Err(wrong("would be written twice".into()));
-            }
-            let id = types::id_of(tensor.codec)
-                .ok_or_else(|| wrong(format!("is {}, which GGUF cannot hold", tensor.codec)))?;
-            let (bytes, next) = size(tensor, offset).map_err(wrong)?;
-            encode_string(tensor.name.as_bytes(), &mut head);
-            head.extend((tensor.shape.len() as u32).to_le_bytes());
-            for length in tensor.shape.iter().rev() {
-                head.extend((*length as u64).to_le_bytes());
-            }
-            head.extend(id.to_le_bytes());
-            head.extend((offset as u64).to_le_bytes());
-            expected.push((tensor.name.clone(), bytes));
-            offset = next;
-        }
-        head.resize(head.len().next_multiple_of(DEFAULT_ALIGNMENT), 0);
+        let (head, expected) = head(path, metadata, tensors)?;
         Ok(Self { stream: TensorStream::create(path, &head, expected, DEFAULT_ALIGNMENT)? })
+    }
+
+    /// As [`Writer::create`], but what is written stays beside `path` if [`Writer::finish`] is not reached,
+    /// and a later call with the same arguments goes on there: [`Writer::done`] tensors need not be
+    /// written again. `fingerprint` (letters and digits) says what else the bytes depend on.
+    ///
+    /// # Errors
+    /// As for [`Writer::create`]; also if another process writes the same file.
+    pub fn resume(
+        path: &Path,
+        metadata: &[(&str, Value)],
+        tensors: &[Announced],
+        fingerprint: &str,
+    ) -> Result<Self, Error> {
+        let (head, expected) = head(path, metadata, tensors)?;
+        let alignment = DEFAULT_ALIGNMENT;
+        Ok(Self { stream: TensorStream::resume(path, &head, expected, alignment, fingerprint)? })
+    }
+
+    /// How many of the announced tensors are written.
+    pub fn done(&self) -> usize {
+        self.stream.done()
     }
 
     /// Writes the bytes of the next tensor, whose name must be the next one announced.
@@ -84,6 +66,54 @@ impl Writer {
     pub fn finish(self) -> Result<(), Error> {
         self.stream.finish()
     }
+}
+
+/// The bytes before the tensors, and the name and length of each.
+type Head = (Vec<u8>, Vec<(String, usize)>);
+
+fn head(path: &Path, metadata: &[(&str, Value)], tensors: &[Announced]) -> Result<Head, Error> {
+    let mut head = MAGIC.to_vec();
+    head.extend(3u32.to_le_bytes());
+    head.extend((tensors.len() as u64).to_le_bytes());
+    head.extend((metadata.len() as u64).to_le_bytes());
+    let mut keys = std::collections::HashSet::new();
+    for (key, value) in metadata {
+        if *key == ALIGNMENT_KEY {
+            return Err(Error::field(path, key, "is set by the writer"));
+        }
+        if !keys.insert(*key) {
+            return Err(Error::field(path, key, "would be written twice"));
+        }
+        encode_string(key.as_bytes(), &mut head);
+        head.extend((value.kind() as u32).to_le_bytes());
+        value.encode(&mut head);
+    }
+    let mut names = std::collections::HashSet::new();
+    let mut expected = Vec::with_capacity(tensors.len());
+    let mut offset = 0usize;
+    for tensor in tensors {
+        let wrong = |problem: String| Error::tensor(path, &tensor.name, problem);
+        if tensor.name.len() > MAX_NAME || tensor.shape.len() > MAX_DIMENSIONS {
+            return Err(wrong("has too long a name or too many dimensions for GGUF".into()));
+        }
+        if !names.insert(&tensor.name) {
+            return Err(wrong("would be written twice".into()));
+        }
+        let id = types::id_of(tensor.codec)
+            .ok_or_else(|| wrong(format!("is {}, which GGUF cannot hold", tensor.codec)))?;
+        let (bytes, next) = size(tensor, offset).map_err(wrong)?;
+        encode_string(tensor.name.as_bytes(), &mut head);
+        head.extend((tensor.shape.len() as u32).to_le_bytes());
+        for length in tensor.shape.iter().rev() {
+            head.extend((*length as u64).to_le_bytes());
+        }
+        head.extend(id.to_le_bytes());
+        head.extend((offset as u64).to_le_bytes());
+        expected.push((tensor.name.clone(), bytes));
+        offset = next;
+    }
+    head.resize(head.len().next_multiple_of(DEFAULT_ALIGNMENT), 0);
+    Ok((head, expected))
 }
 
 /// Bytes of a tensor at `offset`, and the offset of the next.

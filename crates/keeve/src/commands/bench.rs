@@ -7,9 +7,9 @@ use std::time::Duration;
 use keeve::{Activations, Canceller, Checkpoint, Codec, EngineOptions};
 use keeve_bench::model::{ModelBench, Protocol, Report, Source};
 use keeve_bench::ops::{self, OpsOptions};
-use keeve_bench::scheme::Scheme;
 use keeve_bench::server::ServerOptions;
 use keeve_bench::{Error, Observer, plot, shape};
+use keeve_quantize::Scheme;
 use serde_json::Value;
 
 use crate::args::Bench;
@@ -127,7 +127,7 @@ fn config(name: &str) -> Result<(String, Value), Failure> {
 }
 
 fn scheme(args: &Bench) -> Result<Scheme, Failure> {
-    let usage = |error: Error| Failure::usage(error.to_string());
+    let usage = |error: keeve_quantize::Error| Failure::usage(error.to_string());
     let name = match &args.codec[..] {
         [] => DEFAULT_CODEC,
         [name] => name,

@@ -1,0 +1,33 @@
+//! The workbench: from float models to packed ones.
+//!
+//! A [`Scheme`] (a preset, or one codec) with exceptions is a [`Recipe`]; a recipe applied to a checkpoint
+//! is a [`Plan`], which says for each tensor what becomes of it; [`make`] does that.
+
+mod calibrate;
+mod compressed;
+mod dimensions;
+pub mod encode;
+mod error;
+mod exact;
+mod gguf;
+mod imatrix;
+mod make;
+mod output;
+mod plan;
+pub mod presets;
+mod recipe;
+mod role;
+mod scheme;
+mod tokenizer_json;
+mod verify;
+
+pub use calibrate::{CalibrateOptions, Importance, calibrate};
+pub use dimensions::Dimensions;
+pub use error::Error;
+pub use imatrix::{Entry, Imatrix};
+pub use make::{Observer, Options, Report, make};
+pub use plan::{Format, Plan, Planned, Sum};
+pub use recipe::{Pattern, Recipe};
+pub use role::Role;
+pub use scheme::{Scheme, fitting};
+pub use verify::{Difference, Findings, compare, verify};

@@ -1,0 +1,363 @@
+//! Making a model: each tensor is read, encoded and written by itself, so that no more than one is in
+//! memory.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::time::Instant;
+
+use keeve_checkpoint::{Checkpoint, gguf, mlx, safetensors};
+use keeve_codec::PackedTensor;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::encode::{Encoding, encode};
+use crate::gguf::{EXTRA, Layout, metadata};
+use crate::output::{self, Folder};
+use crate::{Error, Format, Plan, Planned, compressed, exact, tokenizer_json};
+
+/// Watches work, and may end it.
+pub trait Observer: Sync {
+    /// `done` of `total` bytes of the source are worked off; `tensor` is next.
+    fn progress(&self, done: u64, total: u64, tensor: &str);
+
+    /// Whether to end as soon as possible.
+    fn stopped(&self) -> bool;
+}
+
+/// How to make a model.
+pub struct Options<'a> {
+    /// Replace what stands under the target's name.
+    pub force: bool,
+    /// Threads that encode.
+    pub threads: usize,
+    /// llama.cpp's number for the mixture of codecs, for a GGUF file.
+    pub file_type: Option<u32>,
+    /// Importance of a tensor's columns by its canonical name.
+    pub importance: &'a dyn Fn(&str) -> Option<&'a [f32]>,
+    /// What the bytes depend on besides the source and the plan: distinguishes interrupted runs.
+    pub seed: u64,
+    /// Progress, and the wish to stop.
+    pub observer: &'a dyn Observer,
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Tensors that were there from an interrupted run.
+    pub resumed: usize,
+    /// Tensors whose bytes moved as they were.
+    pub moved: usize,
+    /// Tensors whose values are the same in other bytes.
+    pub rewritten: usize,
+    /// Tensors that were encoded.
+    pub encoded: usize,
+    /// Those of them whose source was packed already: they lost twice.
+    pub encoded_again: Vec<String>,
+    /// Weights that were encoded, times four: bytes of float input.
+    pub float_bytes: u64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// A container being filled.
+enum Sink {
+    Gguf { layout: Layout, writer: gguf::Writer, extra: Vec<(String, PackedTensor)> },
+    Mlx { folder: Folder, writer: mlx::Writer },
+    Compressed { folder: Folder, writer: safetensors::Writer, done: usize },
+}
+
+/// The file with the weights in a folder.
+const WEIGHTS: &str = "model.safetensors";
+
+/// Makes the model that `plan` says from `checkpoint` at `out`: a file for [`Format::Gguf`], else a folder.
+///
+/// An interrupted run leaves a hidden part beside `out`; the same call goes on from there.
+///
+/// # Errors
+/// If `out` stands and may not be replaced, a tensor cannot be read or encoded, or a file cannot be
+/// written.
+pub fn make(
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    out: &Path,
+    options: &Options<'_>,
+) -> Result<Report, Error> {
+    let start = Instant::now();
+    output::check(out, options.force)?;
+    if let Some(file) = checkpoint.files().iter().find(|file| is_same(checkpoint, &file.name, out))
+    {
+        let problem = format!("is read from ('{}'); choose another name", file.name);
+        return Err(Error::File { path: out.into(), problem });
+    }
+    if plan.format != Format::Gguf {
+        // So that a tokenizer that cannot be written is known before hours of work.
+        tokenizer_of(checkpoint)?;
+    }
+    let mut sink = Sink::open(checkpoint, plan, out, options)?;
+    let total: u64 = plan.tensors.iter().map(|tensor| tensor.bytes_before).sum();
+    let mut report = Report {
+        resumed: sink.done().min(plan.tensors.len()),
+        moved: 0,
+        rewritten: 0,
+        encoded: 0,
+        encoded_again: Vec::new(),
+        float_bytes: 0,
+        seconds: 0.0,
+    };
+    let mut done = 0;
+    for (index, planned) in plan.tensors.iter().enumerate() {
+        options.observer.progress(done, total, &planned.name);
+        done += planned.bytes_before;
+        if index < report.resumed {
+            continue;
+        }
+        if options.observer.stopped() {
+            return Err(Error::Interrupted);
+        }
+        let tensor = made(checkpoint, planned, options)?;
+        sink.write(planned, tensor)?;
+        if planned.is_moved() {
+            report.moved += 1;
+        } else if planned.is_exact() {
+            report.rewritten += 1;
+        } else {
+            report.encoded += 1;
+            report.float_bytes = report.float_bytes.saturating_add(planned.weights() * 4);
+            if !planned.from.is_float() {
+                report.encoded_again.push(planned.name.clone());
+            }
+        }
+    }
+    options.observer.progress(total, total, "");
+    sink.finish(checkpoint, plan)?;
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// Whether `out` is the file `name` of the checkpoint, or its folder.
+fn is_same(checkpoint: &Checkpoint, name: &str, out: &Path) -> bool {
+    let Ok(out) = out.canonicalize() else { return false };
+    let path = checkpoint.path();
+    let file = if path.is_dir() { path.join(name) } else { path.into() };
+    [file.as_path(), path].iter().any(|path| path.canonicalize().is_ok_and(|path| path == out))
+}
+
+/// A tensor as it is planned.
+fn made(
+    checkpoint: &Checkpoint,
+    planned: &Planned,
+    options: &Options<'_>,
+) -> Result<PackedTensor, Error> {
+    let source = checkpoint.tensor(&planned.name)?;
+    if planned.is_moved() {
+        return Ok(source);
+    }
+    if let Some(rewritten) = exact::rewritten(&source, planned.to) {
+        return rewritten.map_err(|error| Error::tensor(&planned.name, error));
+    }
+    let encoding = Encoding {
+        codec: planned.to,
+        importance: (options.importance)(&planned.name),
+        threads: options.threads,
+    };
+    let encoded = encode(&source, &encoding, &|| options.observer.stopped())
+        .map_err(|problem| Error::tensor(&planned.name, problem))?;
+    encoded.ok_or(Error::Interrupted)
+}
+
+/// The class that transformers has for a `model_type`.
+fn class_of(model_type: &str) -> Option<&'static str> {
+    Some(match model_type {
+        "llama" => "LlamaForCausalLM",
+        "mistral" => "MistralForCausalLM",
+        "qwen2" => "Qwen2ForCausalLM",
+        "qwen3" => "Qwen3ForCausalLM",
+        "gemma3_text" => "Gemma3ForCausalLM",
+        _ => return None,
+    })
+}
+
+/// Distinguishes runs whose bytes differ.
+fn fingerprint(checkpoint: &Checkpoint, plan: &Plan, seed: u64) -> String {
+    let mut hasher = DefaultHasher::new();
+    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    seed.hash(&mut hasher);
+    let path = checkpoint.path();
+    path.hash(&mut hasher);
+    for file in checkpoint.files() {
+        (&file.name, file.bytes).hash(&mut hasher);
+        let path = if path.is_dir() { path.join(&file.name) } else { path.into() };
+        let modified = std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        modified.hash(&mut hasher);
+    }
+    for tensor in &plan.tensors {
+        (&tensor.name, &tensor.shape, tensor.from, tensor.to).hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+impl Sink {
+    fn open(
+        checkpoint: &Checkpoint,
+        plan: &Plan,
+        out: &Path,
+        options: &Options<'_>,
+    ) -> Result<Self, Error> {
+        let fingerprint = fingerprint(checkpoint, plan, options.seed);
+        match plan.format {
+            Format::Gguf => {
+                let layout = Layout::of(checkpoint)?;
+                let entries = metadata(checkpoint, &layout, options.file_type)?;
+                let extra = layout.extra(checkpoint.config())?;
+                let mut announced = Vec::with_capacity(plan.tensors.len() + extra.len());
+                for planned in &plan.tensors {
+                    announced.push(gguf::Announced {
+                        name: layout.name(&planned.name)?,
+                        codec: planned.to,
+                        shape: planned.shape.clone(),
+                    });
+                }
+                announced.extend(extra.iter().map(|(name, tensor)| gguf::Announced {
+                    name: name.clone(),
+                    codec: EXTRA,
+                    shape: vec![tensor.cols()],
+                }));
+                let entries: Vec<_> =
+                    entries.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+                let writer = gguf::Writer::resume(out, &entries, &announced, &fingerprint)?;
+                Ok(Self::Gguf { layout, writer, extra })
+            }
+            Format::Mlx => {
+                let folder = Folder::create(out)?;
+                let announce = |planned: &Planned| mlx::Announced {
+                    name: planned.name.clone(),
+                    codec: planned.to,
+                    shape: planned.shape.clone(),
+                };
+                let announced: Vec<_> = plan.tensors.iter().map(announce).collect();
+                let path = folder.file(WEIGHTS);
+                let writer = mlx::Writer::resume(&path, &announced, &fingerprint)?;
+                Ok(Self::Mlx { folder, writer })
+            }
+            Format::CompressedTensors => {
+                let folder = Folder::create(out)?;
+                let path = folder.file(WEIGHTS);
+                let (mut announced, mut ends) = (Vec::new(), Vec::new());
+                for planned in &plan.tensors {
+                    announced.extend(compressed::announce(planned)?);
+                    ends.push(announced.len());
+                }
+                let metadata = [("format", "pt")];
+                let mut writer =
+                    safetensors::Writer::resume(&path, &announced, &metadata, &fingerprint)?;
+                let done = ends.iter().take_while(|&&end| end <= writer.done()).count();
+                writer.rewind(done.checked_sub(1).map_or(0, |last| ends[last]))?;
+                Ok(Self::Compressed { folder, writer, done })
+            }
+        }
+    }
+
+    /// How many tensors of the plan are there already.
+    fn done(&self) -> usize {
+        match self {
+            Self::Gguf { writer, .. } => writer.done(),
+            Self::Mlx { writer, .. } => writer.done(),
+            Self::Compressed { done, .. } => *done,
+        }
+    }
+
+    fn write(&mut self, planned: &Planned, tensor: PackedTensor) -> Result<(), Error> {
+        match self {
+            Self::Gguf { layout, writer, .. } => {
+                let tensor = layout.stored(planned, tensor)?;
+                writer.tensor(&layout.name(&planned.name)?, &tensor.parts().data)?;
+            }
+            Self::Mlx { writer, .. } => writer.tensor(&planned.name, &tensor)?,
+            Self::Compressed { writer, .. } => {
+                let announced = compressed::announce(planned)?;
+                for (stored, bytes) in announced.iter().zip(compressed::parts(planned, &tensor)) {
+                    writer.tensor(&stored.name, &bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, checkpoint: &Checkpoint, plan: &Plan) -> Result<(), Error> {
+        match self {
+            Self::Gguf { mut writer, extra, .. } => {
+                let written = writer.done() - plan.tensors.len();
+                for (name, tensor) in extra.iter().skip(written) {
+                    writer.tensor(name, &tensor.parts().data)?;
+                }
+                writer.finish()?;
+            }
+            Self::Mlx { folder, writer } => {
+                let quantization = writer.finish()?;
+                let mut blocks = Vec::new();
+                if let Some(block) = quantization {
+                    blocks.push(("quantization", block.clone()));
+                    blocks.push(("quantization_config", block));
+                }
+                finish_folder(folder, checkpoint, blocks)?;
+            }
+            Self::Compressed { folder, writer, .. } => {
+                writer.finish()?;
+                let block = compressed::quantization(&plan.tensors);
+                finish_folder(folder, checkpoint, vec![("quantization_config", block)])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tokenizer of a GGUF file, as a folder has it.
+fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Option<(Value, Value)>, Error> {
+    let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
+    let files = tokenizer_json::files(&found, checkpoint.chat_template());
+    let path = checkpoint.path().into();
+    files.map(Some).map_err(|problem| Error::File { path, problem })
+}
+
+/// Writes the files beside the weights and gives the folder its name.
+fn finish_folder(
+    folder: Folder,
+    checkpoint: &Checkpoint,
+    blocks: Vec<(&str, Value)>,
+) -> Result<(), Error> {
+    let mut config = checkpoint.config().clone();
+    if let Some(fields) = config.as_object_mut() {
+        for old in ["quantization", "quantization_config", "compression_config"] {
+            fields.shift_remove(old);
+        }
+        let class = fields.get("model_type").and_then(Value::as_str).and_then(class_of);
+        if let Some(class) = class {
+            // GGUF files do not name it.
+            fields.entry("architectures").or_insert_with(|| vec![class].into());
+        }
+        for (field, block) in blocks {
+            fields.insert(field.into(), block);
+        }
+    }
+    folder.write_json("config.json", &config)?;
+    if let Some(tokenizer) = checkpoint.tokenizer() {
+        folder.write("tokenizer.json", &tokenizer)?;
+    }
+    if let Some(value) = checkpoint.tokenizer_config() {
+        folder.write_json("tokenizer_config.json", value)?;
+    }
+    if let Some((tokenizer, config)) = tokenizer_of(checkpoint)? {
+        folder.write_json("tokenizer.json", &tokenizer)?;
+        folder.write_json("tokenizer_config.json", &config)?;
+    }
+    if let Some(value) = checkpoint.generation_config() {
+        folder.write_json("generation_config.json", value)?;
+    }
+    if let Some(template) = checkpoint.chat_template() {
+        folder.write("chat_template.jinja", template.as_bytes())?;
+    }
+    if checkpoint.path().is_dir() {
+        folder.copy_side_files(checkpoint.path())?;
+    }
+    folder.finish()
+}

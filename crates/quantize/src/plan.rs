@@ -1,0 +1,266 @@
+//! What becomes of each tensor of a model, before anything is read or written.
+
+use keeve_checkpoint::{Checkpoint, TensorInfo};
+use keeve_codec::Codec;
+use serde::Serialize;
+
+use crate::dimensions::Dimensions;
+use crate::{Error, Recipe, Role, exact, fitting, gguf, role};
+
+/// How a model is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A GGUF file.
+    Gguf,
+    /// A folder as MLX (affine) or mlx-kquant (ggml's codecs) write it.
+    Mlx,
+    /// A folder as compressed-tensors writes it: int8 by row.
+    CompressedTensors,
+}
+
+impl Format {
+    /// Whether packed weights of this codec can be written.
+    pub fn holds(self, codec: Codec) -> bool {
+        match (self, codec) {
+            (_, Codec::Float(_)) => true,
+            (Self::Gguf, codec) => {
+                codec.is_blocks() && !matches!(codec, Codec::Pq2_0 | Codec::Ptq1_0)
+            }
+            (Self::Mlx, codec) => codec.is_blocks() || matches!(codec, Codec::Affine { .. }),
+            (Self::CompressedTensors, codec) => {
+                matches!(codec, Codec::Int8 { .. } | Codec::Int4 { .. })
+            }
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Gguf => "GGUF",
+            Self::Mlx => "MLX's layout",
+            Self::CompressedTensors => "compressed-tensors",
+        }
+    }
+}
+
+/// What becomes of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// Its canonical name.
+    pub name: String,
+    /// The part it plays.
+    pub role: Role,
+    /// Dimensions in weights, the slowest first.
+    pub shape: Vec<usize>,
+    /// How it is stored now.
+    pub from: Codec,
+    /// How it will be.
+    pub to: Codec,
+    /// The codec that was wanted, where its rows do not fit that.
+    pub instead_of: Option<Codec>,
+    /// Bytes now.
+    pub bytes_before: u64,
+    /// Bytes afterwards.
+    pub bytes: u64,
+}
+
+impl Planned {
+    /// Whether the bytes move as they are.
+    pub fn is_moved(&self) -> bool {
+        self.from == self.to
+    }
+
+    /// Whether the values stay what they are, in other bytes.
+    pub fn is_exact(&self) -> bool {
+        self.is_moved()
+            || exact::is_exact(self.from, self.to)
+            || matches!((self.from, self.to), (Codec::F16 | Codec::BF16, Codec::F32))
+    }
+
+    /// Weights.
+    pub fn weights(&self) -> u64 {
+        self.shape.iter().fold(1, |product, &length| product.saturating_mul(length as u64))
+    }
+}
+
+/// What becomes of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// How it is written.
+    pub format: Format,
+    /// Its tensors in the checkpoint's order.
+    pub tensors: Vec<Planned>,
+}
+
+/// Tensors, weights and bytes in one codec, for tables.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Sum {
+    /// Tensors.
+    pub tensors: u64,
+    /// Weights.
+    pub weights: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Sum {
+    fn add(&mut self, tensor: &Planned) {
+        self.tensors += 1;
+        self.weights = self.weights.saturating_add(tensor.weights());
+        self.bytes = self.bytes.saturating_add(tensor.bytes);
+    }
+
+    /// Bits of a weight.
+    pub fn bits(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.weights.max(1) as f64
+    }
+}
+
+impl Plan {
+    /// Applies `recipe` to the tensors of a checkpoint.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, `format` cannot hold a codec that the recipe asks for, the codec has no
+    /// encoder, or a part of the recipe is for none of the tensors.
+    pub fn new(checkpoint: &Checkpoint, recipe: &Recipe, format: Format) -> Result<Self, Error> {
+        let dimensions = Dimensions::of(checkpoint.config());
+        let tied = checkpoint.info("lm_head.weight").is_none()
+            && !checkpoint.tensors().any(|tensor| tensor.name.ends_with("lm_head.weight"));
+        let roles: Vec<(String, Role)> = weights(checkpoint)
+            .map(|info| (info.name.clone(), Role::of(&info.name, info.shape.len(), tied)))
+            .collect();
+        recipe.check_used(&roles)?;
+        let values = roles.iter().filter(|(_, role)| *role == Role::Value).count();
+        let mut values_before = 0;
+        let mut tensors = Vec::with_capacity(roles.len());
+        for (info, (_, role)) in weights(checkpoint).zip(&roles) {
+            let (index, count) = match role {
+                Role::Value => (values_before, values),
+                _ => (role::layer(&info.name).unwrap_or(0), dimensions.layers),
+            };
+            values_before += usize::from(*role == Role::Value);
+            let wanted = match recipe.exception(&info.name, *role) {
+                Some(exception) => exception,
+                None if recipe.packs(*role) => {
+                    Some(recipe.scheme().wanted(*role, index, count, &dimensions))
+                }
+                None => None,
+            };
+            // One dimension is never packed, whatever a recipe says of all names.
+            let wanted = wanted.filter(|codec| info.shape.len() > 1 || codec.is_float());
+            tensors.push(planned(info, *role, wanted, format)?);
+        }
+        Ok(Self { format, tensors })
+    }
+
+    /// A plan that keeps every tensor's codec where `format` holds it, and takes the nearest that it holds
+    /// where it does not.
+    ///
+    /// # Errors
+    /// If a tensor cannot be read, or `format` holds nothing near its codec.
+    pub fn keeping(checkpoint: &Checkpoint, format: Format) -> Result<Self, Error> {
+        let plan = |info: &TensorInfo| {
+            let wanted = info.codec.and_then(|codec| nearest(codec, format));
+            planned(info, Role::of(&info.name, info.shape.len(), false), wanted, format)
+        };
+        Ok(Self { format, tensors: weights(checkpoint).map(plan).collect::<Result<_, _>>()? })
+    }
+
+    /// Bytes over all tensors.
+    pub fn total(&self) -> Sum {
+        let mut total = Sum::default();
+        self.tensors.iter().for_each(|tensor| total.add(tensor));
+        total
+    }
+
+    /// Sums by codec, the largest first.
+    pub fn by_codec(&self) -> Vec<(Codec, Sum)> {
+        let mut sums: Vec<(Codec, Sum)> = Vec::new();
+        for tensor in &self.tensors {
+            match sums.iter_mut().find(|(codec, _)| *codec == tensor.to) {
+                Some((_, sum)) => sum.add(tensor),
+                None => {
+                    let mut sum = Sum::default();
+                    sum.add(tensor);
+                    sums.push((tensor.to, sum));
+                }
+            }
+        }
+        sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.bytes));
+        sums
+    }
+}
+
+/// The tensors of a model that are not made from its config: a GGUF file has rope divisors among its own.
+fn weights(checkpoint: &Checkpoint) -> impl Iterator<Item = &TensorInfo> {
+    checkpoint.tensors().filter(|info| info.name != gguf::ROPE_FREQS)
+}
+
+/// The codec that is nearest to one that `format` does not hold; `None` if it does, or nothing is near.
+fn nearest(codec: Codec, format: Format) -> Option<Codec> {
+    if format.holds(codec) {
+        return None;
+    }
+    match (format, codec) {
+        (Format::Mlx, Codec::Int8 { group, .. }) => exact::affine(8, group),
+        (Format::Mlx, Codec::Int4 { group, .. }) => exact::affine(4, group),
+        // What these hold are floats of few bits, and so exact.
+        (_, Codec::MlxMxfp4 | Codec::MlxMxfp8 | Codec::MlxNvfp4 { .. }) => Some(Codec::BF16),
+        (Format::Gguf, Codec::Affine { bits, .. }) => Some(match bits {
+            1 | 2 => Codec::Q2K,
+            3 => Codec::Q3K,
+            4 => Codec::Q4K,
+            5 => Codec::Q5K,
+            6 => Codec::Q6K,
+            _ => Codec::Q8_0,
+        }),
+        (Format::Gguf, Codec::Int8 { .. }) => Some(Codec::Q8_0),
+        (Format::Gguf, Codec::Int4 { .. }) => Some(Codec::Q4K),
+        _ => None,
+    }
+}
+
+/// What becomes of a tensor for which `wanted` is asked (nothing: it keeps its codec).
+fn planned(
+    info: &TensorInfo,
+    role: Role,
+    wanted: Option<Codec>,
+    format: Format,
+) -> Result<Planned, Error> {
+    let Some(from) = info.codec else {
+        let problem = format!("is stored as {}, which keeve does not read", info.format);
+        return Err(Error::tensor(&info.name, problem));
+    };
+    let cols = info.shape.last().copied().unwrap_or(1);
+    // As llama.cpp's converter: vectors and norms are f32 whatever the file's type.
+    let is_vector = info.shape.len() < 2 || info.name.contains("norm.weight");
+    let kept = if format == Format::Gguf && is_vector { Codec::F32 } else { from };
+    let (to, instead_of) = match wanted {
+        None => (kept, None),
+        Some(codec) => match fitting(codec, cols) {
+            Some(fit) => (fit, (fit != codec).then_some(codec)),
+            // What llama.cpp writes for rows that fit nothing; others stay.
+            None if format == Format::Gguf => (Codec::F16, Some(codec)),
+            None => (from, Some(codec)),
+        },
+    };
+    if !format.holds(to) {
+        let problem = format!("is to be {to}, which {} cannot hold", format.name());
+        return Err(Error::tensor(&info.name, problem));
+    }
+    if to != from && !to.has_encoder() {
+        return Err(Error::tensor(&info.name, format!("is to be {to}, which keeve only reads")));
+    }
+    let rows = &info.shape[..info.shape.len().saturating_sub(1)];
+    let row = to.row_bytes(cols).map_err(|error| Error::tensor(&info.name, error))?;
+    let bytes = rows.iter().fold(row as u64, |bytes, &n| bytes.saturating_mul(n as u64));
+    Ok(Planned {
+        name: info.name.clone(),
+        role,
+        shape: info.shape.clone(),
+        from,
+        to,
+        instead_of,
+        bytes_before: info.bytes,
+        bytes,
+    })
+}
