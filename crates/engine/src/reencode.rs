@@ -193,14 +193,14 @@ mod tests {
             }
         }
         let mut graph = Graph::new();
-        let x = graph.embed("table", 256, 256).unwrap();
+        let x = graph.embed("table.weight", 256, 256).unwrap();
         let x = graph.linear(x, "w", 256, false).unwrap();
         graph.linear(x, "table", 256, false).unwrap();
         let source = Same(PackedTensor::from_f32(256, 256, &[0.5; 256 * 256]).unwrap());
         let int8: Codec = "int8".parse().unwrap();
         let made = Reencoded::new(&source, int8, &graph, 2);
-        assert_eq!(made.weight("table").unwrap().codec(), Codec::F32);
-        assert_eq!(made.weight("w").unwrap().codec(), int8);
+        assert_eq!(made.weight("table.weight").unwrap().codec(), Codec::F32);
+        assert_eq!(made.weight("w.weight").unwrap().codec(), int8);
         assert!(made.note().starts_with("1 matrices") && made.note().contains("int8"));
     }
 }
