@@ -99,7 +99,15 @@ impl ModelBench {
         match source {
             Source::Checkpoint { name, checkpoint } => {
                 let model = build(name, checkpoint.config())?;
+                let matrices = keeve_engine::matrices_of(&model.graph);
                 let bytes = |weight: &keeve_graph::Weight| {
+                    if let Some(codec) = options.weights.filter(|_| matrices.contains(&weight.name))
+                    {
+                        let shape = |error| Error::Tensor { name: weight.name.clone(), error };
+                        let row = codec.row_bytes(weight.cols).map_err(shape)?;
+                        let rows = weight.rows * weight.experts.unwrap_or(1);
+                        return Ok(row as u64 * rows as u64);
+                    }
                     let missing = || Error::NoWeight(weight.name.clone());
                     match weight.experts {
                         None => {
@@ -116,7 +124,12 @@ impl ModelBench {
                 let cost = Cost::of(&model.graph, bytes)?;
                 let engine = Engine::load(checkpoint, &options, &progress)?;
                 let load_time = engine.info().load_time;
-                let (config, codec) = ((*name).into(), codecs_of(checkpoint));
+                let codecs = codecs_of(checkpoint);
+                let codec = match options.weights {
+                    Some(weights) => format!("{codecs}, matrices as {weights}"),
+                    None => codecs,
+                };
+                let config = (*name).into();
                 Ok(Self { engine, cost, config, codec, options, load_time })
             }
             Source::Random { name, config, scheme } => {

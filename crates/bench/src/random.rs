@@ -185,6 +185,14 @@ impl Weights for RandomWeights {
         let Made { rows, cols, .. } = *self.made(name)?;
         Ok(WeightInfo { experts: 1, rows, cols, bytes: self.bytes(name)? })
     }
+
+    fn experts_bytes(
+        &self,
+        name: &str,
+        _: usize,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.bytes(name)?)
+    }
 }
 
 /// A vector of numbers around one, as the gains of norms are.

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keeve_codec::PackedTensor;
 use keeve_graph::{
     Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
-    Slot, State, WeightInfo, Weights,
+    Slot, State, Weights,
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
+use crate::bf16_linear::Bf16Linear;
 use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
@@ -112,9 +113,6 @@ impl Backend for Cpu {
         options: &LoadOptions<'_>,
     ) -> Result<Box<dyn Program>, Error> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
-        if options.activations == Activations::Bf16 {
-            return Err(unsupported("bf16 activations".into()));
-        }
         if let Some(node) = graph.nodes().iter().find(|node| node.placement != 0) {
             return Err(unsupported(format!("placement {}", node.placement)));
         }
@@ -125,12 +123,12 @@ impl Backend for Cpu {
         };
         let slots = graph.slots().iter().map(slot).collect::<Result<Vec<_>, _>>()?;
         let kernels = self.kernels;
-        let infos = graph
+        let bytes = graph
             .weights()
             .iter()
-            .map(|weight| checked_info(weight, weights))
+            .map(|weight| checked_bytes(weight, weights))
             .collect::<Result<Vec<_>, _>>()?;
-        let weight_bytes = infos.iter().fold(0u64, |sum, info| sum.saturating_add(info.bytes));
+        let weight_bytes = bytes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let loading = Loading {
             options,
             kernels,
@@ -142,23 +140,19 @@ impl Backend for Cpu {
         // One after the other, the largest first: beside what is packed there is one tensor as it is
         // stored, and the large ones come while little is packed.
         let mut order: Vec<_> = uses(&graph).into_iter().enumerate().collect();
-        order.sort_by_key(|&(index, _)| std::cmp::Reverse(infos[index].bytes));
-        let mut loaded: Vec<_> = infos.iter().map(|_| LoadedWeight::default()).collect();
+        order.sort_by_key(|&(index, _)| std::cmp::Reverse(bytes[index]));
+        let mut loaded: Vec<_> = bytes.iter().map(|_| LoadedWeight::default()).collect();
         for (index, uses) in order {
             let weight = &graph.weights()[index];
             let loaded = &mut loaded[index];
-            if weight.experts.is_some() {
-                let stack = fetch_experts(weight, weights)?.into_iter();
-                let experts = stack.map(|expert| loading.linear(&weight.name, expert));
-                loaded.experts = experts.collect::<Result<_, _>>()?;
+            if let Some(count) = weight.experts {
+                let experts = experts(weight, count, weights)?.into_iter();
+                let packed = experts.map(|expert| loading.linear(&weight.name, expert));
+                loaded.experts = packed.collect::<Result<_, _>>()?;
                 continue;
             }
             let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
             check_shape(weight, (tensor.experts(), tensor.rows(), tensor.cols()))?;
-            if uses.table && tensor.column_order().is_some() {
-                let what = format!("embed with reordered columns (tensor {})", weight.name);
-                return Err(unsupported(what));
-            }
             if uses.vector {
                 let mut values = vector(&tensor);
                 if weight.one_plus {
@@ -169,6 +163,10 @@ impl Backend for Cpu {
             if uses.linear {
                 loaded.linear = Some(loading.linear(&weight.name, tensor)?);
             } else if uses.table {
+                if tensor.column_order().is_some() {
+                    let what = format!("embed with reordered columns (tensor {})", weight.name);
+                    return Err(unsupported(what));
+                }
                 loaded.table = Some(tensor);
             }
         }
@@ -223,14 +221,23 @@ impl Loading<'_> {
         tensor: PackedTensor,
     ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
+        if self.options.activations == Activations::Bf16 {
+            if !self.count(tensor.bytes() as u64) {
+                return Err(Error::Cancelled);
+            }
+            let stored = StoredLinear { tensor, kernels: self.kernels };
+            return Ok(Box::new(Bf16Linear { stored, gemm: self.gemm }));
+        }
         let recipes = Recipes::choose(codec, self.options.activations);
         if recipes.generated == Recipe::Float {
             let go_on = self.count(tensor.bytes() as u64);
             let stored = StoredLinear { tensor, kernels: self.kernels };
             return match recipes {
                 _ if !go_on => Err(Error::Cancelled),
-                Recipes::UNPACKED => Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm })),
-                _ => Ok(Box::new(stored)),
+                Recipes::FLOAT => Ok(Box::new(stored)),
+                Recipes { prompt, .. } => {
+                    Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm, prompt }))
+                }
             };
         }
         let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;
@@ -274,7 +281,9 @@ fn uses(graph: &Graph) -> Vec<Uses> {
                 }
             }
             Op::RmsNorm { weight, .. } => uses[weight.index()].vector = true,
-            Op::Rope { .. }
+            // Products with experts have their weights to themselves.
+            Op::ExpertLinear { .. }
+            | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::Unary { .. }
             | Op::Binary { .. }
@@ -283,7 +292,6 @@ fn uses(graph: &Graph) -> Vec<Uses> {
             | Op::Slice { .. }
             | Op::RoundRows { .. }
             | Op::Router { .. }
-            | Op::ExpertLinear { .. }
             | Op::ExpertSum { .. }
             | Op::SelectRows { .. } => {}
         }
@@ -291,24 +299,22 @@ fn uses(graph: &Graph) -> Vec<Uses> {
     uses
 }
 
-/// What is known of a weight, if it has the shape that the graph expects.
-fn checked_info(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<WeightInfo, Error> {
-    let Some(experts) = weight.experts else {
-        let info = weights.info(&weight.name).map_err(Error::Weight)?;
-        check_shape(weight, (info.experts, info.rows, info.cols))?;
-        return Ok(info);
-    };
-    let bytes = fetch_experts(weight, weights)?.iter().map(|expert| expert.bytes() as u64).sum();
-    Ok(WeightInfo { experts, rows: weight.rows, cols: weight.cols, bytes })
+/// Bytes of a weight as it is stored, if it has the shape that the graph expects.
+fn checked_bytes(weight: &keeve_graph::Weight, weights: &dyn Weights) -> Result<u64, Error> {
+    if let Some(count) = weight.experts {
+        return weights.experts_bytes(&weight.name, count).map_err(Error::Weight);
+    }
+    let info = weights.info(&weight.name).map_err(Error::Weight)?;
+    check_shape(weight, (info.experts, info.rows, info.cols))?;
+    Ok(info.bytes)
 }
 
-/// The matrices of a weight that experts have (at least one), if they have the shape that the graph
-/// expects.
-fn fetch_experts(
+/// The matrices of a weight of `count` experts, at least one.
+fn experts(
     weight: &keeve_graph::Weight,
+    count: usize,
     weights: &dyn Weights,
 ) -> Result<Vec<PackedTensor>, Error> {
-    let count = weight.experts.unwrap_or(1);
     let experts = weights.experts(&weight.name, count).map_err(Error::Weight)?;
     for expert in &experts {
         check_shape(weight, (expert.experts(), expert.rows(), expert.cols()))?;

@@ -115,10 +115,7 @@ impl ExpertProduct<'_> {
                 // The only row of a step is the same input for all its experts.
                 let mut input: Input<'_> = match shared && rows == 1 {
                     true => inputs.input(self.value, self.x, self.kernels),
-                    false => {
-                        own.forget();
-                        own.input(self.value, from(*place), self.kernels)
-                    }
+                    false => own.fresh(from(*place), self.kernels),
                 };
                 linear.forward(&mut input, phase, None, out, pool);
                 continue;
@@ -130,8 +127,7 @@ impl ExpertProduct<'_> {
                 own_phases.push(phases[place / chosen]);
             }
             products.resize(group.len() * width, 0.0);
-            own.forget();
-            let mut input = own.input(self.value, x, self.kernels);
+            let mut input = own.fresh(x, self.kernels);
             linear.forward(&mut input, own_phases, None, products, pool);
             for ((_, place), product) in group.iter().zip(products.chunks_exact(width)) {
                 out[place * width..(place + 1) * width].copy_from_slice(product);

@@ -6,6 +6,7 @@ use keeve_graph::ValueId;
 
 use crate::gemm::Int8Rows;
 use crate::kernels::Kernels;
+use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::recipe::Recipe;
@@ -27,15 +28,15 @@ pub(crate) struct Inputs {
     of: Option<ValueId>,
     /// For products of few rows: by [`Recipe::Block`] and by [`Recipe::Token`].
     rows: [Kept<BlockRows>; 2],
-    /// For products of many rows: by [`Recipe::Panel`] and by [`Recipe::Token`].
-    tiles: [Kept<Int8Rows>; 2],
+    /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
+    tiles: [Kept<Int8Rows>; 3],
 }
 
 impl Default for Inputs {
     fn default() -> Self {
         let rows = || Kept { made: false, value: BlockRows::EMPTY };
         let tiles = || Kept { made: false, value: Int8Rows::default() };
-        Self { of: None, rows: [rows(), rows()], tiles: [tiles(), tiles()] }
+        Self { of: None, rows: [rows(), rows()], tiles: [tiles(), tiles(), tiles()] }
     }
 }
 
@@ -71,17 +72,18 @@ impl Inputs {
     fn begin(&mut self, value: ValueId) {
         if self.of != Some(value) {
             self.of = Some(value);
-            self.unmake();
+            self.clear();
         }
     }
 
     /// `x`, which is no value of the graph.
     pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
-        self.unmake();
+        self.of = None;
+        self.clear();
         Input { x: Source::Held(x), kernels, inputs: self }
     }
 
-    fn unmake(&mut self) {
+    fn clear(&mut self) {
         self.rows.iter_mut().for_each(|kept| kept.made = false);
         self.tiles.iter_mut().for_each(|kept| kept.made = false);
     }
@@ -162,12 +164,23 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &Int8Rows {
-        let Kept { made, value } = &mut self.inputs.tiles[(recipe == Recipe::Token) as usize];
+        let kind = match recipe {
+            Recipe::Token => 1,
+            Recipe::Fine => 2,
+            Recipe::Panel | Recipe::Block | Recipe::Float => 0,
+        };
+        let Kept { made, value } = &mut self.inputs.tiles[kind];
         if !*made {
             *made = true;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
-            value.quantize([rows.len(), cols], span, x.room(), pool, |row, codes, scales, room| {
+            let in_two = recipe == Recipe::Fine;
+            let width = if in_two { 2 * cols.next_multiple_of(PANEL_COLS) } else { cols };
+            let shape = [rows.len(), width];
+            value.quantize(shape, span, x.room(), pool, |row, codes, scales, room| {
                 let x = x.row(rows[row], cols, room);
+                if in_two {
+                    return kernels.quantize_in_two(x, codes, scales);
+                }
                 let span = span.min(codes.len());
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
             });

@@ -211,13 +211,14 @@ impl PackedLinear for IntLinear {
             let out = Output { values: &mut *out, rows: Some(rows), bias };
             let few = match recipe {
                 Recipe::Block => true,
-                Recipe::Panel | Recipe::Float => false,
+                Recipe::Panel | Recipe::Fine | Recipe::Float => false,
                 Recipe::Token => rows.len() <= FEW_ROWS,
             };
             if few {
                 self.few(x.by_rows(rows, cols, recipe, pool), out, rows, pool);
             } else {
-                self.gemm.int8(&self.packed, x.by_tiles(rows, cols, recipe, pool), out, pool);
+                let x = x.by_tiles(rows, cols, recipe, pool);
+                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
             }
         };
         let Recipes { generated, prompt } = self.recipes;

@@ -46,6 +46,11 @@ pub(crate) trait Kernels: Send + Sync {
         quantize::row(x, cols, rounding, codes, scales);
     }
 
+    /// Quantizes a row of activations in two parts: [`quantize::row_in_two`].
+    fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+        quantize::row_in_two(x, codes, scales);
+    }
+
     /// Fills the sums of a row: [`quantize::sums`].
     fn sums(
         &self,

@@ -1,6 +1,6 @@
 //! `linear`: a matrix product with a packed weight.
 
-use keeve_codec::{Codec, PackedTensor};
+use keeve_codec::{Codec, Group, PackedTensor, Row};
 use keeve_graph::Phase;
 
 use crate::inputs::Input;
@@ -51,6 +51,13 @@ pub(crate) struct StoredLinear {
 }
 
 impl StoredLinear {
+    /// Unpacks the columns of row `index` from `start` on, which must be whole blocks and groups.
+    pub fn unpack(&self, index: usize, start: usize, out: &mut [f32]) {
+        let codec = self.tensor.codec();
+        let columns = columns(codec, self.tensor.row(index), start, out.len());
+        self.kernels.unpack(codec, columns, out);
+    }
+
     /// Products of the rows of `x`, `[rows.len(), K]`, with nothing quantized; row `r` of them goes to row
     /// `rows[r]` of the output.
     pub fn products(
@@ -120,4 +127,24 @@ impl PackedLinear for StoredLinear {
 /// The rows of a phase.
 pub(crate) fn rows_of(phases: &[Phase], phase: Phase) -> Vec<usize> {
     (0..phases.len()).filter(|&row| phases[row] == phase).collect()
+}
+
+/// `width` columns of a row from `start` on, which are whole blocks and groups.
+fn columns<'a>(codec: Codec, row: Row<'a>, start: usize, width: usize) -> Row<'a> {
+    let geometry = codec.geometry();
+    let data = |columns: usize| columns / geometry.block * geometry.block_bytes;
+    let part = |bytes: &'a [u8]| match geometry.scales {
+        Some((Group::Of(group), each)) => {
+            let group = usize::from(group);
+            &bytes[..bytes.len().min((start + width).div_ceil(group) * each)]
+                [start / group * each..]
+        }
+        Some((Group::Row, _)) | None => bytes,
+    };
+    Row {
+        data: &row.data[data(start)..data(start + width)],
+        scales: part(row.scales),
+        biases: if geometry.biases { part(row.biases) } else { row.biases },
+        global_scale: row.global_scale,
+    }
 }

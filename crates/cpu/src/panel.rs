@@ -48,6 +48,37 @@ pub(crate) trait PanelSource: Sync {
     }
 }
 
+/// Weights for activations in two parts ([`crate::recipe::Recipe::Fine`]): each block of columns twice.
+pub(crate) struct Twice<'a>(pub &'a dyn PanelSource);
+
+impl PanelSource for Twice<'_> {
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    fn cols(&self) -> usize {
+        2 * self.0.cols().next_multiple_of(PANEL_COLS)
+    }
+
+    fn scale_span(&self) -> usize {
+        PANEL_COLS
+    }
+
+    fn panel(
+        &self,
+        tile: usize,
+        block: usize,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        self.0.panel(tile, block / 2, codes, scales);
+    }
+
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
+        self.0.stored_panel(tile, block / 2)
+    }
+}
+
 /// Rows of activations, quantized: a value is `scale * code`.
 pub(crate) struct QuantizedRows {
     /// How many rows there are.

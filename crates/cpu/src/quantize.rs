@@ -24,6 +24,8 @@ pub(crate) enum Rounding {
 const LEAST: f32 = 1.0 / (1u128 << 100) as f32;
 /// The largest code.
 const TOP: f32 = 127.0;
+/// Adding this leaves the nearest whole number in the lowest bits.
+const ROUND: f32 = 3.0 * (1 << 22) as f32;
 
 /// The largest magnitude; NaN if there is one.
 #[inline(always)]
@@ -49,8 +51,6 @@ fn span(x: &[f32], rounding: Rounding, codes: &mut [i8]) -> f32 {
                 codes.fill(0);
                 return 0.0;
             }
-            /// Adding this leaves the nearest whole number in the lowest bits.
-            const ROUND: f32 = 3.0 * (1 << 22) as f32;
             let inverse = TOP / largest;
             for (code, x) in codes.iter_mut().zip(x) {
                 *code = (x * inverse + ROUND).to_bits() as i8;
@@ -83,6 +83,31 @@ pub(crate) fn row(
     for (index, (codes, scale)) in codes.chunks_mut(cols).zip(scales).enumerate() {
         let start = (index * cols).min(x.len());
         *scale = span(&x[start..(start + cols).min(x.len())], rounding, codes);
+    }
+}
+
+/// Quantizes a row in two parts, each 256 columns in turn: 256 codes [`Rounding::HalfEven`] and their
+/// scale, then as many of what these leave and theirs, a 254th of the first.
+#[inline(always)]
+pub(crate) fn row_in_two(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+    let blocks = codes.as_chunks_mut::<{ 2 * PANEL_COLS }>().0.iter_mut();
+    for (index, (codes, scales)) in blocks.zip(scales.as_chunks_mut::<2>().0).enumerate() {
+        let start = (index * PANEL_COLS).min(x.len());
+        let x = &x[start..(start + PANEL_COLS).min(x.len())];
+        let (whole, rest) = codes.split_at_mut(PANEL_COLS);
+        let scale = span(x, Rounding::HalfEven, whole);
+        rest.fill(0);
+        *scales = [scale, 0.0];
+        if scale > 0.0 {
+            /// Half a scale becomes the largest code.
+            const FINER: f32 = 2.0 * TOP;
+            let inverse = FINER / scale;
+            for ((code, x), whole) in rest.iter_mut().zip(x).zip(whole) {
+                let left = x - scale * f32::from(*whole);
+                *code = (left * inverse + ROUND).to_bits() as i8;
+            }
+            scales[1] = scale / FINER;
+        }
     }
 }
 
@@ -186,6 +211,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn two_parts_leave_little() {
+        let x: Vec<f32> = (0..300).map(|i| ((i * 7919) % 2003) as f32 * 0.37 - 300.0).collect();
+        let (mut codes, mut scales) = ([1; 4 * PANEL_COLS], [1.0; 4]);
+        row_in_two(&x, &mut codes, &mut scales);
+        for (at, x) in x.iter().enumerate() {
+            let (block, column) = (at / PANEL_COLS, at % PANEL_COLS);
+            let part = |part: usize| {
+                let part = 2 * block + part;
+                scales[part] * f32::from(codes[part * PANEL_COLS + column])
+            };
+            assert!((x - part(0)).abs() <= scales[2 * block] * 0.5001);
+            assert!((x - part(0) - part(1)).abs() <= scales[2 * block] * 0.002 + x.abs() * 1e-6);
+        }
+        assert!(codes[2 * PANEL_COLS + 44..3 * PANEL_COLS].iter().all(|&code| code == 0));
+        row_in_two(&[f32::NAN, 1.0], &mut codes[..2 * PANEL_COLS], &mut scales[..2]);
+        assert!(scales[0].is_nan() && scales[1] == 0.0);
     }
 
     #[test]

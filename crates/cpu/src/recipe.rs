@@ -9,8 +9,9 @@
 //! | `f32`, `f16`, `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`] |
 //! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `int8-g*`, `int4-g*`, `affine*`, `q4_0` to `q8_0`, `q2_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`] |
+//! | `int8-g*`, `int4-g*`, `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
 //! # What they cost
 //! Mean Kullback-Leibler divergence per token from float activations with the same weights, of the demo
@@ -46,13 +47,19 @@
 //!           (for signed codes -127 and 127)
 //! scale   = largest / 127
 //! inverse = 1 / scale, or 0 if the scale is below 2^-100 or not finite
-//! shift   = 15 - bits, or 8 for signed codes: q << shift fills 16 bits
-//! factor  = round(s * inverse * 2^(15 + 6 - shift))
-//! summand = round(fma(-zero, s, o) * inverse * 2^6) + 2^5
-//! code    = (((q << shift) * factor + 2^14 >> 15) + summand) >> 6        (in 16 bits)
+//!
+//! codes of up to six bits, modulo 2^16:
+//! factor  = round(s * inverse * 2^8)
+//! summand = round(o * inverse * 2^8) - zero * factor + 2^7
+//! code    = (q * factor + summand) >> 8
+//!
+//! codes of eight bits, with middle = 0 for signed ones and else 128:
+//! factor  = round(s * inverse * 2^15), within -32767 to 32767
+//! summand = round(fma(middle - zero, s, o) * inverse * 2^8) + 2^7
+//! code    = ((((q - middle) * 2^8 * factor + 2^14) >> 15) + summand) >> 8, the sum within 16 bits
 //! ```
 //!
-//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.52 scales.
+//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.63 scales.
 //! Where all weights in the 256 columns have one scale and no offset (`int8`, `int4`, `int8-g256`,
 //! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly. Codecs without
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
@@ -65,7 +72,9 @@ use crate::quantize::Rounding;
 use crate::tiles::BLOCK;
 
 /// Bits after the point in the arithmetic of panels.
-pub(crate) const FRACTION_BITS: u32 = 6;
+pub(crate) const FRACTION_BITS: u32 = 8;
+/// Bits after the point in the factors for codes of eight bits.
+pub(crate) const WIDE_FACTOR_BITS: u32 = 15;
 /// The largest code of a panel.
 pub(crate) const PANEL_TOP: f32 = 127.0;
 /// Panels whose scale is below this are zeros.
@@ -85,6 +94,10 @@ pub(crate) enum Recipe {
     /// Activations have a scale for each 256 columns, [`Rounding::HalfEven`], and so have weights, which
     /// are quantized to int8: see above. Products are exact in `i32` within these.
     Panel,
+    /// [`Recipe::Panel`] with activations in two parts: int8, and int8 of what that leaves, with a scale
+    /// that is 254 times smaller. Both are multiplied, one block of 256 columns after the other. For
+    /// weights of about two bits, whose models noise throws off more.
+    Fine,
     /// Cider's W8A8 and W4A8: activations have one scale for a row, [`Rounding::HalfAway`], and so have
     /// weights. Products are exact in `i32` over the whole row.
     Token,
@@ -95,7 +108,7 @@ impl Recipe {
     pub fn span(self) -> usize {
         match self {
             Self::Block => BLOCK,
-            Self::Panel => PANEL_COLS,
+            Self::Panel | Self::Fine => PANEL_COLS,
             Self::Token | Self::Float => usize::MAX,
         }
     }
@@ -103,7 +116,7 @@ impl Recipe {
     /// How activations are rounded.
     pub fn rounding(self) -> Rounding {
         match self {
-            Self::Block | Self::Panel | Self::Float => Rounding::HalfEven,
+            Self::Block | Self::Panel | Self::Fine | Self::Float => Rounding::HalfEven,
             Self::Token => Rounding::HalfAway,
         }
     }
@@ -123,20 +136,35 @@ impl Recipes {
     pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
     /// What computes with weights as they are stored, as far as it can be had fast.
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
+    /// The same for weights of about two bits.
+    const COARSE: Self = Self { generated: Recipe::Block, prompt: Recipe::Fine };
     const CIDER: Self = Self { generated: Recipe::Token, prompt: Recipe::Token };
     /// For codecs that can only be unpacked.
-    pub const UNPACKED: Self = Self { generated: Recipe::Float, prompt: Recipe::Panel };
+    const UNPACKED: Self = Self { generated: Recipe::Float, prompt: Recipe::Panel };
+    /// The same for weights of about two bits.
+    const UNPACKED_COARSE: Self = Self { generated: Recipe::Float, prompt: Recipe::Fine };
 
     /// The table above.
     pub fn choose(codec: Codec, activations: Activations) -> Self {
         match (activations, codec) {
             (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => Self::FLOAT,
+            _ if codec.codes().is_none() && is_coarse(codec) => Self::UNPACKED_COARSE,
             _ if codec.codes().is_none() => Self::UNPACKED,
             (
                 Activations::Int8,
                 Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
             ) => Self::CIDER,
+            _ if is_coarse(codec) => Self::COARSE,
             (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
         }
+    }
+}
+
+/// Whether weights have about two bits, or fewer.
+fn is_coarse(codec: Codec) -> bool {
+    let geometry = codec.geometry();
+    match codec.codes() {
+        Some(codes) => codes.bits <= 2,
+        None => geometry.block_bytes * 8 < 3 * geometry.block,
     }
 }

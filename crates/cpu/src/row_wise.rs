@@ -83,12 +83,12 @@ fn room(graph: &Graph, merged: &[bool], value: ValueId) -> usize {
     let apart = |value: ValueId| if merged[value.index()] { width(value) + made(value) } else { 0 };
     match graph.node(value).op {
         Op::RmsNorm { x, .. } | Op::Slice { x, .. } | Op::RoundRows { x } => apart(x),
-        Op::ScaleRows { x, by } => made(x).max(apart(by)),
         Op::Rope { x, .. }
         | Op::Unary { x, .. }
         | Op::Scale { x, .. }
         | Op::SelectRows { x, .. } => made(x),
         Op::Binary { a, b, .. } => made(a).max(apart(b)),
+        Op::ScaleRows { x, by } => made(x).max(apart(by)),
         Op::Embed { .. }
         | Op::Linear { .. }
         | Op::Attention { .. }
@@ -178,9 +178,6 @@ impl Values<'_> {
                 self.put(x, row, over, out, room);
                 out.iter_mut().for_each(|x| *x *= by);
             }
-            Op::SelectRows { x, want } => {
-                self.put(x, self.context.wanted(want)[row], None, out, room);
-            }
             Op::ScaleRows { x, by } => {
                 self.put(x, row, over, out, room);
                 let by = self.read(by, row, room)[0];
@@ -188,9 +185,12 @@ impl Values<'_> {
             }
             Op::Slice { x, start } => {
                 let x = self.read(x, row, room);
-                out.copy_from_slice(&x[start..start + out.len()]);
+                out.copy_from_slice(&x[start..][..out.len()]);
             }
             Op::RoundRows { x } => round_row(self.read(x, row, room), out),
+            Op::SelectRows { x, want } => {
+                self.put(x, self.context.wanted(want)[row], None, out, room);
+            }
             Op::Embed { .. }
             | Op::Linear { .. }
             | Op::Attention { .. }

@@ -229,7 +229,7 @@ fn panels_are_the_oracles() {
 #[test]
 fn panels_hold_the_weights() {
     // Off by half a code, and by what the arithmetic in 16 bits adds to that.
-    const BOUND: f32 = 0.52;
+    const BOUND: f32 = 0.63;
     let mut random = Random(72);
     for codec in codecs() {
         let [tensor, _] = tensors(codec, 19, 512, &mut random);

@@ -1,6 +1,6 @@
-//! `linear` for codecs that can only be unpacked: [`crate::recipe::Recipes::UNPACKED`].
+//! `linear` for codecs that can only be unpacked: [`crate::recipe`].
 
-use keeve_codec::{Codec, Group, Row};
+use keeve_codec::Codec;
 use keeve_graph::Phase;
 
 use crate::gemm::{Gemm, Output};
@@ -16,6 +16,8 @@ use crate::recipe::Recipe;
 pub(crate) struct UnpackedLinear {
     pub stored: StoredLinear,
     pub gemm: Gemm,
+    /// For rows of prompts.
+    pub prompt: Recipe,
 }
 
 impl PackedLinear for UnpackedLinear {
@@ -48,9 +50,9 @@ impl PackedLinear for UnpackedLinear {
         }
         let prompt = rows_of(phases, Phase::Prompt);
         if !prompt.is_empty() {
-            let x = x.by_tiles(&prompt, cols, Recipe::Panel, pool);
+            let x = x.by_tiles(&prompt, cols, self.prompt, pool);
             let out = Output { values: out, rows: Some(&prompt), bias };
-            self.gemm.int8(self, x, out, pool);
+            self.gemm.by_recipe(self.prompt, self, x, out, pool);
         }
     }
 }
@@ -83,9 +85,8 @@ impl PanelSource for UnpackedLinear {
         scales.fill(0.0);
         let rows = tile * TILE_ROWS..tensor.rows().min((tile + 1) * TILE_ROWS);
         for ((row, index), scale) in rows.enumerate().zip(scales) {
-            let columns = columns(tensor.codec(), tensor.row(index), start, width);
             let values = &mut values[..width];
-            kernels.unpack(tensor.codec(), columns, values);
+            self.stored.unpack(index, start, values);
             let scale = std::slice::from_mut(scale);
             kernels.quantize(values, PANEL_COLS, Rounding::HalfEven, &mut row_codes, scale);
             let words = codes.as_chunks_mut::<4>().0.iter_mut().skip(row).step_by(TILE_ROWS);
@@ -97,25 +98,5 @@ impl PanelSource for UnpackedLinear {
 
     fn stored_panel(&self, _: usize, _: usize) -> Option<&[i8]> {
         None
-    }
-}
-
-/// `width` columns of a row from `start` on, which are whole blocks and groups.
-fn columns<'a>(codec: Codec, row: Row<'a>, start: usize, width: usize) -> Row<'a> {
-    let geometry = codec.geometry();
-    let data = |columns: usize| columns / geometry.block * geometry.block_bytes;
-    let part = |bytes: &'a [u8]| match geometry.scales {
-        Some((Group::Of(group), each)) => {
-            let group = usize::from(group);
-            &bytes[..bytes.len().min((start + width).div_ceil(group) * each)]
-                [start / group * each..]
-        }
-        Some((Group::Row, _)) | None => bytes,
-    };
-    Row {
-        data: &row.data[data(start)..data(start + width)],
-        scales: part(row.scales),
-        biases: if geometry.biases { part(row.biases) } else { row.biases },
-        global_scale: row.global_scale,
     }
 }

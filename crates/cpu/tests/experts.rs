@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Named, Random, error, given, load, load_with, run_once, tiers};
-use keeve_codec::{Codec, decode};
+use keeve_codec::{Codec, row_values};
 use keeve_cpu::Isa;
 use keeve_graph::{Activations, CompileOptions, Graph, Step, UnaryOp, Want};
 
@@ -48,7 +48,14 @@ fn products(x: &[f64], matrix: &[f32]) -> Vec<f64> {
 }
 
 fn expected(weights: &Named, x: &[f32], normalize: bool) -> Vec<f64> {
-    let matrix = |name: &str| decode(&weights.0[name]);
+    let matrix = |name: &str| {
+        let tensor = &weights.0[name];
+        let mut values = vec![0.0; tensor.len()];
+        for (index, row) in values.chunks_exact_mut(tensor.cols()).enumerate() {
+            row_values(tensor, index, row);
+        }
+        values
+    };
     let (gate, up, down) = (matrix("gate.weight"), matrix("up.weight"), matrix("down.weight"));
     let mut all = vec![];
     for x in x.chunks_exact(HIDDEN) {

@@ -12,7 +12,8 @@ use keeve_graph::{Activations, Graph, Phase, Program, RowInput, SequenceRows, St
 
 const TOKENS: usize = 70;
 const VOCABULARY: usize = 97;
-const ACTIVATIONS: [Activations; 3] = [Activations::Float, Activations::Int8, Activations::Auto];
+const ACTIVATIONS: [Activations; 4] =
+    [Activations::Float, Activations::Bf16, Activations::Int8, Activations::Auto];
 
 fn model(architecture: &str) -> (Graph, Named) {
     let config = serde_json::json!({

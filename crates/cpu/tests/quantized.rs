@@ -151,3 +151,32 @@ fn values_that_are_no_numbers_are_not_hidden() {
         }
     }
 }
+
+#[test]
+fn bf16_is_float_but_for_the_rounding() {
+    let mut random = Random(54);
+    for codec in codecs() {
+        let (n, k) = (19, 512.max(codec.column_step()));
+        let mut weights = Named::default();
+        weights.add("table", Codec::F32, 1, k, &vec![0.0; k]);
+        weights.add("head.weight", codec, n, k, &random.values(n * k));
+        let x = random.values(9 * k);
+        let graph = graph(n, k, false);
+        let run = |activations, isa, rows: usize| {
+            let program = load_with(activations, isa, 2, &graph, &weights);
+            run_once(&*program, &given(&x[..rows * k], k, &[0]), 1).values.remove(0).2
+        };
+        let float: Vec<_> =
+            run(Activations::Float, Isa::Scalar, 9).into_iter().map(f64::from).collect();
+        let oracle = run(Activations::Bf16, Isa::Scalar, 9);
+        // Two roundings of up to 2^-9 each, of every product.
+        let off = error(&oracle, &float);
+        assert!(off > 0.0 && off < 4e-3, "{codec}: {off:e}");
+        for isa in Isa::found() {
+            for rows in [1, 9] {
+                let found = run(Activations::Bf16, isa, rows);
+                assert!(bits(&found) == bits(&oracle[..rows * n]), "{isa} {codec}: {rows} rows");
+            }
+        }
+    }
+}

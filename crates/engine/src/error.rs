@@ -33,6 +33,9 @@ pub enum Error {
     /// The backend cannot run the model.
     #[error(transparent)]
     Graph(#[from] keeve_graph::Error),
+    /// Weights were asked for in a codec that can only be read.
+    #[error("{0} weights cannot be made, only read")]
+    NoEncoder(keeve_codec::Codec),
     /// `KEEVE_ISA` names no tier of this machine.
     #[error(transparent)]
     Isa(#[from] keeve_cpu::UnknownIsa),

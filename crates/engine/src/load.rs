@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keeve_checkpoint::Checkpoint;
-use keeve_codec::PackedTensor;
+use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, Weights};
 use keeve_models::Model;
@@ -13,6 +13,7 @@ use crate::engine::{Engine, Worker};
 use crate::error::Error;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
+use crate::reencode::Reencoded;
 use crate::scheduler::{Limits, Scheduler};
 use crate::text::TextSide;
 
@@ -35,6 +36,9 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// How activations enter matrix products.
     pub activations: Activations,
+    /// The codec that the matrices of linear layers are encoded in as they load; `None`: they stay as
+    /// they are. What was done is told in [`ModelInfo::notes`].
+    pub weights: Option<Codec>,
     /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
     pub kv_codec: Option<KvCodec>,
     /// Whether to count time and bytes by operation.
@@ -50,7 +54,8 @@ impl Default for EngineOptions {
             max_sequences: 16,
             kv_pages: None,
             prefix_cache: true,
-            activations: Activations::Float,
+            activations: Activations::Auto,
+            weights: None,
             kv_codec: None,
             profile: false,
         }
@@ -140,6 +145,12 @@ impl Engine {
         let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(Error::Thread)?;
         let load =
             LoadOptions { activations: options.activations, kv_codec: options.kv_codec, progress };
+        let reencoded = match options.weights {
+            None => None,
+            Some(codec) if !codec.has_encoder() => return Err(Error::NoEncoder(codec)),
+            Some(codec) => Some(Reencoded::new(weights, codec, &model.graph, threads)),
+        };
+        let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
         let program = cpu.load(Arc::new(model.graph), weights, &load)?;
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
@@ -172,7 +183,7 @@ impl Engine {
             isa,
             threads,
             load_time: start.elapsed(),
-            notes: fit.note.into_iter().collect(),
+            notes: fit.note.into_iter().chain(reencoded.map(|made| made.note())).collect(),
         };
         let scheduler = Scheduler::new(pool, limits);
         Engine::start(Worker { plan, state, scheduler, eos }, info, text)

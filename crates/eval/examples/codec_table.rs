@@ -64,7 +64,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let number = |index: usize, default: usize| rest.get(index).map_or(Ok(default), |n| n.parse());
     let (window, count) = (number(0, 2048)?, number(1, 16)?);
     let checkpoint = Checkpoint::open(Path::new(model))?;
-    let options = EngineOptions { max_context: Some(window), ..EngineOptions::default() };
+    let options =
+        EngineOptions { max_context: Some(window), max_sequences: 1, ..EngineOptions::default() };
     let reference = Engine::load(&checkpoint, &options, &|_| true)?;
     let text = Text::new(&std::fs::read_to_string(text)?, reference.tokenizer()?)?;
     let mut cut = windows::plain(text.ids().len(), window, window)?;

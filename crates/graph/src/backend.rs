@@ -20,21 +20,6 @@ pub trait Weights: Sync {
     /// If it does not exist or cannot be read; the message names the file and the tensor.
     fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// What the tensor `name` is like. Backends ask for this first and for tensors one by one later, so
-    /// those for whom a tensor is costly should not make it here.
-    ///
-    /// # Errors
-    /// As [`Weights::weight`].
-    fn info(&self, name: &str) -> Result<WeightInfo, Box<dyn std::error::Error + Send + Sync>> {
-        let tensor = self.weight(name)?;
-        Ok(WeightInfo {
-            experts: tensor.experts(),
-            rows: tensor.rows(),
-            cols: tensor.cols(),
-            bytes: tensor.bytes() as u64,
-        })
-    }
-
     /// The matrices of the stack `name`, one for each of `count` experts. Files hold them stacked or
     /// apart; stacked unless this is overridden.
     ///
@@ -52,6 +37,34 @@ pub trait Weights: Sync {
             return Err(format!("tensor {name} has {found} experts, expected {count}").into());
         }
         (0..count).map(|expert| Ok(stack.expert(expert)?)).collect()
+    }
+
+    /// Bytes of the matrices of the stack `name`: to [`Weights::experts`] what [`Weights::info`] is to
+    /// [`Weights::weight`].
+    ///
+    /// # Errors
+    /// As [`Weights::experts`].
+    fn experts_bytes(
+        &self,
+        name: &str,
+        count: usize,
+    ) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.experts(name, count)?.iter().map(|expert| expert.bytes() as u64).sum())
+    }
+
+    /// What the tensor `name` is like. Backends ask for this first and for tensors one by one later, so
+    /// those for whom a tensor is costly should not make it here.
+    ///
+    /// # Errors
+    /// As [`Weights::weight`].
+    fn info(&self, name: &str) -> Result<WeightInfo, Box<dyn std::error::Error + Send + Sync>> {
+        let tensor = self.weight(name)?;
+        Ok(WeightInfo {
+            experts: tensor.experts(),
+            rows: tensor.rows(),
+            cols: tensor.cols(),
+            bytes: tensor.bytes() as u64,
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use keeve::{Activations, Isa, KvCodec};
+use keeve::{Activations, Codec, Isa, KvCodec};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -86,12 +86,16 @@ pub struct Compute {
     #[arg(long)]
     pub no_prefix_cache: bool,
     /// How activations enter matrix products.
-    #[arg(long, value_enum, default_value_t = ActivationMode::Float)]
+    #[arg(long, value_enum, default_value_t = ActivationMode::Auto)]
     pub activations: ActivationMode,
     /// How keys and values of tokens are kept: f32, f16 or q8_0 [default: f32 with --activations float,
     /// else f16].
     #[arg(long, value_name = "CODEC")]
     pub kv_codec: Option<KvCodec>,
+    /// Encode the matrices of linear layers anew in this codec as they load (int8, int8-g64, int8-g128,
+    /// int4-g128, q4_k, ...) [default: they stay as they are].
+    #[arg(long, value_name = "CODEC")]
+    pub weights: Option<Codec>,
     /// Report time, bytes and calls by operation.
     #[arg(long)]
     pub profile: bool,
@@ -101,6 +105,8 @@ pub struct Compute {
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
     Float,
+    /// Activations and weights rounded to bf16.
+    Bf16,
     /// Quantized to 8 bits, products in integers.
     Int8,
     /// By codec and phase.
@@ -111,6 +117,7 @@ impl From<ActivationMode> for Activations {
     fn from(mode: ActivationMode) -> Self {
         match mode {
             ActivationMode::Float => Self::Float,
+            ActivationMode::Bf16 => Self::Bf16,
             ActivationMode::Int8 => Self::Int8,
             ActivationMode::Auto => Self::Auto,
         }
@@ -320,6 +327,9 @@ pub struct Bench {
     /// else f16].
     #[arg(long, value_name = "CODEC", conflicts_with = "ops")]
     pub kv_codec: Option<KvCodec>,
+    /// Encode the matrices of MODEL anew in this codec as they load.
+    #[arg(long, value_name = "CODEC", conflicts_with_all = ["config", "ops"])]
+    pub weights: Option<Codec>,
     /// Report time, bytes and calls by operation.
     #[arg(long, conflicts_with = "ops")]
     pub profile: bool,

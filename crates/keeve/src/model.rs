@@ -32,18 +32,39 @@ pub fn load(
     compute: &Compute,
     output: &Output,
 ) -> Result<Engine, Failure> {
-    let options = EngineOptions {
+    load_with(checkpoint, &options(compute), output)
+}
+
+/// Loads a checkpoint for one prompt at a time, with room for no more than that.
+pub fn load_for_one(
+    checkpoint: &Checkpoint,
+    compute: &Compute,
+    output: &Output,
+) -> Result<Engine, Failure> {
+    load_with(checkpoint, &EngineOptions { max_sequences: 1, ..options(compute) }, output)
+}
+
+fn options(compute: &Compute) -> EngineOptions {
+    EngineOptions {
         threads: compute.threads,
         max_context: compute.max_context,
         prefill_chunk: compute.prefill_chunk,
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
         kv_codec: compute.kv_codec,
+        weights: compute.weights,
         profile: compute.profile,
         ..EngineOptions::default()
-    };
+    }
+}
+
+fn load_with(
+    checkpoint: &Checkpoint,
+    options: &EngineOptions,
+    output: &Output,
+) -> Result<Engine, Failure> {
     let bar = output.loading_bar();
-    let engine = Engine::load(checkpoint, &options, &|progress| {
+    let engine = Engine::load(checkpoint, options, &|progress| {
         bar.set(progress);
         !interrupt::interrupted()
     })?;

@@ -90,7 +90,10 @@ fn a_small_window_forgets_the_oldest_and_goes_on() {
 
 #[test]
 fn what_cannot_chat_is_one_clear_line() {
-    let model = Model::demo().remove("chat_template.jinja");
+    let model =
+        Model::demo().remove("chat_template.jinja").json("tokenizer_config.json", |config| {
+            config.as_object_mut().unwrap().remove("chat_template");
+        });
     assert!(
         keeve(["chat", model.path()]).stdin("hi\n").fails_plainly(1).contains("no chat template")
     );
@@ -110,6 +113,9 @@ mod terminal {
     use tempfile::TempDir;
 
     use super::{ANSWER, QUESTION, fs};
+
+    /// What the editor sends when it begins to read a line: it asks the terminal to mark pasted text.
+    const PROMPT: &str = "\x1b[?2004h";
 
     /// A program at a terminal.
     struct Terminal {
@@ -133,7 +139,7 @@ mod terminal {
                 }
             });
             let terminal = Self { child, seen };
-            terminal.wait("> ");
+            terminal.wait(PROMPT);
             terminal
         }
 
@@ -174,20 +180,22 @@ mod terminal {
         let mut terminal = Terminal::new("", &home);
         terminal.keys(&format!("{QUESTION}\r"));
         terminal.wait(ANSWER);
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         // Tab completes a command; what it shows comes next.
         terminal.keys("/sampl\t\r");
         terminal.wait("repetition-penalty 1");
+        terminal.wait(PROMPT);
         // Not kept from here on.
         terminal.keys("/history off\r");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("/system Secret.\r");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         // Lines pasted together are one thing to say.
         terminal.keys("\x1b[200~/system One\nTwo\x1b[201~\r");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("/system\r");
         terminal.wait("Two");
+        terminal.wait(PROMPT);
         // Ctrl-D leaves.
         terminal.keys("\x04");
         terminal.ends();
@@ -200,9 +208,9 @@ mod terminal {
         let mut terminal = Terminal::new("", &home);
         terminal.keys("\x1b[A\x1b[A\x1b[A\r");
         terminal.wait(ANSWER);
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("/history clear\r");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("\x03");
         terminal.ends();
         assert!(!fs::read_to_string(&history).unwrap().contains(QUESTION));
@@ -217,14 +225,14 @@ mod terminal {
         terminal.keys("Tell me everything.\r");
         std::thread::sleep(Duration::from_secs(2));
         terminal.keys("\x03");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("/temp 0\r");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("/clear\r");
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys(&format!("{QUESTION}\r"));
         terminal.wait(ANSWER);
-        terminal.wait("> ");
+        terminal.wait(PROMPT);
         terminal.keys("/quit\r");
         terminal.ends();
         assert!(!home.path().join("keeve").exists());

@@ -197,13 +197,25 @@ fn how_the_work_is_cut_does_not_change_the_answer() {
         &["--prefill-chunk", "1"],
         &["--prefill-chunk", "7"],
         &["--no-prefix-cache"],
-        &["--activations", "float"],
+        &["--activations", "auto"],
         &["--max-context", "128"],
     ];
     for flags in variants {
         let result = run(&[&[prompt, "-n", "24"], *flags].concat());
         assert_eq!(result["tokens"], expected["tokens"], "{flags:?}");
     }
+    for mode in ["float", "bf16", "int8"] {
+        assert_eq!(run(&[QUESTION, "--activations", mode])["text"], ANSWER, "{mode}");
+    }
+    for codec in ["int8", "int8-g64", "int4-g64", "q8_0"] {
+        let ran = keeve(["run", QUESTION, "--weights", codec]).run();
+        let note = format!("matrices were encoded anew as {codec}");
+        assert!(ran.stderr.contains(&note), "{codec}: {}", ran.stderr);
+        let result = run(&[QUESTION, "--weights", codec, "--activations", "int8"]);
+        assert!(result["notes"][0].as_str().unwrap().contains(&note), "{codec}");
+        assert!(codec == "int4-g64" || result["text"] == ANSWER, "{codec}");
+    }
+    assert!(keeve(["run", "x", "--weights", "iq1_s"]).fails(1).contains("only read"));
     for isa in Isa::found() {
         let result = keeve(["run", QUESTION]).env("KEEVE_ISA", isa.name()).json();
         assert_eq!(result["text"], ANSWER, "{isa}");

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use keeve::{Checkpoint, Engine, EngineOptions, Event, Request, SamplingParams};
+use keeve::{Activations, Checkpoint, Engine, EngineOptions, Event, Request, SamplingParams};
 use safetensors::SafeTensors;
 
 /// Relative Frobenius error that `f32` arithmetic in another order may cost.
@@ -20,7 +20,8 @@ fn data(path: &str) -> PathBuf {
 
 fn engine(model: &str) -> Engine {
     let checkpoint = Checkpoint::open(&data(model)).expect(model);
-    Engine::load(&checkpoint, &EngineOptions::default(), &|_| true).expect(model)
+    let options = EngineOptions { activations: Activations::Float, ..EngineOptions::default() };
+    Engine::load(&checkpoint, &options, &|_| true).expect(model)
 }
 
 fn f32s(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {

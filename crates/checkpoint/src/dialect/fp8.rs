@@ -63,12 +63,10 @@ fn settings(
             Some(size.ok_or_else(|| wrong("weight_block_size", "two counts, such as [128, 128]"))?)
         }
     };
-    for (key, only) in [("fmt", "e4m3"), ("scale_fmt", "float"), ("expert_dtype", "fp8")] {
+    // "scale_fmt" may ask for powers of two, which are floats as well; what counts is how they are stored.
+    for (key, only) in [("fmt", "e4m3"), ("expert_dtype", "fp8")] {
         if given(key).is_some_and(|value| value != only) {
-            // A scale that is a power of two is a float as well; what counts is how it is stored.
-            if key != "scale_fmt" {
-                return Err(wrong(key, only));
-            }
+            return Err(wrong(key, only));
         }
     }
     let dynamic = match given("activation_scheme").map(Value::as_str) {

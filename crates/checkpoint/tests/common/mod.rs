@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use keeve_checkpoint::gguf::{self, Array, Value};
 use keeve_checkpoint::{Checkpoint, Error};
-use keeve_codec::{Bytes, Codec};
+use keeve_codec::{Bytes, Codec, PackedTensor};
 use serde_json::json;
 
 /// The folder of reference data.
@@ -80,6 +80,27 @@ impl Random {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (((self.0 >> 32) * u64::from(end)) >> 32) as u32
+    }
+}
+
+/// The tensor 'p.weight', which must be the only one.
+pub fn read(model: &Model) -> Result<PackedTensor, String> {
+    let checkpoint = open(model).map_err(|error| error.to_string())?;
+    assert_eq!(checkpoint.tensors().len(), 1, "the others are parts");
+    let tensor = checkpoint.tensor("p.weight").map_err(|error| error.to_string())?;
+    let info = checkpoint.info("p.weight").unwrap();
+    assert_eq!(info.shape, [tensor.rows(), tensor.cols()]);
+    assert_eq!(info.codec, Some(tensor.codec()));
+    Ok(tensor)
+}
+
+/// Checks that both decodes of a tensor give `expected`, bit for bit but for the sign of zeros.
+pub fn assert_values(tensor: &PackedTensor, expected: &[f32], what: &str) {
+    assert!(keeve_codec::decode(tensor) == expected, "{what}");
+    let mut row = vec![0.0; tensor.cols()];
+    for (index, expected) in expected.chunks_exact(tensor.cols()).enumerate() {
+        keeve_codec::row_values(tensor, index, &mut row);
+        assert!(row == expected, "{what}, row {index}");
     }
 }
 

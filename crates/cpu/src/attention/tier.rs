@@ -15,7 +15,7 @@ use crate::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
 use crate::vector::{Avx2, Avx512};
 #[cfg(target_arch = "aarch64")]
-use crate::vector::{Floats, Neon};
+use crate::vector::{Neon, Pair};
 
 /// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
 macro_rules! attention {
@@ -85,4 +85,4 @@ attention!(Avx2: __m256, "avx2" "fma" "f16c");
 attention!(Avx512: __m512, "avx2" "fma" "f16c" "avx512f" "avx512bw" "avx512dq" "avx512vl");
 // Two registers: enough sums to hide the latency of one behind others.
 #[cfg(target_arch = "aarch64")]
-attention!(Neon: Floats<2>, "neon");
+attention!(Neon: Pair<std::arch::aarch64::float32x4_t>, "neon");

@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
-use super::amx_products::Step;
+use super::amx_products::{Step, Weights};
 
 /// Proof that the tile unit, with its int8 and bf16 products, is there and may be used.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ impl Amx {
                 options(nostack, preserves_flags, readonly),
             );
         }
-        Tiles { steps: vec![], thread_bound: std::marker::PhantomData }
+        Tiles { steps: vec![], weights: vec![], thread_bound: std::marker::PhantomData }
     }
 }
 
@@ -67,6 +67,8 @@ impl Amx {
 pub(crate) struct Tiles {
     /// Room for what is to be done with them.
     pub(super) steps: Vec<Step>,
+    /// Room for the weights of a group.
+    pub(super) weights: Vec<Weights>,
     /// Not `Send`: tiles belong to a thread.
     thread_bound: std::marker::PhantomData<*const ()>,
 }

@@ -1,28 +1,27 @@
 //! Products of tiles on the unit AMX.
 //!
-//! A step multiplies some columns of two row tiles by two weight tiles, each register loaded being
-//! used twice. All steps of a group are one `asm!`, because nothing says that tile registers survive
-//! from one `asm!` to the next, and because of what was measured on Sapphire Rapids: four tiles
-//! stored one after the other hold the unit up for 60 cycles, and none when there are products
-//! between them. So a step stores the tiles of the one before it, each just before it is used again.
+//! A step multiplies two row tiles by two weight tiles, each register loaded being used twice. All
+//! steps of a group are one `asm!`, because nothing says that tile registers survive from one `asm!`
+//! to the next, and because of what was measured on Sapphire Rapids: four tiles stored one after the
+//! other hold the unit up for 60 cycles, and none when there are products between them. So a step
+//! stores the tiles of the one before it, each just before it is used again.
 //!
-//! Where each block has its scales, the vector units scale the integers of a step while the tile
-//! unit works on the next.
+//! Sums stay in tile registers over all columns of a step. Where each block has its scales, a step is
+//! one block, and the vector units scale its integers while the tile unit works on the next.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
 use super::block::{Block, SumTile, TILE};
-use super::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use super::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]
 struct Square([[SumTile; 2]; 2]);
 
-/// Blocks of a step from sums to sums: 16 KiB of two weight tiles, which leaves room in a first
-/// level of cache of 48 KiB for as much of activations and for sums.
-const STEP_BLOCKS: usize = 2;
+/// Row tiles that share a block of weights where each block has its scales.
+const TURN_ROWS: usize = 4;
 
 /// Bytes from a row of a tile to the next.
 const STRIDE: usize = 64;
@@ -30,24 +29,31 @@ const STRIDE: usize = 64;
 /// Sums, and scales, of nothing.
 static NOTHING: Square = Square([[SumTile::ZERO; 2]; 2]);
 
+/// A block of two weight tiles, and their scales.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Weights {
+    tiles: [*const Panel; 2],
+    scales: *const f32,
+}
+
 /// What the assembler code of a step reads.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Step {
     /// The first of the step's blocks of both row tiles.
     x: [*const Block; 2],
-    /// The blocks of both weight tiles, `[block][tile]`.
-    weights: [[*const Panel; 2]; STEP_BLOCKS],
-    /// How many blocks of them there are.
+    /// The first of the step's blocks of weights.
+    weights: *const Weights,
+    /// How many blocks there are, one after the other.
     blocks: usize,
     /// What the products are added to, and bytes from a row of its tiles to the next.
     from: *const Square,
     from_stride: usize,
     /// Where the sums go.
     sums: *mut Square,
-    /// Scales of two row tiles and of two weight tiles.
+    /// Scales of two row tiles.
     x_scales: *const f32,
-    weight_scales: *const f32,
 }
 
 /// Bytes of a [`Step`], and where its parts are, for the assembler.
@@ -58,7 +64,9 @@ const FROM: usize = std::mem::offset_of!(Step, from);
 const FROM_STRIDE: usize = std::mem::offset_of!(Step, from_stride);
 const SUMS: usize = std::mem::offset_of!(Step, sums);
 const X_SCALES: usize = std::mem::offset_of!(Step, x_scales);
-const WEIGHT_SCALES: usize = std::mem::offset_of!(Step, weight_scales);
+/// The same of [`Weights`].
+const EACH_WEIGHTS: usize = size_of::<Weights>();
+const SCALES: usize = std::mem::offset_of!(Weights, scales);
 
 /// A quarter of a block: the four products, with what is to be done before each, and after the
 /// loads that come with it.
@@ -96,27 +104,6 @@ macro_rules! quarter {
     };
 }
 
-/// Fetches the next `per_step` addresses ahead, 256 bytes each, into the second level of cache.
-macro_rules! fetch_ahead {
-    () => {
-        concat!(
-            "mov rcx, {per_step}\n",
-            "test rcx, rcx\n",
-            "jz 5f\n",
-            "4:\n",
-            "mov {x0}, [{ahead}]\n",
-            "add {ahead}, 8\n",
-            "prefetcht1 [{x0}]\n",
-            "prefetcht1 [{x0} + 64]\n",
-            "prefetcht1 [{x0} + 128]\n",
-            "prefetcht1 [{x0} + 192]\n",
-            "dec rcx\n",
-            "jnz 4b\n",
-            "5:\n",
-        )
-    };
-}
-
 /// Stores a tile of sums of the step before, and loads that of this step.
 macro_rules! exchange {
     ($tile:literal) => {
@@ -140,39 +127,43 @@ macro_rules! add_products {
     ($name:ident, $dot:literal) => {
         /// # Safety
         /// Tiles must be configured. Of each step, the pointers must be to `blocks` blocks, at least
-        /// one, and to sums; there must be `per_step` addresses at `ahead` for each.
-        unsafe fn $name(steps: &[Step], ahead: *const *const u8, per_step: usize) {
+        /// one, and to sums.
+        unsafe fn $name(steps: &[Step]) {
             // Where the first step stores tiles that hold nothing yet.
             let mut nowhere = MaybeUninit::<Square>::uninit();
             if steps.is_empty() {
                 return;
             }
-            // SAFETY: the caller's promise. Fetching ahead cannot fault.
+            // SAFETY: the caller's promise.
             unsafe {
                 asm!(
                     "2:",
                     "mov {x0}, [{step}]",
                     "mov {x1}, [{step} + 8]",
-                    "mov {w0}, [{step} + {weights}]",
-                    "mov {w1}, [{step} + {weights} + 8]",
+                    "mov {weights}, [{step} + {weights_at}]",
+                    "mov {blocks}, [{step} + {blocks_at}]",
                     "mov {from}, [{step} + {from_at}]",
                     "mov rcx, [{step} + {from_stride}]",
+                    "mov {w0}, [{weights}]",
+                    "mov {w1}, [{weights} + 8]",
                     quarter!($dot, 0, exchange!(0), exchange!(1), exchange!(2), exchange!(3)),
                     quarter!($dot, 1),
                     quarter!($dot, 2),
                     quarter!($dot, 3),
-                    "cmp qword ptr [{step} + {blocks}], 2",
-                    "jb 3f",
+                    "jmp 4f",
+                    "3:",
+                    "add {weights}, {each_weights}",
                     "add {x0}, 4096",
                     "add {x1}, 4096",
-                    "mov {w0}, [{step} + {weights} + 16]",
-                    "mov {w1}, [{step} + {weights} + 24]",
+                    "mov {w0}, [{weights}]",
+                    "mov {w1}, [{weights} + 8]",
                     quarter!($dot, 0),
                     quarter!($dot, 1),
                     quarter!($dot, 2),
                     quarter!($dot, 3),
-                    "3:",
-                    fetch_ahead!(),
+                    "4:",
+                    "dec {blocks}",
+                    "jnz 3b",
                     "mov {old}, [{step} + {sums}]",
                     "add {step}, {size}",
                     "dec {count}",
@@ -187,17 +178,18 @@ macro_rules! add_products {
                     x1 = out(reg) _,
                     w0 = out(reg) _,
                     w1 = out(reg) _,
+                    weights = out(reg) _,
+                    blocks = out(reg) _,
                     from = out(reg) _,
                     old = inout(reg) nowhere.as_mut_ptr() => _,
-                    ahead = inout(reg) ahead => _,
-                    per_step = in(reg) per_step,
                     stride = in(reg) STRIDE,
-                    weights = const WEIGHTS,
-                    blocks = const BLOCKS,
+                    weights_at = const WEIGHTS,
+                    blocks_at = const BLOCKS,
                     from_at = const FROM,
                     from_stride = const FROM_STRIDE,
                     sums = const SUMS,
                     size = const STEP,
+                    each_weights = const EACH_WEIGHTS,
                     out("rcx") _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -245,18 +237,13 @@ macro_rules! scale {
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
-/// be to a block, sums and scales; there must be `per_step` addresses at `ahead` for each.
+/// be to a block, sums and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn add_scaled(
-    steps: &[Step],
-    products: *mut Square,
-    ahead: *const *const u8,
-    per_step: usize,
-) {
+unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
     if steps.len() < 2 {
         return;
     }
-    // SAFETY: the caller's promise. Fetching ahead cannot fault.
+    // SAFETY: the caller's promise.
     unsafe {
         asm!(
             "tilezero tmm0",
@@ -267,14 +254,16 @@ unsafe fn add_scaled(
             "mov {from}, [{step} + {from_at}]",
             "mov {sums}, [{step} + {sums_at}]",
             "mov {x_scales}, [{step} + {x_scales_at}]",
-            "mov {x0}, [{step} + {weight_scales_at}]",
+            "mov {x0}, [{step} + {weights_at}]",
+            "mov {x0}, [{x0} + {scales_at}]",
             "vmovups zmm30, zmmword ptr [{x0}]",
             "vmovups zmm31, zmmword ptr [{x0} + 64]",
             "add {step}, {size}",
             "mov {x0}, [{step}]",
             "mov {x1}, [{step} + 8]",
-            "mov {w0}, [{step} + {weights}]",
-            "mov {w1}, [{step} + {weights} + 8]",
+            "mov {w1}, [{step} + {weights_at}]",
+            "mov {w0}, [{w1}]",
+            "mov {w1}, [{w1} + 8]",
             quarter!("tdpbssd", 0, renew!(0), renew!(1), renew!(2), renew!(3)),
             quarter!("tdpbssd", 1,
                 scale!(0, "0", "zmm30", 0 1 2 3),
@@ -291,7 +280,6 @@ unsafe fn add_scaled(
                 concat!(scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
                 scale!(3, "64", "zmm31", 4 5 6 7 8 9),
                 scale!(3, "64", "zmm31", 10 11 12 13 14 15)),
-            fetch_ahead!(),
             "dec {count}",
             "jnz 2b",
             "tilestored [{products} + {stride}*1], tmm0",
@@ -308,14 +296,12 @@ unsafe fn add_scaled(
             sums = out(reg) _,
             x_scales = out(reg) _,
             products = in(reg) products,
-            ahead = inout(reg) ahead => _,
-            per_step = in(reg) per_step,
             stride = in(reg) STRIDE,
-            weights = const WEIGHTS,
+            weights_at = const WEIGHTS,
+            scales_at = const SCALES,
             from_at = const FROM,
             sums_at = const SUMS,
             x_scales_at = const X_SCALES,
-            weight_scales_at = const WEIGHT_SCALES,
             size = const STEP,
             out("rcx") _,
             out("zmm0") _, out("zmm1") _, out("zmm30") _, out("zmm31") _,
@@ -338,65 +324,69 @@ pub(super) unsafe fn multiply(
     group: Group,
     product: Product,
     fresh: bool,
-    ahead: &mut Ahead,
     sums: &mut Sums,
 ) {
     assert!((1..=GROUP_ROWS).contains(&group.row_tiles));
     assert!((1..=GROUP_TILES).contains(&group.tiles));
+    let scaled = product == Product::ScaledInt8;
+    let Tiles { steps, weights, .. } = tiles;
+    // The tiles of a group that has only one of a kind are taken twice.
+    let pair = [group.tile, group.tile + group.tiles - 1].map(|tile| operands.weights_row(tile));
+    weights.clear();
+    weights.extend((0..operands.blocks).map(|block| Weights {
+        tiles: pair.map(|tile| &raw const *tile[block]),
+        scales: match scaled {
+            true => operands.weight_scales(group.tile, 2, block).as_ptr(),
+            false => std::ptr::null(),
+        },
+    }));
     // What scaling begins with: products that mean nothing times zeros.
     let mut nowhere = MaybeUninit::<Square>::uninit();
+    let no_weights = Weights { tiles: [std::ptr::null(); 2], scales: (&raw const NOTHING).cast() };
     let none = Step {
         x: [std::ptr::null(); 2],
-        weights: [[std::ptr::null(); 2]; STEP_BLOCKS],
+        weights: &raw const no_weights,
         blocks: 0,
         from: &raw const NOTHING,
         from_stride: 0,
         sums: nowhere.as_mut_ptr(),
         x_scales: (&raw const NOTHING).cast(),
-        weight_scales: (&raw const NOTHING).cast(),
     };
-    let scaled = product == Product::ScaledInt8;
-    // The tiles of a group that has only one of a kind are taken twice.
-    let weights = [group.tile, group.tile + group.tiles - 1].map(|tile| operands.weights_row(tile));
     let squares = (&raw mut *sums).cast::<Square>();
-    let step_blocks = if scaled { 1 } else { STEP_BLOCKS };
-    let steps = &mut tiles.steps;
     steps.clear();
     if scaled {
         steps.push(none);
     }
-    for block in (0..operands.blocks).step_by(step_blocks) {
-        let blocks = (operands.blocks - block).min(step_blocks);
-        let weights = std::array::from_fn(|at| {
-            weights.map(|weights| &raw const *weights[block + at.min(blocks - 1)])
-        });
-        for row in (0..group.row_tiles).step_by(2) {
-            let tiles = [row, (row + 1).min(group.row_tiles - 1)];
-            let x = tiles.map(|row| &raw const *operands.x(group.row_tile + row, block));
-            let sums = squares.wrapping_add(row / 2);
-            let mut step = Step { x, weights, blocks, sums, ..none };
-            if block > 0 || !fresh {
-                (step.from, step.from_stride) = (sums, STRIDE);
+    // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
+    // it only where sums have to leave the tile registers after each block anyway.
+    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (operands.blocks, 2) };
+    for first in (0..group.row_tiles).step_by(turn) {
+        for block in (0..operands.blocks).step_by(blocks) {
+            for row in (first..group.row_tiles.min(first + turn)).step_by(2) {
+                let rows = [row, (row + 1).min(group.row_tiles - 1)];
+                let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
+                let sums = squares.wrapping_add(row / 2);
+                let mut step = Step { x, weights: &raw const weights[block], blocks, sums, ..none };
+                if block > 0 || !fresh {
+                    (step.from, step.from_stride) = (sums, STRIDE);
+                }
+                if scaled {
+                    // Scales of a second tile that is none are those of other rows, or zeros: they
+                    // go into sums that nobody reads.
+                    step.x_scales = operands.x_scales(group.row_tile + row, 2, block).as_ptr();
+                }
+                steps.push(step);
             }
-            if scaled {
-                // Scales of a second tile that is none are those of other rows, or zeros: they go
-                // into sums that nobody reads.
-                step.x_scales = operands.x_scales(group.row_tile + row, 2, block).as_ptr();
-                step.weight_scales = operands.weight_scales(group.tile, 2, block).as_ptr();
-            }
-            steps.push(step);
         }
     }
-    let (addresses, per_step) = ahead.take(steps.len() - usize::from(scaled));
-    let addresses = addresses.as_ptr();
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
         match (product, steps.last()) {
-            (Product::Int8, _) => add_int8(steps, addresses, per_step),
-            (Product::Bf16, _) => add_bf16(steps, addresses, per_step),
+            (Product::Int8, _) => add_int8(steps),
+            (Product::Bf16, _) => add_bf16(steps),
             (Product::ScaledInt8, Some(last)) => {
                 let mut products = MaybeUninit::<Square>::uninit();
-                add_scaled(steps, products.as_mut_ptr(), addresses, per_step);
+                add_scaled(steps, products.as_mut_ptr());
                 if steps.len() > 1 {
                     scale_last(products.assume_init_ref(), last);
                 }
@@ -420,7 +410,7 @@ unsafe fn scale_last(products: &Square, step: &Step) {
                 (&raw const (*step.from).0[row][tile].0).read(),
                 &mut (&mut *step.sums).0[row][tile].0,
                 std::slice::from_raw_parts(step.x_scales.add(row * TILE), TILE),
-                &*step.weight_scales.add(tile * TILE).cast::<[f32; TILE]>(),
+                &*(*step.weights).scales.add(tile * TILE).cast::<[f32; TILE]>(),
             )
         };
         *sums = from;

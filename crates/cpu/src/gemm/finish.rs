@@ -46,34 +46,26 @@ impl Finish<'_> {
         unsafe { self.out.part(to, start..(start + group.tiles * TILE).min(self.n)) }
     }
 
-    /// Puts sums that are not complete where the results will be.
+    /// Asks for the memory of results, to write, while they are computed.
     ///
     /// # Safety
     /// The group must be the task's own.
     #[inline(always)]
-    pub unsafe fn suspend(&self, part: &Finished<'_>) {
-        for row in 0..part.group.rows {
-            // SAFETY: the caller's promise.
-            let out = unsafe { self.place(part.group, part.start, row) };
-            for (out, sums) in out.chunks_mut(TILE).zip(&part.sums.0[row / TILE]) {
-                copy(line(sums, row), out);
+    pub unsafe fn fetch(&self, part: &Finished<'_>) {
+        #[cfg(target_arch = "x86_64")]
+        if !self.past_cache {
+            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+            for row in 0..part.group.rows {
+                // SAFETY: the caller's promise. Fetching does nothing where it cannot.
+                unsafe {
+                    for line in self.place(part.group, part.start, row).chunks(TILE) {
+                        _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast());
+                    }
+                }
             }
         }
-    }
-
-    /// Takes back what [`Self::suspend`] has put away.
-    ///
-    /// # Safety
-    /// The group must be the task's own.
-    #[inline(always)]
-    pub unsafe fn resume(&self, part: &mut Finished<'_>) {
-        for row in 0..part.group.rows {
-            // SAFETY: the caller's promise.
-            let out = unsafe { self.place(part.group, part.start, row) };
-            for (out, sums) in out.chunks(TILE).zip(&mut part.sums.0[row / TILE]) {
-                copy(out, &mut sums.0[row % TILE * TILE..][..out.len()]);
-            }
-        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = part;
     }
 
     /// Hands results out.
@@ -171,13 +163,4 @@ impl Finish<'_> {
 #[inline(always)]
 fn line(sums: &SumTile, row: usize) -> &[f32; TILE] {
     &sums.0.as_chunks().0[row % TILE]
-}
-
-/// Copies as many values as `to` has; of a known number if it has a whole tile's.
-#[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
-    match (from.first_chunk::<TILE>(), to.first_chunk_mut::<TILE>()) {
-        (Some(from), Some(to)) => *to = *from,
-        _ => to.copy_from_slice(&from[..to.len()]),
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! A task has some rows of activations, and of them columns that stay in the second level of cache
 //! together; it goes through its weight rows panel by panel, and through the activations with each
-//! panel, while the next panel is fetched. What a number is computed from, and in which order,
+//! panel. What a number is computed from, and in which order,
 //! depends on nothing but its own row and column, so rows are invariant, and all tiers give the same
 //! bits: int8 products are exact in `i32`, and `f32` operations come in the same order everywhere.
 //!
@@ -50,13 +50,14 @@ use std::ops::Range;
 
 use self::block::TILE;
 use self::finish::{Finish, Finished};
-use self::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
 use self::unit::{Started, Unit};
 use crate::isa::Isa;
-use crate::panel::PanelSource;
+use crate::panel::{PanelSource, Twice};
 use crate::pool::Pool;
+use crate::recipe::Recipe;
 use crate::scratch::Scratch;
 use crate::shared_out::SharedOut;
 
@@ -66,19 +67,21 @@ pub(crate) use self::block::{BF16_COLS, Block};
 pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use self::source::Bf16Source;
 
-/// Blocks of a row that are multiplied at one time: 40 KiB of each tile.
-const RUN_BLOCKS: usize = 10;
-/// Row tiles of activations that a task has: with a run of blocks each, 1.25 MiB of a second level
-/// of 2 MiB, the rest of which is for panels.
+/// Blocks of a row that are multiplied at one time, at most: 48 KiB of each tile.
+const RUN_BLOCKS: usize = 12;
+/// Row tiles of activations that a task has: with a run of blocks each, at most 1.5 MiB of a second
+/// level of 2 MiB, the rest of which is for panels.
 const TASK_ROW_TILES: usize = 32;
 /// Tasks for each thread, at least, where there are enough weights: so that threads end at about
 /// the same time.
 const TASKS_PER_THREAD: usize = 4;
 /// Weight tiles of a panel.
 const PANEL_TILES: usize = 4;
-/// Results of so many values are written past the caches: 4 MiB, which would not stay in a second
-/// level anyway, and would be read into it before they are written.
-const PAST_CACHE: usize = 1 << 20;
+/// Panels whose sums wait at the same time, where columns are multiplied in several runs: at most 1 MiB.
+const WAITING_PANELS: usize = 8;
+/// Results of so many values are written past the caches: 16 MiB, which would be read into them before
+/// they are written, and push out what is there.
+const PAST_CACHE: usize = 1 << 22;
 /// So many columns of int8 cannot overflow an `i32`.
 const LONGEST_ROW: usize = 1 << 17;
 
@@ -104,15 +107,30 @@ impl Gemm {
         Self { unit: Unit::of(isa) }
     }
 
+    /// As [`Self::int8`], with `x` quantized by a recipe.
+    pub fn by_recipe(
+        &self,
+        recipe: Recipe,
+        weights: &dyn PanelSource,
+        x: &Int8Rows,
+        out: Output<'_>,
+        pool: &Pool,
+    ) {
+        match recipe {
+            Recipe::Fine => self.int8(&Twice(weights), x, out, pool),
+            _ => self.int8(weights, x, out, pool),
+        }
+    }
+
     /// `x` by int8 weights: row `r` of the output is `x[r] . weights[n] + bias[n]`.
     ///
     /// # Panics
-    /// If K is over 131072 or that of `x` differs from that of the weights, or the output does not
-    /// have the rows.
+    /// If a row has one scale and over 131072 columns, K of `x` differs from that of the weights, or the
+    /// output does not have the rows.
     pub fn int8(&self, weights: &dyn PanelSource, x: &Int8Rows, out: Output<'_>, pool: &Pool) {
-        assert!(weights.cols() <= LONGEST_ROW, "rows of {} columns", weights.cols());
         let source = Int8(weights);
         let one_each = !x.scale_per_block && source.scale_blocks() == 1;
+        assert!(!one_each || weights.cols() <= LONGEST_ROW, "rows of {} columns", weights.cols());
         let product = if one_each { Product::Int8 } else { Product::ScaledInt8 };
         let x = Rows { tiles: &x.tiles, scales: &x.scales, scale_per_block: x.scale_per_block };
         self.run(&source, x, product, out, pool);
@@ -215,22 +233,57 @@ struct Job<'a> {
     finish: Finish<'a>,
 }
 
+/// What a task multiplies at one time.
+struct Part {
+    /// Row tiles.
+    rows: Range<usize>,
+    /// Weight tiles.
+    tiles: Range<usize>,
+    /// Blocks of the columns.
+    run: Range<usize>,
+    /// The first of its sums in [`Room::sums`].
+    sums: usize,
+}
+
+/// A task's memory.
+struct Room<'a> {
+    /// For panels that are unpacked.
+    weights: &'a mut [f32],
+    /// For the scales of a panel.
+    scales: &'a mut [f32],
+    sums: &'a mut [Sums],
+    /// Whether each group has sums of its own.
+    waits: bool,
+}
+
 impl Job<'_> {
     /// The row tiles `rows` by the weights of `panels`.
     fn rows_by_panels(&self, rows: Range<usize>, panels: Range<usize>, scratch: &mut Scratch) {
         let blocks = self.source.blocks();
+        let runs = blocks.div_ceil(RUN_BLOCKS);
+        // Where columns are multiplied in several runs, sums wait for the next one.
+        let groups = rows.len().div_ceil(GROUP_ROWS) * PANEL_TILES.div_ceil(GROUP_TILES);
+        let waiting = if runs > 1 { WAITING_PANELS.min(panels.len()) * groups } else { 1 };
+        let weights = PANEL_TILES * blocks.div_ceil(runs.max(1));
+        let [weights, scales, sums] = scratch.take([
+            weights * Block::FLOATS + Block::SLACK,
+            PANEL_TILES * TILE * self.source.scale_blocks().min(RUN_BLOCKS),
+            waiting * Sums::FLOATS + Sums::SLACK,
+        ]);
+        let sums = Sums::within(sums, waiting);
+        let mut room = Room { weights, scales, sums, waits: runs > 1 };
         let mut unit = self.unit.start();
-        let mut first_block = 0;
-        while first_block < blocks {
-            let run = first_block..(first_block + RUN_BLOCKS).min(blocks);
-            for panel in panels.clone() {
-                let tiles = |panel: usize| {
-                    panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles())
-                };
-                let next = if panel + 1 < panels.end { tiles(panel + 1) } else { 0..0 };
-                self.panel(&mut unit, rows.clone(), tiles(panel), run.clone(), next, scratch);
+        for first in panels.clone().step_by(WAITING_PANELS) {
+            let panels = first..panels.end.min(first + WAITING_PANELS);
+            for run in 0..runs {
+                let run = run * blocks / runs..(run + 1) * blocks / runs;
+                for panel in panels.clone() {
+                    let tiles = panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles());
+                    let sums = if runs > 1 { (panel - first) * groups } else { 0 };
+                    let part = Part { rows: rows.clone(), tiles, run: run.clone(), sums };
+                    self.panel(&mut unit, part, &mut room);
+                }
             }
-            first_block = run.end;
         }
         self.finish.end();
     }
@@ -240,31 +293,16 @@ impl Job<'_> {
         self.source.rows().div_ceil(TILE)
     }
 
-    /// The row tiles `rows` by the weight tiles `tiles`, of the columns of `run`; fetches the tiles
-    /// `next`, if they need not be unpacked.
-    fn panel(
-        &self,
-        unit: &mut Started,
-        rows: Range<usize>,
-        tiles: Range<usize>,
-        run: Range<usize>,
-        next: Range<usize>,
-        scratch: &mut Scratch,
-    ) {
+    /// A part of the product.
+    fn panel(&self, unit: &mut Started, part: Part, room: &mut Room<'_>) {
+        let Part { rows, tiles, run, sums: mut at } = part;
         let scale_blocks = self.source.scale_blocks().min(run.len());
         // Kernels read the scales of two tiles at a time.
         let scale_step = tiles.len().next_multiple_of(2) * TILE;
-        let count = tiles.len() * run.len();
-        let [memory, scales] =
-            scratch.take([count * Block::FLOATS + Block::SLACK, scale_step * scale_blocks]);
+        let scales = &mut room.scales[..scale_step * scale_blocks];
         scales.fill(0.0);
-        let memory = Block::within(memory, count);
+        let memory = Block::within(room.weights, tiles.len() * run.len());
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
-        let next = next
-            .flat_map(|tile| run.clone().map(move |block| (tile, block)))
-            .map_while(|(tile, block)| self.source.stored(tile, block));
-        let groups = tiles.len().div_ceil(GROUP_TILES) * rows.len().div_ceil(GROUP_ROWS);
-        let mut ahead = Ahead::new(next, groups);
         let by_block = self.product == Product::ScaledInt8;
         let operands = Operands {
             x: &self.x.tiles.memory,
@@ -277,34 +315,30 @@ impl Job<'_> {
             weight_scales: scales,
             weight_scale_step: if scale_blocks > 1 { scale_step } else { 0 },
         };
-        let mut sums = Box::new(Sums::ZERO);
+        let last = run.end == self.source.blocks();
         for row_tile in rows.clone().step_by(GROUP_ROWS) {
             let row_tiles = (rows.end - row_tile).min(GROUP_ROWS);
             let rows = (self.x.tiles.rows - row_tile * TILE).min(row_tiles * TILE);
             for tile in (0..tiles.len()).step_by(GROUP_TILES) {
-                let group = Group {
-                    row_tile,
-                    row_tiles,
-                    rows,
-                    tile,
-                    tiles: GROUP_TILES.min(tiles.len() - tile),
-                };
-                let mut part = Finished {
-                    sums: &mut sums,
+                let tiles_left = tiles.len() - tile;
+                let group =
+                    Group { row_tile, row_tiles, rows, tile, tiles: GROUP_TILES.min(tiles_left) };
+                let sums = &mut room.sums[at];
+                // Sums that are complete leave at once, and so one place does for all.
+                at += usize::from(room.waits);
+                let part = Finished {
+                    sums,
                     group,
                     start: (tiles.start + tile) * TILE,
                     scales: scales.get(tile * TILE..).unwrap_or(&[]),
                 };
-                let fresh = run.start == 0;
                 // SAFETY: tasks have different rows or weight rows, and so do groups.
                 unsafe {
-                    if !fresh {
-                        self.finish.resume(&mut part);
+                    if last {
+                        self.finish.fetch(&part);
                     }
-                    unit.multiply(&operands, group, self.product, fresh, &mut ahead, part.sums);
-                    if run.end < self.source.blocks() {
-                        self.finish.suspend(&part);
-                    } else {
+                    unit.multiply(&operands, group, self.product, run.start == 0, part.sums);
+                    if last {
                         unit.finish(&self.finish, &part);
                     }
                 }

@@ -1,11 +1,13 @@
 //! Products on aarch64, compiled for each set of instructions.
 
+use std::arch::aarch64::float32x4_t;
+
 use super::bf16_lanes;
 use super::finish::{Finish, Finished};
 use super::int_lanes;
 use super::operands::{Group, Operands, Product, Sums};
 use super::smmla;
-use crate::vector::{DotInts, Floats, WideInts};
+use crate::vector::{Sdot, TileInts, Widening};
 
 /// Rows of activations that are multiplied at the same time in bf16.
 const BF16_ROWS: usize = 8;
@@ -36,17 +38,17 @@ impl Neon {
         #[target_feature(enable = "neon")]
         fn bf16(operands: &Operands<'_>, group: Group, sums: &mut Sums) {
             // SAFETY: this function has the instructions.
-            unsafe { bf16_lanes::multiply::<Floats<1>, BF16_ROWS>(operands, group, sums) }
+            unsafe { bf16_lanes::multiply::<float32x4_t, BF16_ROWS>(operands, group, sums) }
         }
         #[target_feature(enable = "neon")]
         fn plain(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
             // SAFETY: this function has the instructions.
-            unsafe { int_lanes::multiply::<WideInts>(operands, group, product, sums) }
+            unsafe { int_lanes::multiply::<TileInts<Widening>>(operands, group, product, sums) }
         }
         #[target_feature(enable = "neon,dotprod")]
         fn dotprod(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
             // SAFETY: this function has the instructions.
-            unsafe { int_lanes::multiply::<DotInts>(operands, group, product, sums) }
+            unsafe { int_lanes::multiply::<TileInts<Sdot>>(operands, group, product, sums) }
         }
         // SAFETY: the caller's promise.
         unsafe {
@@ -69,7 +71,7 @@ impl Neon {
         #[target_feature(enable = "neon")]
         unsafe fn on_neon(finish: &Finish<'_>, part: &Finished<'_>) {
             // SAFETY: the caller's promise.
-            unsafe { finish.finish_lanes::<Floats<1>>(part) }
+            unsafe { finish.finish_lanes::<float32x4_t>(part) }
         }
         // SAFETY: the caller's promise; all machines have NEON.
         unsafe { on_neon(finish, part) }

@@ -3,11 +3,9 @@
 use super::block::{Block, SumTile, TILE};
 
 /// Row tiles of a group at most.
-pub(super) const GROUP_ROWS: usize = 4;
+pub(super) const GROUP_ROWS: usize = 8;
 /// Weight tiles of a group at most.
 pub(super) const GROUP_TILES: usize = 2;
-/// Bytes that one address in [`Ahead`] stands for.
-pub(super) const AHEAD_BYTES: usize = 256;
 
 /// Some columns of activations and of a panel of weight tiles.
 pub(super) struct Operands<'a> {
@@ -84,6 +82,19 @@ pub(super) struct Sums(pub [[SumTile; GROUP_TILES]; GROUP_ROWS]);
 
 impl Sums {
     pub const ZERO: Self = Self([[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS]);
+
+    /// `f32` values that take as much memory.
+    pub const FLOATS: usize = size_of::<Self>() / size_of::<f32>();
+    /// `f32` values to ask for beyond the sums, for [`Self::within`] to align them.
+    pub const SLACK: usize = align_of::<Self>() / size_of::<f32>();
+
+    /// `memory` as sums, holding anything: at least [`Self::FLOATS`] values each and [`Self::SLACK`].
+    pub fn within(memory: &mut [f32], count: usize) -> &mut [Self] {
+        let skip = memory.as_ptr().align_offset(align_of::<Self>());
+        let sums = &mut memory[skip..][..count * Self::FLOATS];
+        // SAFETY: the memory is aligned, any bits are sums, and nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(sums.as_mut_ptr().cast(), count) }
+    }
 }
 
 /// What a kernel leaves in the sums.
@@ -96,35 +107,4 @@ pub(super) enum Product {
     /// `f32`: the products of bf16. In every 32 columns the even ones are added up, then the odd
     /// ones, starting from zero; then both sums are added, and that to what there was.
     Bf16,
-}
-
-/// Memory that is wanted in the second level of cache by the time the next panel begins: addresses
-/// of [`AHEAD_BYTES`] each, fetched little by little between the products of this one.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Only the tile unit asks for it.
-pub(super) struct Ahead {
-    addresses: Vec<*const u8>,
-    taken: usize,
-    /// How many addresses go with each group.
-    per_group: usize,
-}
-
-impl Ahead {
-    /// Spreads the fetching of `panels` over so many groups.
-    pub fn new<'a>(panels: impl Iterator<Item = &'a Panel>, groups: usize) -> Self {
-        let addresses: Vec<_> = panels
-            .flat_map(|panel| panel.chunks(AHEAD_BYTES))
-            .map(|chunk| chunk.as_ptr().cast())
-            .collect();
-        let per_group = addresses.len().div_ceil(groups.max(1));
-        Self { addresses, taken: 0, per_group }
-    }
-
-    /// The next group's addresses, the same number for each of its steps, and that number.
-    #[cfg(target_arch = "x86_64")]
-    pub fn take(&mut self, steps: usize) -> (&[*const u8], usize) {
-        let rest = &self.addresses[self.taken..];
-        let per_step = self.per_group.div_ceil(steps.max(1)).min(rest.len() / steps.max(1));
-        self.taken += per_step * steps;
-        (&rest[..per_step * steps], per_step)
-    }
 }

@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use super::block::{Block, ROW_BYTES, TILE};
 use super::int_lanes::add;
 use super::operands::{GROUP_TILES, Group, Operands, Panel, Product, Sums};
-use crate::vector::{WideInts, smmla};
+use crate::vector::{Ints, Pair, TileInts, Widening, smmla};
 
 /// Columns of an operand.
 const COLS: usize = 8;
@@ -24,8 +24,7 @@ impl Pairs {
     const ZERO: Self = Self([[[0; 2 * COLS]; PAIRS]; ROW_BYTES / COLS]);
 }
 
-/// Adds the products of a group to its sums, or what they are worth with their scales. Sums of rows that
-/// the last tile has not may hold anything afterwards.
+/// Adds the products of a group to its sums, or what they are worth with their scales.
 ///
 /// # Safety
 /// The machine must have the instructions; the operands must have the group.
@@ -60,12 +59,19 @@ pub(super) unsafe fn multiply(
                     let left = &mut lines[row..rows];
                     for ((dots, sums), &x_scale) in dots.iter().zip(left).zip(&x_scales[row..]) {
                         // SAFETY: this function has NEON, all that these registers want.
-                        unsafe { add(WideInts::of(*dots), product, x_scale, scales, sums) };
+                        unsafe { add(lanes(*dots), product, x_scale, scales, sums) };
                     }
                 }
             }
         }
     }
+}
+
+/// The dot products of a row, as one register. How it would multiply does not matter.
+#[inline]
+fn lanes(dots: [int32x4_t; 4]) -> TileInts<Widening> {
+    let [first, second, third, fourth] = dots.map(Ints::of);
+    Pair(Pair(first, second), Pair(third, fourth))
 }
 
 /// The rows of a block of activations by twos.
@@ -112,25 +118,30 @@ fn pair_weights(weights: &Panel, pairs: &mut Pairs) {
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
 fn dots<const COUNT: usize>(x: &Pairs, pair: usize, weights: &Pairs) -> [[int32x4_t; 4]; 2 * PART] {
+    assert!(pair + COUNT <= PAIRS);
     let mut dots = [[vdupq_n_s32(0); 4]; 2 * PART];
     for half in 0..PAIRS / PART {
         let mut sums = [[vdupq_n_s32(0); PART]; COUNT];
         for (x, weights) in x.0.iter().zip(&weights.0) {
-            // SAFETY: sixteen bytes each.
+            // By pointers, so that all loops are of a known number of rounds and sums stay in registers.
+            let (x, weights) = (x.as_ptr(), weights.as_ptr());
+            // SAFETY: there are sixteen bytes for each pair, `pair + COUNT` of them at least by the
+            // assertion, and `half` times `PART` by that of the loop.
             unsafe {
                 let mut columns = [vdupq_n_s8(0); PART];
-                for (column, from) in columns.iter_mut().zip(&weights[half * PART..]) {
-                    *column = vld1q_s8(from.as_ptr());
+                for (index, column) in columns.iter_mut().enumerate() {
+                    *column = vld1q_s8(weights.add(half * PART + index).cast());
                 }
-                for (sums, x) in sums.iter_mut().zip(&x[pair..]) {
-                    let x = vld1q_s8(x.as_ptr());
+                for (index, sums) in sums.iter_mut().enumerate() {
+                    let x = vld1q_s8(x.add(pair + index).cast());
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = smmla(*sum, x, column);
                     }
                 }
             }
         }
-        for (sums, dots) in sums.iter().zip(dots.as_chunks_mut::<2>().0) {
+        for (row, sums) in sums.iter().enumerate() {
+            let dots = &mut dots[2 * row..2 * row + 2];
             for (index, [left, right]) in sums.as_chunks::<2>().0.iter().enumerate() {
                 let (left, right) = (vreinterpretq_s64_s32(*left), vreinterpretq_s64_s32(*right));
                 // A sum has two weight rows of the first row, and then of the second.

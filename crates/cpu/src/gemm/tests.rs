@@ -377,7 +377,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
 fn large_results_are_the_same_as_small_ones() {
     let mut random = Random(4);
     let pool = Pool::new(2).expect("threads");
-    let (rows, n, k) = (65, 16 * 1024 + 7, 32);
+    let (rows, n, k) = (65, 64 * 1024 + 7, 32);
     assert!(rows * n >= PAST_CACHE);
     let weights = Weights::random(&mut random, n, k, k, true);
     let x = random_rows(&mut random, rows, k, 256);

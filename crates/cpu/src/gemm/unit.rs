@@ -3,7 +3,7 @@
 use super::finish::{Finish, Finished};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
-use super::operands::{Ahead, Group, Operands, Product, Sums};
+use super::operands::{Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -92,7 +92,6 @@ impl Started {
         group: Group,
         product: Product,
         fresh: bool,
-        ahead: &mut Ahead,
         sums: &mut Sums,
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -112,8 +111,6 @@ impl Started {
         let starts_itself = matches!(self, Self::Amx(_));
         #[cfg(not(target_arch = "x86_64"))]
         let starts_itself = false;
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = ahead;
         if fresh && !starts_itself {
             *sums = Sums::ZERO;
         }
@@ -122,7 +119,7 @@ impl Started {
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, fresh, ahead, sums);
+                amx_products::multiply(tiles, operands, group, product, fresh, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]

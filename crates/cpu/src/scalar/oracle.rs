@@ -4,7 +4,7 @@
 use keeve_codec::{Codes, Group, PackedTensor, SUPER_BLOCK, Scaling};
 
 use crate::panel::{PANEL_COLS, PanelSource, QuantizedRows, TILE_ROWS};
-use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP};
+use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, Layout};
 
 /// A matrix as it is stored.
@@ -14,9 +14,14 @@ pub(crate) struct Oracle {
 }
 
 /// Columns of a row that share all scales.
+#[derive(Clone, Copy)]
 struct Run {
     scale: f32,
     offset: f32,
+}
+
+impl Run {
+    const ZERO: Self = Self { scale: 0.0, offset: 0.0 };
 }
 
 impl Oracle {
@@ -127,7 +132,7 @@ impl Oracle {
                 let row = self.tensor.row(index);
                 let block = column / SUPER_BLOCK;
                 let Some(parts) = keeve_codec::super_block(self.layout.codec, row, block) else {
-                    return Run { scale: 0.0, offset: 0.0 };
+                    return Run::ZERO;
                 };
                 let run = column % SUPER_BLOCK / usize::from(run);
                 let least = parts.minimum.to_f32() * f32::from(parts.minimums[run]);
@@ -168,15 +173,24 @@ impl Oracle {
         let scale = f32::from_bits(largest) / PANEL_TOP;
         let usable = scale.is_finite() && scale >= LEAST_PANEL_SCALE;
         let inverse = if usable { 1.0 / scale } else { 0.0 };
-        let shift = self.layout.code_shift();
+        let one = (1u32 << FRACTION_BITS) as f32;
+        let nearest = |value: f32| value.round_ties_even() as i32;
+        let half = 1 << (FRACTION_BITS - 1);
         for (at, (code, column)) in codes.iter_mut().zip(columns).enumerate() {
-            let run = &runs[at / 16];
-            let by = run.scale * inverse * (1u32 << (15 + FRACTION_BITS - shift)) as f32;
-            let by = by.round_ties_even() as i32;
-            let at_zero = (-zero).mul_add(run.scale, run.offset) * inverse;
-            let plus = (at_zero * (1u32 << FRACTION_BITS) as f32).round_ties_even() as i32;
-            let product = ((stored[column] << shift) * by + (1 << 14)) >> 15;
-            *code = ((product + plus + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS) as i8;
+            let Run { scale, offset } = if usable { runs[at / 16] } else { Run::ZERO };
+            let fixed = if bits == 8 {
+                let middle = if signed { 0 } else { 128 };
+                let factor = scale * inverse * (1u32 << WIDE_FACTOR_BITS) as f32;
+                let by = nearest(factor.clamp(-32767.0, 32767.0));
+                let product = ((stored[column] - middle) * 256 * by + (1 << 14)) >> 15;
+                let at_middle = (middle as f32 - zero).mul_add(scale, offset);
+                let sum = product + nearest(at_middle * inverse * one) + half;
+                sum.clamp(i16::MIN.into(), i16::MAX.into())
+            } else {
+                let by = nearest(scale * inverse * one);
+                (stored[column] - zero as i32) * by + nearest(offset * inverse * one) + half
+            };
+            *code = (fixed >> FRACTION_BITS) as i8;
         }
         (codes, scale)
     }

@@ -111,11 +111,6 @@ impl Layout {
         if self.one_scale_a_row() { self.cols } else { PANEL_COLS }
     }
 
-    /// By how many bits codes are shifted to the left to fill 16 bits (signed): see [`crate::recipe`].
-    pub fn code_shift(&self) -> u32 {
-        if self.codes.signed { 8 } else { 15 - u32::from(self.codes.bits) }
-    }
-
     /// Whether all weights of a row in any 256 columns are codes times one scale, so that a panel of
     /// int8 holds them exactly.
     pub fn exact_panels(&self) -> bool {

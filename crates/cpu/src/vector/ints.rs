@@ -54,8 +54,14 @@ pub(crate) trait IntLanes: Copy {
     /// Sums of 16-bit numbers, wrapping.
     unsafe fn add16(self, other: Self) -> Self;
 
+    /// Sums of signed 16-bit numbers, or the nearest that there is.
+    unsafe fn add_saturating16(self, other: Self) -> Self;
+
     /// Products of 32-bit lanes, wrapping.
     unsafe fn mul(self, other: Self) -> Self;
+
+    /// Products of 16-bit numbers, wrapping.
+    unsafe fn mul_low16(self, other: Self) -> Self;
 
     /// Products of signed 16-bit numbers over 2^15, rounded to nearest, halves up.
     unsafe fn mul_high16(self, other: Self) -> Self;
@@ -170,6 +176,18 @@ impl IntLanes for __m256i {
 
     #[inline]
     #[target_feature(enable = "avx2")]
+    unsafe fn add_saturating16(self, other: Self) -> Self {
+        _mm256_adds_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn mul_low16(self, other: Self) -> Self {
+        _mm256_mullo_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
     unsafe fn mul(self, other: Self) -> Self {
         _mm256_mullo_epi32(self, other)
     }
@@ -280,6 +298,18 @@ impl IntLanes for __m512i {
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn add16(self, other: Self) -> Self {
         _mm512_add_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn add_saturating16(self, other: Self) -> Self {
+        _mm512_adds_epi16(self, other)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn mul_low16(self, other: Self) -> Self {
+        _mm512_mullo_epi16(self, other)
     }
 
     #[inline]

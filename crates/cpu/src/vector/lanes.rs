@@ -1,4 +1,4 @@
-//! Registers of `f32` lanes, and those of x86-64. Those of aarch64 are in [`super::neon`].
+//! Registers of `f32` lanes, and those of x86-64. Those of aarch64 are in `neon.rs`.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;

@@ -12,6 +12,8 @@ mod neon;
 mod neon_ints;
 #[cfg(target_arch = "aarch64")]
 mod neon_products;
+#[cfg(target_arch = "aarch64")]
+mod pair;
 mod panels;
 mod prefetch;
 mod tier;
@@ -22,9 +24,10 @@ pub(crate) use prefetch::prefetch;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use {
     ints::IntLanes,
-    neon::{Floats, widen_f16},
-    neon_ints::{DotInts, WideInts},
+    neon::widen_f16,
+    neon_ints::{Ints, Sdot, TileInts, Widening},
     neon_products::smmla,
+    pair::Pair,
     tier::{Dotprod, Neon},
 };
 #[cfg(target_arch = "x86_64")]

@@ -1,13 +1,15 @@
 //! Unpacking tiles to int8 panels, as [`crate::recipe`] defines them: the same codes as
 //! [`crate::scalar::oracle`] gives.
 
+use std::mem::MaybeUninit;
+
 use keeve_codec::{Float, Group, SUPER_BLOCK, Scaling};
 
 use super::decode::{expand, load_floats};
 use super::ints::IntLanes;
 use super::lanes::Lanes;
 use crate::panel::{PANEL_COLS, TILE_ROWS};
-use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP};
+use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 
 /// The most runs (columns with one scale) in a panel.
@@ -23,16 +25,40 @@ type Rows<T> = [T; TILE_ROWS];
 struct Factors {
     /// Columns of a run: two to the power of this.
     width_bits: u32,
-    factors: [Rows<i32>; MOST_RUNS],
-    summands: [Rows<i32>; MOST_RUNS],
+    by: Each<i32>,
+    plus: Each<i32>,
 }
 
 /// Scales and offsets of the runs of a panel.
 struct Runs {
     count: usize,
     width: usize,
-    scales: [Rows<f32>; MOST_RUNS],
-    offsets: [Rows<f32>; MOST_RUNS],
+    scales: Each<f32>,
+    offsets: Each<f32>,
+}
+
+/// Numbers for each run and row. Only those of runs that there are are ever written or read: clearing the
+/// others would take longer than much of what is done with them.
+struct Each<T>([MaybeUninit<Rows<T>>; MOST_RUNS]);
+
+impl<T: Copy> Each<T> {
+    fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; MOST_RUNS])
+    }
+
+    /// # Safety
+    /// The run must have been written.
+    #[inline(always)]
+    unsafe fn get(&self, run: usize) -> &Rows<T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.0[run].assume_init_ref() }
+    }
+
+    /// Where the numbers of a run are, to write.
+    #[inline(always)]
+    fn place(&mut self, run: usize) -> *mut T {
+        self.0[run].as_mut_ptr().cast()
+    }
 }
 
 /// Fills the codes of 16 weight rows by 256 columns, and their scales.
@@ -55,26 +81,21 @@ pub(super) unsafe fn panel<V: IntLanes>(
     unsafe {
         let runs = runs::<V>(layout, tile, block);
         if layout.exact_panels() {
-            *scales = runs.scales[0];
+            *scales = *runs.scales.get(0);
             return match layout.codes.bits {
                 4 => exact::<V, 4>(layout, tile, block, codes),
                 _ => exact::<V, 8>(layout, tile, block, codes),
             };
         }
         let factors = factors(layout, &runs, scales);
-        // By how many bits codes are shifted to the left: those in even bytes, and those in odd ones, which
-        // are eight bits up already.
         match layout.codes.bits {
-            1 => requantize::<V, 1, 14, 6>(layout, tile, block, &factors, codes),
-            2 => requantize::<V, 2, 13, 5>(layout, tile, block, &factors, codes),
-            3 => requantize::<V, 3, 12, 4>(layout, tile, block, &factors, codes),
-            4 => requantize::<V, 4, 11, 3>(layout, tile, block, &factors, codes),
-            5 => requantize::<V, 5, 10, 2>(layout, tile, block, &factors, codes),
-            6 => requantize::<V, 6, 9, 1>(layout, tile, block, &factors, codes),
-            _ if layout.codes.signed => {
-                requantize::<V, 8, 8, 0>(layout, tile, block, &factors, codes)
-            }
-            _ => requantize::<V, 8, 7, -1>(layout, tile, block, &factors, codes),
+            1 => requantize::<V, 1>(layout, tile, block, &factors, codes),
+            2 => requantize::<V, 2>(layout, tile, block, &factors, codes),
+            3 => requantize::<V, 3>(layout, tile, block, &factors, codes),
+            4 => requantize::<V, 4>(layout, tile, block, &factors, codes),
+            5 => requantize::<V, 5>(layout, tile, block, &factors, codes),
+            6 => requantize::<V, 6>(layout, tile, block, &factors, codes),
+            _ => requantize::<V, 8>(layout, tile, block, &factors, codes),
         }
     }
 }
@@ -87,23 +108,20 @@ fn block_at(layout: &Layout, column: usize) -> Option<usize> {
     (record < layout.records).then_some(at)
 }
 
-/// 16 floats.
+/// Copies 16 floats to `to`.
 ///
 /// # Safety
-/// The machine must have the instructions of `V`.
+/// The machine must have the instructions of `V`, and `to` room for 16 numbers.
 ///
 /// # Panics
 /// If there are not as many in `bytes`.
 #[inline(always)]
-unsafe fn floats<V: IntLanes>(float: Float, bytes: &[u8]) -> Rows<f32> {
-    let mut rows = [0.0; TILE_ROWS];
+unsafe fn floats<V: IntLanes>(float: Float, bytes: &[u8], to: *mut f32) {
     for row in (0..TILE_ROWS).step_by(V::COUNT) {
         let from = &bytes[row * float.bytes()..][..V::COUNT * float.bytes()];
-        // SAFETY: the caller vouches for the instructions; a register of floats is at `from`, and there
-        // is room for them from `row` on.
-        unsafe { load_floats::<V::Floats>(float, from.as_ptr()).store(rows[row..].as_mut_ptr()) };
+        // SAFETY: the caller vouches for the instructions and the room; a register of floats is at `from`.
+        unsafe { load_floats::<V::Floats>(float, from.as_ptr()).store(to.add(row)) };
     }
-    rows
 }
 
 /// The scales and offsets of a panel.
@@ -112,8 +130,7 @@ unsafe fn floats<V: IntLanes>(float: Float, bytes: &[u8]) -> Rows<f32> {
 /// The machine must have the instructions of `V`.
 #[inline(always)]
 unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs {
-    let zeros = [[0.0; TILE_ROWS]; MOST_RUNS];
-    let mut runs = Runs { count: 0, width: PANEL_COLS, scales: zeros, offsets: zeros };
+    let mut runs = Runs { count: 0, width: PANEL_COLS, scales: Each::new(), offsets: Each::new() };
     let first = block * PANEL_COLS;
     let columns = PANEL_COLS.min(layout.padded() - first);
     match layout.codes.scaling {
@@ -129,11 +146,13 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
                 let header = &tile[column / layout.span * layout.record..][..layout.header];
                 let bytes = group_bytes(float, offset);
                 let place = &header[column % layout.span / len * bytes..][..bytes];
-                // SAFETY: the caller vouches for the instructions.
+                // SAFETY: the caller vouches for the instructions; a place is for 16 numbers.
                 unsafe {
-                    runs.scales[index] = floats::<V>(float, place);
+                    floats::<V>(float, place, runs.scales.place(index));
                     if offset {
-                        runs.offsets[index] = floats::<V>(float, &place[bytes / 2..]);
+                        floats::<V>(float, &place[bytes / 2..], runs.offsets.place(index));
+                    } else {
+                        runs.offsets.place(index).cast::<Rows<f32>>().write([0.0; TILE_ROWS]);
                     }
                 }
             }
@@ -166,8 +185,8 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
                                 (V::Floats::load_i8(at(index).cast()), V::Floats::splat(0.0))
                             }
                         };
-                        scale.mul(by).store(runs.scales[index][row..].as_mut_ptr());
-                        less.mul(minus).store(runs.offsets[index][row..].as_mut_ptr());
+                        scale.mul(by).store(runs.scales.place(index).add(row));
+                        less.mul(minus).store(runs.offsets.place(index).add(row));
                     }
                 }
             }
@@ -185,16 +204,21 @@ fn nearest(value: f32) -> i32 {
 }
 
 /// The scales of a panel and what its codes are made with.
+///
+/// # Safety
+/// All runs must have been written.
 #[inline(always)]
-fn factors(layout: &Layout, runs: &Runs, scales: &mut Rows<f32>) -> Factors {
+unsafe fn factors(layout: &Layout, runs: &Runs, scales: &mut Rows<f32>) -> Factors {
     let (bits, zero) = (u32::from(layout.codes.bits), f32::from(layout.codes.zero));
-    let top = if layout.codes.signed { PANEL_TOP } else { ((1u32 << bits) - 1) as f32 - zero };
-    let bottom = if layout.codes.signed { -PANEL_TOP } else { -zero };
+    let signed = layout.codes.signed;
+    let top = if signed { PANEL_TOP } else { ((1u32 << bits) - 1) as f32 - zero };
+    let bottom = if signed { -PANEL_TOP } else { -zero };
     // Without their sign, floats are ordered as their bits are, and NaN comes last.
     let mut largest = [0u32; TILE_ROWS];
     for index in 0..runs.count {
-        let both = runs.scales[index].iter().zip(&runs.offsets[index]);
-        for (largest, (scale, &offset)) in largest.iter_mut().zip(both) {
+        // SAFETY: the caller's promise.
+        let (run_scales, offsets) = unsafe { (runs.scales.get(index), runs.offsets.get(index)) };
+        for (largest, (scale, &offset)) in largest.iter_mut().zip(run_scales.iter().zip(offsets)) {
             let high = scale.mul_add(top, offset).abs().to_bits();
             let low = scale.mul_add(bottom, offset).abs().to_bits();
             *largest = (*largest).max(high).max(low);
@@ -206,21 +230,35 @@ fn factors(layout: &Layout, runs: &Runs, scales: &mut Rows<f32>) -> Factors {
         let usable = (LEAST_PANEL_SCALE..f32::INFINITY).contains(scale);
         *inverse = if usable { 1.0 / *scale } else { 0.0 };
     }
+    let wide = bits == 8;
     let one = (1u32 << FRACTION_BITS) as f32;
-    let factor = (1u32 << (15 + FRACTION_BITS - layout.code_shift())) as f32;
-    let zeros = [[0; TILE_ROWS]; MOST_RUNS];
-    let mut made =
-        Factors { width_bits: runs.width.trailing_zeros(), factors: zeros, summands: zeros };
+    let half = 1 << (FRACTION_BITS - 1);
+    let width_bits = runs.width.trailing_zeros();
+    let mut made = Factors { width_bits, by: Each::new(), plus: Each::new() };
     for index in 0..runs.count {
-        let both = runs.scales[index].iter().zip(&runs.offsets[index]).zip(&inverse);
-        let places = made.factors[index].iter_mut().zip(&mut made.summands[index]);
-        for (((&scale, &offset), &inverse), (by, plus)) in both.zip(places) {
+        // SAFETY: the caller's promise.
+        let (run_scales, offsets) = unsafe { (runs.scales.get(index), runs.offsets.get(index)) };
+        let (mut by, mut plus) = ([0; TILE_ROWS], [0; TILE_ROWS]);
+        let both = run_scales.iter().zip(offsets).zip(&inverse);
+        for (((&scale, &offset), &inverse), (by, plus)) in both.zip(by.iter_mut().zip(&mut plus)) {
             // Of panels that are zeros, scales may be anything, even no numbers.
             let (scale, offset) = if inverse == 0.0 { (0.0, 0.0) } else { (scale, offset) };
-            *by = nearest(scale * inverse * factor);
-            *plus = nearest((-zero).mul_add(scale, offset) * inverse * one);
-            *plus += 1 << (FRACTION_BITS - 1);
+            if wide {
+                let middle = if signed { 0.0 } else { 128.0 };
+                let factor = scale * inverse * (1u32 << WIDE_FACTOR_BITS) as f32;
+                *by = nearest(factor.clamp(-32767.0, 32767.0));
+                *plus = nearest((middle - zero).mul_add(scale, offset) * inverse * one) + half;
+            } else {
+                *by = nearest(scale * inverse * one);
+                let zero = i32::from(layout.codes.zero).wrapping_mul(*by);
+                *plus = nearest(offset * inverse * one).wrapping_sub(zero).wrapping_add(half);
+            }
             (*by, *plus) = (*by & 0xffff | *by << 16, *plus & 0xffff | *plus << 16);
+        }
+        // SAFETY: a place is for 16 numbers.
+        unsafe {
+            made.by.place(index).cast::<Rows<i32>>().write(by);
+            made.plus.place(index).cast::<Rows<i32>>().write(plus);
         }
     }
     made
@@ -266,15 +304,21 @@ unsafe fn exact<V: IntLanes, const BITS: usize>(
 /// Codes made by fixed-point arithmetic in 16 bits.
 ///
 /// # Safety
-/// The machine must have the instructions of `V`.
+/// The machine must have the instructions of `V`, and the factors must be those of the panel.
 #[inline(always)]
-unsafe fn requantize<V: IntLanes, const BITS: usize, const EVEN: i32, const ODD: i32>(
+unsafe fn requantize<V: IntLanes, const BITS: usize>(
     layout: &Layout,
     tile: &[u8],
     block: usize,
     factors: &Factors,
     codes: &mut [i8; TILE_ROWS * PANEL_COLS],
 ) {
+    // SAFETY: the caller vouches for the instructions.
+    let (low, high, flip) = unsafe {
+        // Unsigned codes of eight bits are counted from 128.
+        let flip = if BITS == 8 && !layout.codes.signed { 0x8080_8080_u32 as i32 } else { 0 };
+        (V::splat(0x00ff_00ff), V::splat(0xff00_ff00_u32 as i32), V::splat(flip))
+    };
     for (index, out) in codes.chunks_exact_mut(TILE_ROWS * BLOCK).enumerate() {
         let Some(at) = block_at(layout, block * PANEL_COLS + index * BLOCK) else {
             out.fill(0);
@@ -282,26 +326,29 @@ unsafe fn requantize<V: IntLanes, const BITS: usize, const EVEN: i32, const ODD:
         };
         let from = &tile[at..][..layout.block_bytes()];
         for row in (0..TILE_ROWS).step_by(V::COUNT) {
-            // SAFETY: the caller vouches for the instructions; a block of codes is at `from`, and of
-            // `WORDS` lines at `out`.
+            // SAFETY: the caller vouches for the instructions and the factors; a block of codes is at
+            // `from`, and of `WORDS` lines at `out`.
             unsafe {
-                let words = expand::<V, BITS>(from.as_ptr().add(4 * row), V::splat(0));
-                let (low, high) = (V::splat(0x00ff_00ff), V::splat(0xff00_ff00_u32 as i32));
+                let words = expand::<V, BITS>(from.as_ptr().add(4 * row), flip);
                 for half in 0..2 {
                     let run = (index * BLOCK + half * BLOCK / 2) >> factors.width_bits;
-                    let by = V::load(factors.factors[run][row..].as_ptr().cast());
-                    let plus = V::load(factors.summands[run][row..].as_ptr().cast());
+                    let by = V::load(factors.by.get(run)[row..].as_ptr().cast());
+                    let plus = V::load(factors.plus.get(run)[row..].as_ptr().cast());
                     let first = half * WORDS / 2;
                     for (word, code) in (first..).zip(&words[first..first + WORDS / 2]) {
-                        let even = code.and(low).shift16::<EVEN>();
-                        let odd = code.and(high).shift16::<ODD>();
-                        let even = even.mul_high16(by).add16(plus);
-                        let odd = odd.mul_high16(by).add16(plus);
+                        let (even, odd) = if BITS == 8 {
+                            let (even, odd) = (code.shift16::<8>(), code.and(high));
+                            (
+                                even.mul_high16(by).add_saturating16(plus),
+                                odd.mul_high16(by).add_saturating16(plus),
+                            )
+                        } else {
+                            let (even, odd) = (code.and(low), code.shift16::<-8>());
+                            (even.mul_low16(by).add16(plus), odd.mul_low16(by).add16(plus))
+                        };
                         // The whole part of each, in its byte.
-                        let even = even.shift16::<{ -(FRACTION_BITS as i32) }>().and(low);
-                        let odd = odd.shift16::<{ 8 - FRACTION_BITS as i32 }>().and(high);
-                        let at = word * LINE + 4 * row;
-                        even.or(odd).store(out.as_mut_ptr().cast::<u8>().add(at));
+                        let code = even.shift16::<{ -(FRACTION_BITS as i32) }>().or(odd.and(high));
+                        code.store(out.as_mut_ptr().cast::<u8>().add(word * LINE + 4 * row));
                     }
                 }
             }

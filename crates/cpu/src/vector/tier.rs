@@ -1,7 +1,7 @@
 //! The vector tiers: the same primitives, compiled for each set of instructions.
 
 #[cfg(target_arch = "aarch64")]
-use std::arch::is_aarch64_feature_detected as detected;
+use std::arch::{aarch64::float32x4_t, is_aarch64_feature_detected as detected};
 #[cfg(target_arch = "x86_64")]
 use std::arch::{
     is_x86_feature_detected as detected,
@@ -10,12 +10,9 @@ use std::arch::{
 
 use keeve_codec::{Codec, Row};
 
-use super::{decode, dots, panels, rms_norm, silu, unpack};
 #[cfg(target_arch = "aarch64")]
-use super::{
-    neon::Floats,
-    neon_ints::{DotInts, WideInts},
-};
+use super::neon_ints::{Sdot, TileInts, Widening};
+use super::{decode, dots, panels, rms_norm, silu, unpack};
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -107,6 +104,15 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(x, cols, rounding, codes, scales) }
+            }
+
+            fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+                    quantize::row_in_two(x, codes, scales);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x, codes, scales) }
             }
 
             fn sums(
@@ -209,11 +215,11 @@ tier!(
 #[cfg(target_arch = "aarch64")]
 tier!(
     /// NEON: 32 registers of four lanes.
-    Neon: Floats<1>, WideInts, 4 columns, "neon"
+    Neon: float32x4_t, TileInts<Widening>, 4 columns, "neon"
 );
 
 #[cfg(target_arch = "aarch64")]
 tier!(
     /// NEON with `sdot`.
-    Dotprod: Floats<1>, DotInts, 4 columns, "neon" "dotprod"
+    Dotprod: float32x4_t, TileInts<Sdot>, 4 columns, "neon" "dotprod"
 );

@@ -58,6 +58,7 @@ fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
         prefill_chunk: args.prefill_chunk,
         activations: args.activations.map_or(defaults.activations, Activations::from),
         kv_codec: args.kv_codec,
+        weights: args.weights,
         profile: args.profile,
         ..defaults
     };

@@ -50,7 +50,7 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
         names.iter().map(|name| model::open(*name)).collect::<Result<_, _>>()?;
     let reference = args.reference.as_deref().map(|name| {
         let checkpoint = model::open(Some(name))?;
-        let engine = model::load(&checkpoint, &compute, output)?;
+        let engine = model::load_for_one(&checkpoint, &compute, output)?;
         let text = Text::new(&text, engine.tokenizer()?)?;
         Ok::<_, Failure>(Reference { name: name.into(), engine, text })
     });
@@ -127,7 +127,7 @@ impl Job<'_> {
     ) -> Result<Row, Failure> {
         // Where the system cannot forget, the peak is that of all models so far.
         keeve::engine::memory::reset_peak();
-        let engine = model::load(checkpoint, self.compute, output)?;
+        let engine = model::load_for_one(checkpoint, self.compute, output)?;
         let text = Text::new(self.text, engine.tokenizer()?)?;
         if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
             let problem = "turns the text into other tokens than the reference";

@@ -86,6 +86,7 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
             "tokens": tokens,
             "text": has_text.then_some(answer),
             "finish_reason": reason.name(),
+            "notes": engine.info().notes,
             "timings": timings_json(&engine, &timings),
         });
         if args.compute.profile {
