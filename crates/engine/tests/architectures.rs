@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Event, Request};
+use keeve_graph::Activations;
 use safetensors::SafeTensors;
 
 /// Relative Frobenius error that `f32` arithmetic in another order may cost.
@@ -27,6 +28,7 @@ fn logits(checkpoint: &Checkpoint, prompt: Vec<u32>, chunk: usize) -> Vec<f32> {
     let options = EngineOptions {
         max_context: Some(prompt.len()),
         prefill_chunk: chunk,
+        activations: Activations::Float,
         ..EngineOptions::default()
     };
     let engine = Engine::load(checkpoint, &options, &|_| true).expect("a model");

@@ -114,8 +114,9 @@ fn perplexity_is_that_of_logits_taken_at_once() {
 
 #[test]
 fn a_model_beside_itself_and_beside_another_mode() {
-    let float = engine(EngineOptions::default());
-    let again = engine(EngineOptions { prefill_chunk: 7, ..EngineOptions::default() });
+    let options = EngineOptions { activations: Activations::Float, ..EngineOptions::default() };
+    let float = engine(options.clone());
+    let again = engine(EngineOptions { prefill_chunk: 7, ..options });
     let int8 = engine(EngineOptions { activations: Activations::Int8, ..EngineOptions::default() });
     let text = Text::new(&TEXT.repeat(3), float.tokenizer().unwrap()).unwrap();
     let cut = windows::plain(text.ids().len(), 48, 48).unwrap();

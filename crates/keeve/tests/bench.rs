@@ -174,7 +174,7 @@ fn a_codec_for_all_and_another_for_the_head() {
 fn what_makes_no_sense_is_refused_before_anything_is_made() {
     for (args, said) in [
         (&["--config", "qwen9"][..], "qwen3-0.6b"),
-        (&["--config", "0.6b", "--codec", "q4_k_xl"], "'q4_k_xl' is neither"),
+        (&["--config", "0.6b", "--codec", "q9_k_xl"], "'q9_k_xl' is neither"),
         (&["--config", "0.6b", "--codec", "q4_0,q8_0"], "one --codec"),
         (&["--config", "0.6b", "--head-codec", "nine"], "nine"),
         (&["--codec", "q4_0"], "--config"),

@@ -219,11 +219,13 @@ mod terminal {
     #[test]
     fn ctrl_c_stops_the_reply_and_the_conversation_goes_on() {
         let home = TempDir::new().unwrap();
-        // At a high temperature it talks until it is stopped.
+        // At a high temperature it talks for long.
         let args = "--no-history --max-tokens 100000 --temp 2 --seed 3 --max-kv-size 128";
         let mut terminal = Terminal::new(args, &home);
         terminal.keys("Tell me everything.\r");
-        std::thread::sleep(Duration::from_secs(2));
+        // The line editor has let go of the terminal.
+        terminal.wait("\u{1b}[?2004l");
+        std::thread::sleep(Duration::from_millis(200));
         terminal.keys("\x03");
         terminal.wait(PROMPT);
         terminal.keys("/temp 0\r");

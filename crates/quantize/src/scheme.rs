@@ -104,7 +104,7 @@ impl Scheme {
             // llama-quantize leaves it as it is.
             (Base::Preset(_), _) if role == Role::Router => Codec::F32,
             (Base::Preset(_), fit) => fit.unwrap_or(Codec::F16),
-            (Base::Uniform(codec), _) => codec,
+            (Base::Uniform(_), _) => codec,
         }
     }
 }

@@ -262,6 +262,9 @@ fn a_full_queue_is_said_so() {
     };
     let server = start(config(), vec![demo(&["demo"])], small);
     let running = long_stream(&server);
+    while server.metric("vllm:num_requests_running") == 0.0 {
+        std::thread::yield_now();
+    }
     let waiting = server.connect();
     let body = question("Hi", 2).to_string();
     let head = format!(

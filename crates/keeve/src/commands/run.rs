@@ -86,9 +86,11 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
             "tokens": tokens,
             "text": has_text.then_some(answer),
             "finish_reason": reason.name(),
-            "notes": engine.info().notes,
             "timings": timings_json(&engine, &timings),
         });
+        if !engine.info().notes.is_empty() {
+            result["notes"] = json!(engine.info().notes);
+        }
         if args.compute.profile {
             result["profile"] = profile_json(&engine)?;
         }
