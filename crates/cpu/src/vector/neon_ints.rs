@@ -153,13 +153,15 @@ impl<P: ByteProducts> IntLanes for Ints<P> {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn add_saturating16(self, other: Self) -> Self {
-        self.both16(other, |a, b| vqaddq_s16(a, b))
+        let (a, b) = (vreinterpretq_s16_s32(self.0), vreinterpretq_s16_s32(other.0));
+        Self::of(vreinterpretq_s32_s16(vqaddq_s16(a, b)))
     }
 
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn mul_low16(self, other: Self) -> Self {
-        self.both16(other, |a, b| vmulq_s16(a, b))
+        let (a, b) = (vreinterpretq_s16_s32(self.0), vreinterpretq_s16_s32(other.0));
+        Self::of(vreinterpretq_s32_s16(vmulq_s16(a, b)))
     }
 
     #[inline]

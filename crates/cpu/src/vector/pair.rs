@@ -257,6 +257,18 @@ impl<V: IntLanes> IntLanes for Pair<V> {
     }
 
     #[inline(always)]
+    unsafe fn add_saturating16(self, other: Self) -> Self {
+        // SAFETY: the caller's promise, for twice as many values.
+        unsafe { Self(self.0.add_saturating16(other.0), self.1.add_saturating16(other.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_low16(self, other: Self) -> Self {
+        // SAFETY: the caller's promise, for twice as many values.
+        unsafe { Self(self.0.mul_low16(other.0), self.1.mul_low16(other.1)) }
+    }
+
+    #[inline(always)]
     unsafe fn mul_high16(self, other: Self) -> Self {
         // SAFETY: the caller's promise, for twice as many values.
         unsafe { Self(self.0.mul_high16(other.0), self.1.mul_high16(other.1)) }

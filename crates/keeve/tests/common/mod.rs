@@ -113,7 +113,7 @@ impl TestCommand {
     }
 
     /// Runs it without and with `--json`; both times it must fail with `code` and one line on
-    /// standard error. Gives the message.
+    /// standard error, the same but for numbers (such as free memory). Gives the message.
     pub fn fails(self, code: i32) -> String {
         let mut json =
             Self { command: Command::new(self.command.get_program()), stdin: self.stdin.clone() };
@@ -126,8 +126,9 @@ impl TestCommand {
         }
         let message = self.run().failure(code);
         let ran = json.arg("--json").run();
-        assert_eq!(ran.json(), serde_json::json!({ "error": message }));
-        assert_eq!(ran.failure(code), message);
+        assert_eq!(ran.json(), serde_json::json!({ "error": ran.failure(code) }));
+        let words = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        assert_eq!(words(&ran.failure(code)), words(&message));
         message
     }
 }
