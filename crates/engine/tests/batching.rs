@@ -132,14 +132,19 @@ fn prompt_logits_part_by_part_are_those_of_the_whole_prompt_and_nothing_runs_twi
 #[test]
 fn a_cancelled_answer_ends_and_the_others_do_not() {
     let engine = engine(&EngineOptions { kv_pages: Some(5), ..EngineOptions::default() });
-    let mut long = engine.submit(greedy(&[1, 2, 3], 150)).unwrap();
-    let other = engine.submit(greedy(&[4, 5, 6], 20)).unwrap();
-    assert!(matches!(long.next(), Some(Event::Token { .. })));
-    long.canceller().cancel();
-    let (tokens, reason) = answer(long);
-    assert!(tokens.len() < 149);
-    assert_eq!(reason, FinishReason::Cancelled);
-    assert_eq!(answer(other).1, FinishReason::Length);
+    // The whole answer takes so little that it may be there before it is cancelled.
+    let cancelled = (0..100).any(|_| {
+        let mut long = engine.submit(greedy(&[1, 2, 3], 150)).unwrap();
+        let other = engine.submit(greedy(&[4, 5, 6], 20)).unwrap();
+        assert!(matches!(long.next(), Some(Event::Token { .. })));
+        long.canceller().cancel();
+        let (tokens, reason) = answer(long);
+        assert_eq!(answer(other).1, FinishReason::Length);
+        // One was taken before.
+        assert_eq!(reason == FinishReason::Length, tokens.len() == 149);
+        reason == FinishReason::Cancelled
+    });
+    assert!(cancelled);
     // All of the room is there again.
     let (tokens, reason) = answer(engine.submit(greedy(&[1; 100], 60)).unwrap());
     assert_eq!((tokens.len(), reason), (60, FinishReason::Length));
