@@ -6,7 +6,8 @@
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
 use keeve_cpu::Isa;
-use keeve_cpu::measure::{Machine, ProductKind, TimedProduct, Unit};
+use keeve_cpu::measure::{Machine, ProductKind, TimedProduct};
+use keeve_cpu::rates::{self, Unit};
 
 /// Smallest, median and largest.
 fn spread(mut values: Vec<f64>) -> [f64; 3] {
@@ -23,8 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let only = args.next();
     let most = rows.iter().copied().max().unwrap_or(1);
     let machine = Machine::new(threads)?;
-    let rates = || [Unit::AmxInt8, Unit::AmxBf16, Unit::Vnni].map(|unit| machine.rate(unit));
-    let _warm = rates();
+    // In units of 10^12, as all rates here.
+    let rate = |unit| rates::operations(unit, threads, &|| false);
     let forced = Isa::choose()?;
     let tiers: Vec<_> = match std::env::var_os("KEEVE_ISA") {
         Some(_) => vec![forced],
@@ -46,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let unit = match (isa, kind) {
                     (Isa::Amx, ProductKind::Bf16) => Some(Unit::AmxBf16),
                     (Isa::Amx, _) => Some(Unit::AmxInt8),
-                    (Isa::Avx512, kind) if kind != ProductKind::Bf16 => Some(Unit::Vnni),
+                    (Isa::Avx512, kind) if kind != ProductKind::Bf16 => Some(Unit::VnniInt8),
                     _ => None,
                 };
                 let mut product = TimedProduct::new(isa, kind, n, k, most);
@@ -58,10 +59,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                     product.run(&machine, rows);
                     let (mut speeds, mut parts, mut packing) = (vec![], vec![], vec![]);
                     for _ in 0..repetitions {
-                        let rate = unit.and_then(|unit| machine.rate(unit));
+                        let rate = unit.map(rate).transpose()?.flatten();
                         let (packed, all) = product.run(&machine, rows);
-                        let speed = product.operations(rows) / all.as_secs_f64();
-                        speeds.push(speed / 1e12);
+                        let speed = product.operations(rows) / all.as_secs_f64() / 1e12;
+                        speeds.push(speed);
                         packing.push(100.0 * packed.as_secs_f64() / all.as_secs_f64());
                         parts.extend(rate.map(|rate| 100.0 * speed / rate));
                     }
@@ -78,9 +79,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
         }
-        let rates =
-            rates().map(|rate| rate.map_or("-".into(), |rate| format!("{:.2}", rate / 1e12)));
-        println!("rates now: AMX int8 {}, AMX bf16 {}, VNNI {}", rates[0], rates[1], rates[2]);
+        let shown = |unit| -> std::io::Result<String> {
+            Ok(rate(unit)?.map_or("-".into(), |rate| format!("{rate:.2}")))
+        };
+        let [int8, bf16, vnni] = [Unit::AmxInt8, Unit::AmxBf16, Unit::VnniInt8].map(shown);
+        println!("rates now: AMX int8 {}, AMX bf16 {}, VNNI {}", int8?, bf16?, vnni?);
     }
     Ok(())
 }

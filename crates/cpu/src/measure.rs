@@ -1,4 +1,4 @@
-//! Measuring a machine: what its units can do at most, and what products of many rows reach.
+//! Measuring what products of many rows reach; what the units can do at most is in [`crate::rates`].
 
 use std::time::{Duration, Instant};
 
@@ -6,17 +6,6 @@ use crate::gemm::{BF16_COLS, Bf16Rows, Bf16Source, Block, Gemm, Int8Rows, Output
 use crate::isa::Isa;
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
 use crate::pool::Pool;
-
-/// A unit that multiplies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// The tile unit, int8.
-    AmxInt8,
-    /// The tile unit, bf16.
-    AmxBf16,
-    /// AVX-512 VNNI, int8.
-    Vnni,
-}
 
 /// A pool of threads to measure on.
 pub struct Machine {
@@ -31,48 +20,6 @@ impl Machine {
     pub fn new(threads: usize) -> std::io::Result<Self> {
         Ok(Self { pool: Pool::new(threads)? })
     }
-
-    /// Operations per second (a multiplication and an addition are two) of all threads together, all
-    /// operands being in registers, over about ten milliseconds. `None` if the machine has no such
-    /// unit.
-    pub fn rate(&self, unit: Unit) -> Option<f64> {
-        let rate = unit_rate(unit)?;
-        // So that each thread takes one task.
-        let threads = self.pool.threads();
-        let barrier = std::sync::Barrier::new(threads);
-        let total = std::sync::Mutex::new(0.0);
-        self.pool.run(threads, |_, _| {
-            barrier.wait();
-            let own = rate();
-            *total.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += own;
-        });
-        Some(total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
-}
-
-/// What measures one thread's rate.
-#[cfg(target_arch = "x86_64")]
-fn unit_rate(unit: Unit) -> Option<Box<dyn Fn() -> f64 + Sync>> {
-    use crate::gemm::{Amx, rate};
-    const ROUNDS: usize = 60_000;
-    match unit {
-        Unit::AmxInt8 => {
-            Amx::detect().map(|amx| Box::new(move || rate::amx_int8(amx, ROUNDS)) as _)
-        }
-        Unit::AmxBf16 => {
-            Amx::detect().map(|amx| Box::new(move || rate::amx_bf16(amx, ROUNDS)) as _)
-        }
-        Unit::Vnni => is_x86_feature_detected!("avx512vnni").then(|| {
-            // SAFETY: the machine has the instructions.
-            Box::new(|| unsafe { rate::vnni(16 * ROUNDS) }) as _
-        }),
-    }
-}
-
-/// There is no such unit here.
-#[cfg(not(target_arch = "x86_64"))]
-fn unit_rate(_: Unit) -> Option<Box<dyn Fn() -> f64 + Sync>> {
-    None
 }
 
 /// How a product of many rows is computed.

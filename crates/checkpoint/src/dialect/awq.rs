@@ -17,6 +17,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::block::Block;
 use super::integers::{Layout, code_at, floats, is_kind, scale_type, word_at};
 use super::modules::Modules;
 use super::{Entry, Translation, packed};
@@ -67,29 +68,22 @@ pub(super) fn translate(
 }
 
 fn settings(path: &Path, field: &str, block: &Value) -> Result<Settings, Error> {
-    let given = |key: &str| block.get(key).filter(|value| !value.is_null());
-    let wrong = |key: &str, expected: &str| {
-        let value = given(key).map_or("missing".into(), |v| crate::error::shown(&v.to_string()));
-        Error::field(path, &format!("{field}.{key}"), format!("is {value}, expected {expected}"))
-    };
-    if given("bits").is_none_or(|bits| *bits != 4) {
-        return Err(wrong("bits", "4"));
+    let block = Block { path, field, block };
+    if block.given("bits").is_none_or(|bits| *bits != 4) {
+        return Err(block.wrong("bits", "4"));
     }
-    let group = match given("group_size").map(Value::as_i64) {
-        Some(Some(-1)) => None,
-        Some(Some(group @ 1..)) => usize::try_from(group).ok(),
-        _ => return Err(wrong("group_size", "-1 or a count of columns")),
-    };
-    if given("backend").is_some_and(|backend| backend != "autoawq") {
-        return Err(wrong("backend", "\"autoawq\""));
+    let group = block.group()?;
+    if block.given("backend").is_some_and(|backend| backend != "autoawq") {
+        return Err(block.wrong("backend", "\"autoawq\""));
     }
     // Older files have it in upper case.
-    let version = given("version")
+    let version = block
+        .given("version")
         .map_or(Some("gemm".into()), |version| version.as_str().map(str::to_ascii_lowercase));
     match version.as_deref() {
         Some("gemm") => Ok((Version::Gemm, group)),
         Some("gemv") => Ok((Version::Gemv, group)),
-        _ => Err(wrong("version", "\"gemm\" or \"gemv\"")),
+        _ => Err(block.wrong("version", "\"gemm\" or \"gemv\"")),
     }
 }
 

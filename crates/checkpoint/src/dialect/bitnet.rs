@@ -16,6 +16,7 @@ use std::path::Path;
 use keeve_codec::{Codec, Float, Parts};
 use serde_json::Value;
 
+use super::block::Block;
 use super::integers::floats;
 use super::modules::Modules;
 use super::{Entry, Translation, packed};
@@ -55,28 +56,24 @@ pub(super) fn translate(
 
 /// Whether results are divided by the scale.
 fn divides(path: &Path, field: &str, block: &Value) -> Result<bool, Error> {
-    let given = |key: &str| block.get(key).filter(|value| !value.is_null());
-    let wrong = |key: &str, problem: &str| {
-        let value = given(key).map_or("missing".into(), |v| crate::error::shown(&v.to_string()));
-        Error::field(path, &format!("{field}.{key}"), format!("is {value}, {problem}"))
-    };
-    match given("quantization_mode").map(Value::as_str) {
+    let block = Block { path, field, block };
+    match block.given("quantization_mode").map(Value::as_str) {
         None | Some(Some("offline")) => {}
         Some(Some("online")) => {
             let problem = "so the file has floats that are rounded whenever the model runs, which keeve does not \
                            do; convert it to \"offline\"";
-            return Err(wrong("quantization_mode", problem));
+            return Err(block.problem("quantization_mode", problem));
         }
-        Some(_) => return Err(wrong("quantization_mode", "expected \"offline\"")),
+        Some(_) => return Err(block.wrong("quantization_mode", "\"offline\"")),
     }
-    if given("use_rms_norm").is_some_and(|value| *value != false) {
+    if block.given("use_rms_norm").is_some_and(|value| *value != false) {
         let problem = "expected false: keeve does not know norms inside of linear layers";
-        return Err(wrong("use_rms_norm", problem));
+        return Err(block.problem("use_rms_norm", problem));
     }
-    match given("linear_class").map(Value::as_str) {
+    match block.given("linear_class").map(Value::as_str) {
         None | Some(Some("bitlinear")) => Ok(true),
         Some(Some("autobitlinear")) => Ok(false),
-        Some(_) => Err(wrong("linear_class", "expected \"bitlinear\" or \"autobitlinear\"")),
+        Some(_) => Err(block.wrong("linear_class", "\"bitlinear\" or \"autobitlinear\"")),
     }
 }
 

@@ -12,6 +12,7 @@ use std::path::Path;
 use keeve_codec::{Codec, Group, Parts};
 use serde_json::Value;
 
+use super::block::Block;
 use super::integers::{is_kind, scale_type};
 use super::modules::Modules;
 use super::{Entry, Translation, packed};
@@ -51,28 +52,26 @@ fn settings(
     field: &str,
     block: &Value,
 ) -> Result<(Option<[usize; 2]>, ActivationScheme), Error> {
-    let given = |key: &str| block.get(key).filter(|value| !value.is_null());
-    let wrong = |key: &str, expected: &str| {
-        let value = given(key).map_or("missing".into(), |v| crate::error::shown(&v.to_string()));
-        Error::field(path, &format!("{field}.{key}"), format!("is {value}, expected {expected}"))
-    };
-    let size = match given("weight_block_size") {
+    let block = Block { path, field, block };
+    let size = match block.given("weight_block_size") {
         None => None,
         Some(size) => {
             let size = block_size(size);
-            Some(size.ok_or_else(|| wrong("weight_block_size", "two counts, such as [128, 128]"))?)
+            Some(size.ok_or_else(|| {
+                block.wrong("weight_block_size", "two counts, such as [128, 128]")
+            })?)
         }
     };
     // "scale_fmt" may ask for powers of two, which are floats as well; what counts is how they are stored.
     for (key, only) in [("fmt", "e4m3"), ("expert_dtype", "fp8")] {
-        if given(key).is_some_and(|value| value != only) {
-            return Err(wrong(key, only));
+        if block.given(key).is_some_and(|value| value != only) {
+            return Err(block.wrong(key, only));
         }
     }
-    let dynamic = match given("activation_scheme").map(Value::as_str) {
+    let dynamic = match block.given("activation_scheme").map(Value::as_str) {
         None | Some(Some("dynamic")) => true,
         Some(Some("static")) => false,
-        Some(_) => return Err(wrong("activation_scheme", "\"dynamic\" or \"static\"")),
+        Some(_) => return Err(block.wrong("activation_scheme", "\"dynamic\" or \"static\"")),
     };
     let strategy = match size {
         _ if !dynamic => ActivationStrategy::Tensor,

@@ -18,6 +18,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::block::Block;
 use super::integers::{
     Layout, code_at, column_order, floats, in_order, is_kind, reorder, scale_type, transposed,
 };
@@ -71,39 +72,32 @@ pub(super) fn translate(
 }
 
 fn settings(path: &Path, field: &str, block: &Value) -> Result<Settings, Error> {
-    let given = |key: &str| block.get(key).filter(|value| !value.is_null());
-    let wrong = |key: &str, expected: &str| {
-        let value = given(key).map_or("missing".into(), |v| crate::error::shown(&v.to_string()));
-        Error::field(path, &format!("{field}.{key}"), format!("is {value}, expected {expected}"))
-    };
-    let bits = BITS.into_iter().find(|bits| given("bits").is_some_and(|value| value == *bits));
-    let bits = bits.ok_or_else(|| wrong("bits", "2, 3, 4 or 8"))?;
-    let group = match given("group_size").map(Value::as_i64) {
-        Some(Some(-1)) => None,
-        Some(Some(group @ 1..)) => usize::try_from(group).ok(),
-        _ => return Err(wrong("group_size", "-1 or a count of columns")),
-    };
+    let block = Block { path, field, block };
+    let bits =
+        BITS.into_iter().find(|bits| block.given("bits").is_some_and(|value| value == *bits));
+    let bits = bits.ok_or_else(|| block.wrong("bits", "2, 3, 4 or 8"))?;
+    let group = block.group()?;
     let mut zero_offset = 1;
     for key in ["checkpoint_format", "format"] {
-        match given(key).map(Value::as_str) {
+        match block.given(key).map(Value::as_str) {
             None | Some(Some("gptq")) => {}
             Some(Some("gptq_v2")) => zero_offset = 0,
-            Some(_) => return Err(wrong(key, "\"gptq\" or \"gptq_v2\"")),
+            Some(_) => return Err(block.wrong(key, "\"gptq\" or \"gptq_v2\"")),
         }
     }
     for (key, only) in [("is_marlin_format", Value::from(false)), ("pack_dtype", "int32".into())] {
-        if given(key).is_some_and(|value| *value != only) {
-            return Err(wrong(key, &only.to_string()));
+        if block.given(key).is_some_and(|value| *value != only) {
+            return Err(block.wrong(key, &only.to_string()));
         }
     }
-    let varied = match given("dynamic") {
+    let varied = match block.given("dynamic") {
         None => false,
         Some(Value::Object(overrides)) => !overrides.is_empty(),
-        Some(_) => return Err(wrong("dynamic", "an object")),
+        Some(_) => return Err(block.wrong("dynamic", "an object")),
     };
-    let symmetric = match given("sym") {
+    let symmetric = match block.given("sym") {
         None => false,
-        Some(value) => value.as_bool().ok_or_else(|| wrong("sym", "true or false"))?,
+        Some(value) => value.as_bool().ok_or_else(|| block.wrong("sym", "true or false"))?,
     };
     // Where modules may differ, zero points are read as they are.
     Ok(Settings { bits, group, symmetric: symmetric && !varied, zero_offset, varied })

@@ -4,6 +4,7 @@
 
 mod awq;
 mod bitnet;
+mod block;
 mod compressed_config;
 mod compressed_tensors;
 mod fp8;

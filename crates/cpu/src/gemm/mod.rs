@@ -36,8 +36,6 @@ mod int_lanes;
 mod neon;
 mod operands;
 mod oracle;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod rate;
 mod rows;
 #[cfg(target_arch = "aarch64")]
 mod smmla;

@@ -1,0 +1,46 @@
+//! The fields of a config's quantization block.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::Error;
+use crate::error::shown;
+
+/// A quantization block, and where it stands.
+pub(super) struct Block<'a> {
+    pub path: &'a Path,
+    /// The field of the config that holds the block.
+    pub field: &'a str,
+    pub block: &'a Value,
+}
+
+impl<'a> Block<'a> {
+    /// The value of a field; none if it is null.
+    pub(super) fn given(&self, key: &str) -> Option<&'a Value> {
+        self.block.get(key).filter(|value| !value.is_null())
+    }
+
+    /// What to say of a field whose value has a problem.
+    pub(super) fn problem(&self, key: &str, problem: &str) -> Error {
+        let value = self.given(key).map_or("missing".into(), |value| shown(&value.to_string()));
+        Error::field(self.path, &format!("{}.{key}", self.field), format!("is {value}, {problem}"))
+    }
+
+    /// What to say of a field whose value is another than expected.
+    pub(super) fn wrong(&self, key: &str, expected: &str) -> Error {
+        self.problem(key, &format!("expected {expected}"))
+    }
+
+    /// `group_size`: the columns in a group, or `None` for all of them, as AWQ and GPTQ have it.
+    ///
+    /// # Errors
+    /// If it is neither -1 nor a count.
+    pub(super) fn group(&self) -> Result<Option<usize>, Error> {
+        match self.given("group_size").map(Value::as_i64) {
+            Some(Some(-1)) => Ok(None),
+            Some(Some(group @ 1..)) => Ok(usize::try_from(group).ok()),
+            _ => Err(self.wrong("group_size", "-1 or a count of columns")),
+        }
+    }
+}
