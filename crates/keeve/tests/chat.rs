@@ -125,10 +125,15 @@ mod terminal {
 
     impl Terminal {
         fn new(args: &str, home: &TempDir) -> Self {
-            let program = format!("{} chat {args}", env!("CARGO_BIN_EXE_keeve"));
+            // `exec`: the shell must not be there to die of Ctrl-C in the program's place.
+            let program = format!("exec {} chat {args}", env!("CARGO_BIN_EXE_keeve"));
             let mut command = Command::new("script");
             command.args(["-qfec", &program, "/dev/null"]).env("XDG_DATA_HOME", home.path());
-            command.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+            command
+                .env("TERM", "xterm")
+                .env("SHELL", "/bin/sh")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
             let seen = Arc::new(Mutex::new(String::new()));
             let (mut out, log) = (child.stdout.take().unwrap(), seen.clone());
