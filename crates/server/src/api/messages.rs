@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use keeve_engine::Message;
+use keeve_engine::{Grammar, Message};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -52,6 +52,10 @@ pub(crate) struct MessagesRequest {
     pub tool_choice: Option<InputToolChoice>,
     /// Whether the model is to reason first, where its chat template lets that be chosen.
     pub thinking: Option<Thinking>,
+    pub output_config: Option<OutputConfig>,
+    /// Has no effect: beginnings that were computed are always found again.
+    #[serde(rename = "cache_control")]
+    pub _cache_control: Option<Unused>,
     /// Has no effect.
     #[serde(rename = "metadata")]
     pub _metadata: Option<Unused>,
@@ -88,12 +92,18 @@ pub(crate) enum InputContent {
 
 /// A block of a message.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum InputBlock {
     /// Text.
     Text {
         /// The text.
         text: String,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "citations")]
+        _citations: Option<Unused>,
     },
     /// A call that the assistant made.
     ToolUse {
@@ -103,6 +113,12 @@ pub(crate) enum InputBlock {
         name: String,
         /// Its arguments.
         input: Map<String, Value>,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "caller")]
+        _caller: Option<Unused>,
     },
     /// What a tool answered.
     ToolResult {
@@ -111,14 +127,30 @@ pub(crate) enum InputBlock {
         /// The answer.
         #[schema(no_recursion)]
         content: Option<Box<InputContent>>,
+        /// Has no effect: the answer says what went wrong.
+        #[serde(rename = "is_error")]
+        _is_error: Option<bool>,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
     },
     /// What the assistant thought.
     Thinking {
         /// The thought.
         thinking: String,
+        /// Has no effect: thoughts are not signed here.
+        #[serde(rename = "signature")]
+        _signature: Option<String>,
     },
     /// An image: refused as long as the model cannot see.
-    Image {},
+    Image {
+        /// The image.
+        #[serde(rename = "source")]
+        _source: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
+    },
 }
 
 /// A tool.
@@ -136,6 +168,9 @@ pub(crate) struct InputTool {
     /// Has no effect.
     #[serde(rename = "cache_control")]
     pub _cache_control: Option<Unused>,
+    /// Has no effect: a forced call always follows the schema to the letter.
+    #[serde(rename = "strict")]
+    pub _strict: Option<bool>,
 }
 
 /// Whether the model has to use a tool.
@@ -162,8 +197,39 @@ pub(crate) enum Thinking {
         #[serde(rename = "budget_tokens")]
         _budget_tokens: Option<u64>,
     },
+    /// As the chat template has it.
+    Adaptive {},
     /// No.
     Disabled {},
+}
+
+impl Thinking {
+    /// What the chat template is told; `None`: nothing.
+    fn enabled(&self) -> Option<bool> {
+        match self {
+            Self::Enabled { .. } => Some(true),
+            Self::Adaptive {} => None,
+            Self::Disabled {} => Some(false),
+        }
+    }
+}
+
+/// What an answer has to look like.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OutputConfig {
+    pub format: Option<OutputFormat>,
+}
+
+/// What the text of an answer has to look like.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum OutputFormat {
+    /// A JSON value of a schema.
+    JsonSchema {
+        /// The schema.
+        schema: Map<String, Value>,
+    },
 }
 
 /// An answer.
@@ -289,14 +355,16 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
         }
     };
     let mut template_args = Map::new();
-    if let Some(thinking) = request.thinking {
-        let enabled = matches!(thinking, Thinking::Enabled { .. });
+    if let Some(enabled) = request.thinking.and_then(|thinking| thinking.enabled()) {
         template_args.insert("enable_thinking".into(), enabled.into());
     }
+    let format = request.output_config.and_then(|config| config.format);
+    let format = format
+        .map(|OutputFormat::JsonSchema { schema }| Grammar::JsonSchema(Value::Object(schema)));
     Ok(Turn {
         messages,
         tools: ToolUse::new(tools, choice, single.map(|single| !single))?,
-        format: None,
+        format,
         template_args,
         choosing: Choosing {
             stop: request.stop_sequences.unwrap_or_default(),
@@ -315,8 +383,10 @@ fn text_of(content: InputContent, field: &str) -> Result<String, ApiError> {
         InputContent::Text(text) => Ok(text),
         InputContent::Blocks(blocks) => {
             let texts = blocks.into_iter().map(|block| match block {
-                InputBlock::Text { text } => Ok(text),
-                InputBlock::Image {} => Err(ApiError::field(field, "this model cannot see images")),
+                InputBlock::Text { text, .. } => Ok(text),
+                InputBlock::Image { .. } => {
+                    Err(ApiError::field(field, "this model cannot see images"))
+                }
                 _ => Err(ApiError::field(field, "expected blocks of type text")),
             });
             Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
@@ -341,17 +411,17 @@ fn add_message(
     let (mut texts, mut calls, mut thoughts) = (vec![], vec![], vec![]);
     for block in blocks {
         match block {
-            InputBlock::Text { text } => texts.push(text),
-            InputBlock::Thinking { thinking } => thoughts.push(thinking),
-            InputBlock::Image {} => {
+            InputBlock::Text { text, .. } => texts.push(text),
+            InputBlock::Thinking { thinking, .. } => thoughts.push(thinking),
+            InputBlock::Image { .. } => {
                 return Err(ApiError::field(field, "this model cannot see images"));
             }
-            InputBlock::ToolUse { id, name, input } => calls.push(json!({
+            InputBlock::ToolUse { id, name, input, .. } => calls.push(json!({
                 "id": id, "type": "function",
                 "function": { "name": name, "arguments": Value::Object(input).to_string() },
             })),
             // Results come before what the user says next.
-            InputBlock::ToolResult { tool_use_id, content } => {
+            InputBlock::ToolResult { tool_use_id, content, .. } => {
                 let text = content.map(|content| text_of(*content, &field)).transpose()?;
                 let mut result = Message::text("tool", text.unwrap_or_default());
                 result.tool_call_id = Some(tool_use_id);
