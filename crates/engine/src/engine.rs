@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use keeve_graph::{OpProfile, Outputs, Plan, State, Step, Want};
+use keeve_image::Processor;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::constraint::{Constraint, Grammar, Grammars};
@@ -95,6 +96,11 @@ impl Engine {
         Ok(self.tokenizer()?.encode_segments(&segments, false)?)
     }
 
+    /// What makes images ready for [`Request::images`]; `None` if the model cannot see.
+    pub fn image_processor(&self) -> Option<&Processor> {
+        None
+    }
+
     /// A grammar made ready for one answer (clones serve further ones).
     ///
     /// # Errors
@@ -139,6 +145,9 @@ impl Engine {
             && (request.prompt_logits || request.max_tokens.is_some_and(|max| max > 0))
         {
             return Err(Error::EmbeddingOnly);
+        }
+        if !request.images.is_empty() {
+            return Err(Error::NoVision);
         }
         let context = self.info.max_context;
         if request.prompt.is_empty() {

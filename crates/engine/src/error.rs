@@ -78,6 +78,9 @@ pub enum Error {
     /// Text was given to a model whose tokenizer or chat template cannot be used. Token ids can.
     #[error("{0}")]
     Unusable(String),
+    /// Images were given to a model without vision.
+    #[error("this model cannot see images")]
+    NoVision,
     /// A prompt without tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,
