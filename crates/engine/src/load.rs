@@ -121,7 +121,7 @@ impl Engine {
                 .as_ref()
                 .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
         };
-        let sides = Sides { text, eos, images };
+        let sides = Sides { text, eos, images, notes: checkpoint.notes().to_vec() };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -141,14 +141,19 @@ impl Engine {
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
-        let sides = Sides { text: TextSide::none(), eos: vec![], images: ImageSide::default() };
+        let sides = Sides {
+            text: TextSide::none(),
+            eos: vec![],
+            images: ImageSide::default(),
+            notes: vec![],
+        };
         Self::assemble(model, weights, sides, options, progress, Instant::now())
     }
 
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        Sides { text, eos, mut images }: Sides,
+        Sides { text, eos, mut images, mut notes }: Sides,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -205,6 +210,8 @@ impl Engine {
             sequences: options.max_sequences.max(1),
             prompt_rows: options.prefill_chunk.max(1),
         };
+        notes.extend(fit.note);
+        notes.extend(reencoded.map(|made| made.note()));
         let info = ModelInfo {
             architecture: model.architecture,
             vocabulary: model.vocabulary,
@@ -215,7 +222,7 @@ impl Engine {
             isa,
             threads,
             load_time: start.elapsed(),
-            notes: fit.note.into_iter().chain(reencoded.map(|made| made.note())).collect(),
+            notes,
         };
         let scheduler = Scheduler::new(pool, limits);
         Engine::start(Worker { plan, state, scheduler, eyes, eos }, info, text, images)
@@ -228,6 +235,8 @@ struct Sides {
     /// Tokens that end answers.
     eos: Vec<u32>,
     images: ImageSide,
+    /// What is to be told of the model.
+    notes: Vec<String>,
 }
 
 /// What makes images ready for a model that sees, if it came with settings for it.

@@ -61,6 +61,9 @@ impl Picture {
     }
 }
 
+/// Bytes that may be taken for rows and for what a PNG file says besides its pixels.
+const METADATA: u64 = 32 << 20;
+
 /// Runs a decoder. One that panics has found bytes that its authors did not think of.
 fn guarded<T>(bytes: &[u8], decode: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(decode))
@@ -80,7 +83,7 @@ impl<'a> File<'a> {
         let name = name(format);
         let damaged = |_| Error::Damaged { format: name };
         let mut inner = image::Limits::default();
-        inner.max_alloc = Some(limits.allocation);
+        inner.max_alloc = Some(limits.allocation.min(METADATA));
         let file = Cursor::new(bytes);
         // Bytes that decoding takes for a pixel, besides its result: coefficients of JPEG's progressive
         // form, WebP's planes and frames.
