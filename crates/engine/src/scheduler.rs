@@ -41,6 +41,8 @@ pub(crate) struct Counts {
     pub cached_tokens: u64,
     /// Sequences that had to give up their pages to others.
     pub preemptions: u64,
+    /// Images that were seen.
+    pub images_seen: u64,
 }
 
 /// How many rows of each running sequence are in a step; 0 for those that sit it out.

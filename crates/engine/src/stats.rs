@@ -23,6 +23,8 @@ pub struct Stats {
     pub cached_tokens: u64,
     /// Sequences that had to give up their pages to others, and ran again later.
     pub preemptions: u64,
+    /// Images that were seen; those whose features were still known are not counted.
+    pub images_seen: u64,
 }
 
 /// The latest [`Stats`], shared by the engine's thread and its handle.
@@ -42,6 +44,7 @@ impl Gauges {
             prompt_tokens: counts.prompt_tokens,
             cached_tokens: counts.cached_tokens,
             preemptions: counts.preemptions,
+            images_seen: counts.images_seen,
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }
