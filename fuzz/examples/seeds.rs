@@ -287,7 +287,7 @@ fn tokenizer_json_seeds(folder: &Path) -> std::io::Result<()> {
         ["H", "e", "l", "o", ",", "\u{120}", "w", "r", "d", "1", "2", "He", "lo", "Hello", "</s>"];
     let byte_level = json!({"version": "1.0", "added_tokens": added(14), "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": " ?\\p{L}+|\\p{N}{1,3}|\\s+(?!\\S)"},
+            {"type": "Split", "pattern": {"Regex": " ?[A-Za-z]+|[0-9]{1,3}|\\s+(?!\\S)"},
              "behavior": "Isolated", "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
         "post_processor": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true},

@@ -104,7 +104,9 @@ impl Engine {
             .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary)?;
-        Self::assemble(model, &Tensors(checkpoint), (text, eos), options, progress, start).map_err(
+        let notes = checkpoint.notes().to_vec();
+        let weights = Tensors(checkpoint);
+        Self::assemble(model, &weights, (text, eos), notes, options, progress, start).map_err(
             |error| match error {
                 Error::Graph(error) => load_error(checkpoint, error),
                 error => error,
@@ -125,13 +127,14 @@ impl Engine {
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
         let text = (TextSide::none(), vec![]);
-        Self::assemble(model, weights, text, options, progress, Instant::now())
+        Self::assemble(model, weights, text, vec![], options, progress, Instant::now())
     }
 
     fn assemble(
         model: Model,
         weights: &dyn Weights,
         (text, eos): (TextSide, Vec<u32>),
+        mut notes: Vec<String>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -173,6 +176,8 @@ impl Engine {
             sequences: options.max_sequences.max(1),
             prompt_rows: options.prefill_chunk.max(1),
         };
+        notes.extend(fit.note);
+        notes.extend(reencoded.map(|made| made.note()));
         let info = ModelInfo {
             architecture: model.architecture,
             vocabulary: model.vocabulary,
@@ -183,7 +188,7 @@ impl Engine {
             isa,
             threads,
             load_time: start.elapsed(),
-            notes: fit.note.into_iter().chain(reencoded.map(|made| made.note())).collect(),
+            notes,
         };
         let scheduler = Scheduler::new(pool, limits);
         Engine::start(Worker { plan, state, scheduler, eos }, info, text)
