@@ -87,7 +87,7 @@ pub struct Timings {
     pub prompt: Duration,
     /// From the first token to the last.
     pub decode: Duration,
-    /// Prompt tokens.
+    /// Prompt tokens, all tokens of images included.
     pub prompt_tokens: usize,
     /// Prompt tokens whose state was found in the prefix cache.
     pub cached_tokens: usize,

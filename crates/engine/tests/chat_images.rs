@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-#[allow(dead_code, reason = "other tests use the rest")]
 mod common;
 
 use std::collections::BTreeMap;
