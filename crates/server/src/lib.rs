@@ -19,5 +19,5 @@ mod sse;
 mod web;
 
 pub use app::ServerConfig;
-pub use models::{ModelSource, ModelsConfig};
+pub use models::{ModelSource, ModelsConfig, Opener};
 pub use serve::{Observer, Server, ServerError, Stop, serve};

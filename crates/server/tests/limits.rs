@@ -123,6 +123,7 @@ fn templates_that_never_end_are_stopped() {
             });
             keeve_checkpoint::Checkpoint::from_memory(&files).map_err(|error| error.to_string())
         }),
+        draft: None,
     };
     let server = start(config(), vec![source], loading());
     let error = server.fails(CHAT, &question("Hi", 4), 400);
