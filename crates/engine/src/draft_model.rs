@@ -45,6 +45,10 @@ struct Making {
     open: bool,
 }
 
+/// Tokens that it is behind, at most, in the course of things: after drafts that were all right it has
+/// not seen the last of them, nor the token that followed.
+const FEW: usize = 2;
+
 impl DraftModel {
     /// Makes drafts, as far as its pages allow. Sequences that it has not read to their end are read
     /// on, and get none yet if they are long.
@@ -67,18 +71,16 @@ impl DraftModel {
                 Making { index, most, least, tokens, likely: 1.0, open: most > 0 }
             })
             .collect();
-        let mut first = true;
         loop {
             let begun = Instant::now();
             let shares = self.shares(running, pool, &mut making);
-            let outcome = self.round(running, &mut making, &shares);
-            if !outcome? {
+            if !self.round(running, &mut making, &shares)? {
                 break;
             }
-            if !first {
+            // Reading what it has not read yet is no part of what a draft costs.
+            if shares.iter().all(|&share| share <= FEW) {
                 pace.note_draft(begun.elapsed());
             }
-            first = false;
         }
         for making in &making {
             running[making.index].end_drafts(making.tokens);
@@ -101,8 +103,7 @@ impl DraftModel {
                 return 0;
             }
             let behind = sequence.tokens.len() - drafting.computed;
-            // After drafts that were all right it is one token behind more than usual.
-            let share = if behind <= 2 { behind } else { behind.min(room) };
+            let share = if behind <= FEW { behind } else { behind.min(room) };
             room -= share.min(room);
             if share == 0 || !pool.grow(&mut drafting.pages, drafting.computed + share) {
                 making.open = false;

@@ -130,7 +130,9 @@ impl Drafting {
             return length;
         }
         self.skipped += 1;
-        if self.skipped < PATIENCE {
+        // Where even right ones do not pay, it is only to see whether that has changed.
+        let patience = if least < 1.0 { PATIENCE } else { 16 * PATIENCE };
+        if self.skipped < patience {
             return 0;
         }
         self.skipped = 0;
@@ -172,7 +174,9 @@ impl Pace {
 
     /// Takes note of how long the draft model took for drafts of one place.
     pub fn note_draft(&mut self, time: Duration) {
-        self.draft_cost += FORGET * (time.as_secs_f64() - self.draft_cost);
+        let time = time.as_secs_f64();
+        let known = self.draft_cost > 0.0;
+        self.draft_cost += if known { FORGET * (time - self.draft_cost) } else { time };
     }
 
     /// The probability with which a draft must be right to be worth its row, in a step of `rows` rows

@@ -15,6 +15,7 @@ mod metrics;
 mod models;
 mod parse;
 mod serve;
+mod slow;
 mod sse;
 mod web;
 
