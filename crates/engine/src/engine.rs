@@ -7,11 +7,13 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Step, Want};
+use keeve_image::Processor;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::constraint::{Constraint, Grammar, Grammars};
 use crate::draft_model::{DraftModel, Wanted};
 use crate::error::Error;
+use crate::images::{Prompt, Sight};
 use crate::load::ModelInfo;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
@@ -20,6 +22,7 @@ use crate::speculation::{Drafting, Pace, Speculation};
 use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
 use crate::tokenizer::Tokenizer;
+use crate::vision::Eyes;
 
 /// A loaded model that answers requests, many at a time. Can be shared between threads; dropping
 /// it cancels what is running.
@@ -28,6 +31,7 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     info: ModelInfo,
     text: TextSide,
+    images: ImageSide,
     grammars: Grammars,
     gauges: Arc<Gauges>,
 }
@@ -38,11 +42,22 @@ pub(crate) enum Command {
     Stop,
 }
 
+/// What the handle knows of seeing.
+#[derive(Default)]
+pub(crate) struct ImageSide {
+    /// What prompts need; `None` if the model does not see.
+    pub sight: Option<Sight>,
+    /// What makes images ready, if the model came with settings for it.
+    pub processor: Option<Processor>,
+}
+
 /// What the engine's thread owns.
 pub(crate) struct Worker {
     pub plan: Box<dyn Plan>,
     pub state: Box<dyn State>,
     pub scheduler: Scheduler,
+    /// What sees, if the model does.
+    pub eyes: Option<Eyes>,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
     pub speculator: Speculator,
@@ -58,7 +73,12 @@ pub(crate) struct Speculator {
 }
 
 impl Engine {
-    pub(crate) fn start(worker: Worker, info: ModelInfo, text: TextSide) -> Result<Self, Error> {
+    pub(crate) fn start(
+        worker: Worker,
+        info: ModelInfo,
+        text: TextSide,
+        images: ImageSide,
+    ) -> Result<Self, Error> {
         let (commands, inbox) = channel();
         let gauges = Arc::new(Gauges::default());
         gauges.publish(&worker.scheduler);
@@ -67,7 +87,7 @@ impl Engine {
         let work = move || worker.work(&inbox, &published);
         let thread = named.spawn(work).map_err(Error::Thread)?;
         let grammars = Grammars::default();
-        Ok(Self { commands, thread: Some(thread), info, text, grammars, gauges })
+        Ok(Self { commands, thread: Some(thread), info, text, images, grammars, gauges })
     }
 
     /// What was loaded.
@@ -107,6 +127,11 @@ impl Engine {
         Ok(self.tokenizer()?.encode_segments(&segments, false)?)
     }
 
+    /// What makes images ready for [`Request::images`]; `None` if the model cannot see.
+    pub fn image_processor(&self) -> Option<&Processor> {
+        self.images.processor.as_ref()
+    }
+
     /// A grammar made ready for one answer (clones serve further ones).
     ///
     /// # Errors
@@ -129,7 +154,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the request does not fit the model: an empty prompt, one longer than the context, ids
-    /// outside the vocabulary, sampling parameters out of range; or if the engine has died.
+    /// outside the vocabulary, images that the prompt has no place for or that are of another size than
+    /// the model takes, sampling parameters out of range; or if the engine has died.
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {
         let (events, receiver) = channel();
         let canceller = self.submit_to(request, move |event| events.send(event).is_ok())?;
@@ -144,7 +170,7 @@ impl Engine {
     /// As for [`Self::submit`].
     pub fn submit_to(
         &self,
-        request: Request,
+        mut request: Request,
         sink: impl FnMut(Event) -> bool + Send + 'static,
     ) -> Result<Canceller, Error> {
         if request.embedding.is_some()
@@ -156,17 +182,21 @@ impl Engine {
         if request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if request.prompt.len() > context
-            || (request.prompt.len() == context
-                && request.max_tokens != Some(0)
-                && request.embedding.is_none())
+        let given = std::mem::take(&mut request.images);
+        let prompt = match &self.images.sight {
+            Some(sight) => sight.prompt(&request.prompt, given, context)?,
+            None if !given.is_empty() => return Err(Error::NoVision),
+            None => Prompt { tokens: std::mem::take(&mut request.prompt), ..Prompt::default() },
+        };
+        let tokens = prompt.tokens.len();
+        if tokens > context
+            || (tokens == context && request.max_tokens != Some(0) && request.embedding.is_none())
         {
-            return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
+            return Err(Error::PromptTooLong { tokens, context });
         }
         let vocabulary = self.info.vocabulary;
         let biased = request.sampling.logit_bias.keys();
-        if let Some(&id) =
-            request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
+        if let Some(&id) = prompt.tokens.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
         {
             return Err(Error::TokenId { id, vocabulary });
         }
@@ -174,7 +204,7 @@ impl Engine {
         let cancelled = Arc::new(AtomicBool::new(false));
         let events: Sink = Box::new(sink);
         let link = Link { events, cancelled: cancelled.clone() };
-        let sequence = Sequence::new(request, link, detokenizer, context)?;
+        let sequence = Sequence::new(request, prompt, link, detokenizer, context)?;
         self.command(Command::Run(Box::new(sequence)))?;
         Ok(Canceller(cancelled))
     }
@@ -208,6 +238,9 @@ impl Worker {
     fn work(mut self, inbox: &Receiver<Command>, gauges: &Gauges) {
         loop {
             gauges.publish(&self.scheduler);
+            if let Some(eyes) = self.eyes.as_mut().filter(|_| self.scheduler.is_idle()) {
+                eyes.rest();
+            }
             // Waits for work when there is none, else only looks.
             let command = if self.scheduler.is_idle() {
                 inbox.recv().map_err(|_| TryRecvError::Disconnected)
@@ -230,6 +263,7 @@ impl Worker {
         for (sequence, reason) in self.scheduler.remove_given_up(Instant::now()) {
             sequence.finish(reason);
         }
+        self.see();
         if let Err((drafted, error)) = self.speculator.draft(&mut self.scheduler) {
             self.fail(&drafted, error);
         }
@@ -264,6 +298,19 @@ impl Worker {
         let error = Arc::new(error);
         for &index in indices.iter().rev() {
             self.scheduler.remove(index).fail(error.clone());
+        }
+    }
+
+    /// Sees a layer more of what running sequences wait for, which is what a step is made longer by.
+    fn see(&mut self) {
+        let Some(eyes) = &mut self.eyes else { return };
+        eyes.attend(&mut self.scheduler.running);
+        let Err((error, hashes)) = eyes.advance(&mut self.scheduler.running) else { return };
+        let error = Arc::new(Error::Graph(error));
+        for index in (0..self.scheduler.running.len()).rev() {
+            if self.scheduler.running[index].lacks(&hashes) {
+                self.scheduler.remove(index).fail(error.clone());
+            }
         }
     }
 
@@ -353,8 +400,11 @@ impl Speculator {
             };
             match model {
                 _ if length == 0 => {}
-                Some(_) => wanted.push(Wanted { index, most: length, least }),
-                None => {
+                // A draft model does not see.
+                Some(_) if sequence.images.is_empty() => {
+                    wanted.push(Wanted { index, most: length, least });
+                }
+                _ => {
                     let Drafting { lookup, drafts, .. } = &mut sequence.drafting;
                     *drafts = lookup.propose(&sequence.tokens, length);
                 }

@@ -83,7 +83,8 @@ impl Plan for Pretended {
     ) -> Result<Outputs, keeve_graph::Error> {
         step.check(&keeve_graph::StepLimits {
             vocabulary: VOCABULARY,
-            embedding_width: 0,
+            given_width: 0,
+            whole_sequences: false,
             page_tokens: PAGE,
             pages: self.pages,
         })?;
@@ -171,6 +172,7 @@ fn worker(setup: Setup) -> Worker {
         plan: Box::new(pretended(draft_pages, careless)),
         state: Box::new(NoState),
         context: CONTEXT,
+        own_vocabulary: VOCABULARY,
         vocabulary: VOCABULARY,
         prompt_rows,
     });
@@ -179,6 +181,7 @@ fn worker(setup: Setup) -> Worker {
         plan: Box::new(pretended(pages, false)),
         state: Box::new(NoState),
         scheduler: Scheduler::new(PagePool::new(pages, PAGE, reuse), draft_pool, limits),
+        eyes: None,
         eos: vec![EOS],
         speculator: Speculator { mode, most: DRAFTS, model, pace: Pace::default() },
     }
@@ -198,7 +201,7 @@ fn engine(setup: Setup) -> Engine {
         notes: vec![],
     };
     let text = TextSide { tokenizer: Ok(None), template: Ok(None) };
-    Engine::start(worker(setup), info, text).unwrap()
+    Engine::start(worker(setup), info, text, ImageSide::default()).unwrap()
 }
 
 fn request(prompt: &[u32], max_tokens: usize) -> Request {
@@ -248,7 +251,8 @@ fn sequence(request: Request) -> (Box<Sequence>, Generation) {
         events: Box::new(move |event| events.send(event).is_ok()),
         cancelled: cancelled.clone(),
     };
-    let sequence = Sequence::new(request, link, None, CONTEXT).unwrap();
+    let prompt = Prompt { tokens: request.prompt.clone(), ..Prompt::default() };
+    let sequence = Sequence::new(request, prompt, link, None, CONTEXT).unwrap();
     (Box::new(sequence), Generation { events: receiver, cancelled, ended: false })
 }
 

@@ -17,6 +17,7 @@ mod draft_model;
 mod engine;
 mod error;
 pub mod gguf_tokenizer;
+mod images;
 mod kv;
 mod library_encoder;
 mod load;
@@ -33,6 +34,7 @@ mod stats;
 pub mod stop;
 mod text;
 pub mod tokenizer;
+mod vision;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};

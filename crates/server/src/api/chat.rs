@@ -17,6 +17,7 @@ use super::turn::{Chosen, Running, Turn};
 use crate::app::{Shared, now};
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
+use crate::images::Images;
 use crate::models::Model;
 use crate::parse::Delta;
 use crate::sse;
@@ -61,10 +62,13 @@ fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
         ..request.choosing()
     };
     let tools = request.tools.unwrap_or_default().into_iter().map(|tool| tool.function).collect();
+    let mut images = Images::default();
     let messages = request.messages.into_iter().enumerate();
-    let messages = messages.map(|(at, message)| message.into_message(at));
+    let messages = messages.map(|(at, message)| message.into_message(at, &mut images));
+    let messages = messages.collect::<Result<_, _>>()?;
     Ok(Turn {
-        messages: messages.collect::<Result<_, _>>()?,
+        messages,
+        images,
         tools: ToolUse::new(tools, request.tool_choice, request.parallel_tool_calls)?,
         format: request.response_format.and_then(ResponseFormat::grammar),
         template_args: request.chat_template_kwargs.unwrap_or_default(),

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::common::{Unused, Usage, choosing_request};
 use super::tool_use::{Tool, ToolChoice};
 use crate::error::ApiError;
+use crate::images::Images;
 
 choosing_request! {
     /// A conversation to go on with. Fields that are not listed are refused.
@@ -101,17 +102,46 @@ pub(crate) enum MessageContent {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContentPart {
-    /// `text`; images (`image_url`) are refused as long as the model cannot see.
+    /// `text` or `image_url`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The text of a `text` part.
     pub text: Option<String>,
     /// The image of an `image_url` part.
-    #[serde(rename = "image_url")]
-    pub _image_url: Option<Unused>,
+    pub image_url: Option<ImageAddress>,
     /// Has no effect.
     #[serde(rename = "cache_control")]
     pub _cache_control: Option<Unused>,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum ImageAddress {
+    /// The address alone.
+    Plain(String),
+    /// The address and how it is wanted.
+    Detailed(DetailedAddress),
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DetailedAddress {
+    /// `data:image/...;base64,...`; also `http:` and `https:` where the server is told to fetch images.
+    pub url: String,
+    /// Has no effect.
+    #[serde(rename = "detail")]
+    pub _detail: Option<Unused>,
+}
+
+impl ImageAddress {
+    fn into_text(self) -> String {
+        match self {
+            Self::Plain(address) => address,
+            Self::Detailed(detailed) => detailed.url,
+        }
+    }
 }
 
 /// A call that the assistant made.
@@ -142,8 +172,8 @@ pub(crate) struct MadeFunction {
 }
 
 impl ChatMessage {
-    /// The message as the engine takes it. `at` is its place, for errors.
-    pub fn into_message(self, at: usize) -> Result<Message, ApiError> {
+    /// The message as the engine takes it, its images apart. `at` is its place, for errors.
+    pub fn into_message(self, at: usize, images: &mut Images) -> Result<Message, ApiError> {
         let wrong = |field: &str, message: &str| {
             Err(ApiError::field(format!("messages[{at}].{field}"), message))
         };
@@ -157,25 +187,31 @@ impl ChatMessage {
             None => None,
             Some(MessageContent::Text(text)) => Some(Content::Text(text)),
             Some(MessageContent::Parts(parts)) => {
-                let mut texts = vec![];
+                let mut content = vec![];
                 for (index, part) in parts.into_iter().enumerate() {
                     let field = format!("content[{index}]");
-                    match (&*part.kind, part.text) {
-                        ("text", Some(text)) => texts.push(Part {
-                            kind: part.kind,
-                            text: Some(text),
-                            other: Map::new(),
-                        }),
-                        ("text", None) => return wrong(&field, "a part of type text needs text"),
-                        ("image_url", _) => return wrong(&field, "this model cannot see images"),
-                        (kind, _) => {
+                    content.push(match (&*part.kind, part.text, part.image_url) {
+                        ("text", Some(text), None) => Part::text(text),
+                        ("text", ..) => {
+                            return wrong(&field, "a part of type text needs text alone");
+                        }
+                        ("image_url", None, Some(address)) => {
+                            let field = format!("messages[{at}].{field}.image_url");
+                            images.add_address(field, address.into_text());
+                            Part::image()
+                        }
+                        ("image_url", ..) => {
+                            let message = "a part of type image_url needs image_url alone";
+                            return wrong(&field, message);
+                        }
+                        (kind, ..) => {
                             let kind: String = kind.chars().take(40).collect();
                             let message = format!("parts of type {kind:?} are not supported");
                             return wrong(&field, &message);
                         }
-                    }
+                    });
                 }
-                Some(Content::Parts(texts))
+                Some(Content::Parts(content))
             }
         };
         if content.is_none() && self.role != Role::Assistant {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use keeve_engine::chat::{Content, Part};
 use keeve_engine::{Grammar, Message};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -15,10 +16,11 @@ use super::common::{Choosing, Unused};
 use super::tool_use::{
     NamedFunction, NamedTool, ToolChoice, ToolFunction, ToolKind, ToolMode, ToolUse,
 };
-use super::turn::{End, Running, Turn};
+use super::turn::{End, Running, Turn, joined};
 use crate::app::Shared;
 use crate::body::Body;
 use crate::error::ApiError;
+use crate::images::Images;
 use crate::models::Model;
 use crate::parse::Delta;
 use crate::sse::{self, Gone, Out};
@@ -142,15 +144,43 @@ pub(crate) enum InputBlock {
         #[serde(rename = "signature")]
         _signature: Option<String>,
     },
-    /// An image: refused as long as the model cannot see.
+    /// An image.
     Image {
         /// The image.
-        #[serde(rename = "source")]
-        _source: Option<Unused>,
+        source: ImageSource,
         /// Has no effect.
         #[serde(rename = "cache_control")]
         _cache_control: Option<Unused>,
     },
+}
+
+/// Where an image is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum ImageSource {
+    /// Here.
+    Base64 {
+        /// Has no effect: the image itself says what it is.
+        #[serde(rename = "media_type")]
+        _media_type: Option<Unused>,
+        /// The image in base64.
+        data: String,
+    },
+    /// Elsewhere.
+    Url {
+        /// `http:` and `https:`, where the server is told to fetch images.
+        url: String,
+    },
+}
+
+impl ImageSource {
+    /// Adds the image to those of the request.
+    fn add_to(self, images: &mut Images, field: &str) {
+        match self {
+            Self::Base64 { data, .. } => images.add_base64(format!("{field}.source.data"), data),
+            Self::Url { url } => images.add_address(format!("{field}.source.url"), url),
+        }
+    }
 }
 
 /// A tool.
@@ -320,11 +350,13 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
         return Err(ApiError::field("messages", "messages is empty"));
     }
     let mut messages = vec![];
+    let mut images = Images::default();
     if let Some(system) = request.system {
-        messages.push(Message::text("system", text_of(system, "system")?));
+        let content = Some(content_of(system, "system", None)?);
+        messages.push(Message { content, ..Message::text("system", "") });
     }
     for (at, message) in request.messages.into_iter().enumerate() {
-        add_message(&mut messages, message, at)?;
+        add_message(&mut messages, &mut images, message, at)?;
     }
     let mut tools = vec![];
     for (at, tool) in request.tools.into_iter().flatten().enumerate() {
@@ -363,6 +395,7 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
         .map(|OutputFormat::JsonSchema { schema }| Grammar::JsonSchema(Value::Object(schema)));
     Ok(Turn {
         messages,
+        images,
         tools: ToolUse::new(tools, choice, single.map(|single| !single))?,
         format,
         template_args,
@@ -377,25 +410,34 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
     })
 }
 
-/// The text of content that may only be text.
-fn text_of(content: InputContent, field: &str) -> Result<String, ApiError> {
-    match content {
-        InputContent::Text(text) => Ok(text),
-        InputContent::Blocks(blocks) => {
-            let texts = blocks.into_iter().map(|block| match block {
-                InputBlock::Text { text, .. } => Ok(text),
-                InputBlock::Image { .. } => {
-                    Err(ApiError::field(field, "this model cannot see images"))
-                }
-                _ => Err(ApiError::field(field, "expected blocks of type text")),
-            });
-            Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
-        }
+/// What a system prompt or a tool says: blocks of text, and where `images` are given also those.
+fn content_of(
+    content: InputContent,
+    field: &str,
+    mut images: Option<&mut Images>,
+) -> Result<Content, ApiError> {
+    let blocks = match content {
+        InputContent::Text(text) => return Ok(Content::Text(text)),
+        InputContent::Blocks(blocks) => blocks,
+    };
+    let mut parts = vec![];
+    for (index, block) in blocks.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        parts.push(match (block, &mut images) {
+            (InputBlock::Text { text, .. }, _) => Part::text(text),
+            (InputBlock::Image { source, .. }, Some(images)) => {
+                source.add_to(images, &field);
+                Part::image()
+            }
+            _ => return Err(ApiError::field(field, "a block of this type cannot stand here")),
+        });
     }
+    Ok(joined(parts))
 }
 
 fn add_message(
     messages: &mut Vec<Message>,
+    images: &mut Images,
     message: InputMessage,
     at: usize,
 ) -> Result<(), ApiError> {
@@ -408,33 +450,43 @@ fn add_message(
         }
         InputContent::Blocks(blocks) => blocks,
     };
-    let (mut texts, mut calls, mut thoughts) = (vec![], vec![], vec![]);
-    for block in blocks {
+    let (mut parts, mut calls, mut thoughts) = (vec![], vec![], vec![]);
+    let mut own = Images::default();
+    for (index, block) in blocks.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
         match block {
-            InputBlock::Text { text, .. } => texts.push(text),
+            InputBlock::Text { text, .. } => parts.push(Part::text(text)),
             InputBlock::Thinking { thinking, .. } => thoughts.push(thinking),
-            InputBlock::Image { .. } => {
-                return Err(ApiError::field(field, "this model cannot see images"));
+            InputBlock::Image { source, .. } => {
+                source.add_to(&mut own, &field);
+                parts.push(Part::image());
             }
             InputBlock::ToolUse { id, name, input, .. } => calls.push(json!({
                 "id": id, "type": "function",
                 "function": { "name": name, "arguments": Value::Object(input).to_string() },
             })),
-            // Results come before what the user says next.
+            // Results come before what the user says next, and so do their images.
             InputBlock::ToolResult { tool_use_id, content, .. } => {
-                let text = content.map(|content| text_of(*content, &field)).transpose()?;
-                let mut result = Message::text("tool", text.unwrap_or_default());
-                result.tool_call_id = Some(tool_use_id);
-                messages.push(result);
+                let content = content.map_or(Ok(Content::Text(String::new())), |content| {
+                    content_of(*content, &format!("{field}.content"), Some(images))
+                });
+                messages.push(Message {
+                    content: Some(content?),
+                    tool_call_id: Some(tool_use_id),
+                    ..Message::text("tool", "")
+                });
             }
         }
     }
-    if !texts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
-        let mut message = Message::text(role, texts.join("\n"));
-        message.tool_calls = (!calls.is_empty()).then_some(calls);
-        message.reasoning_content = (!thoughts.is_empty()).then(|| thoughts.join("\n"));
-        messages.push(message);
+    if !parts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
+        messages.push(Message {
+            content: Some(joined(parts)),
+            tool_calls: (!calls.is_empty()).then_some(calls),
+            reasoning_content: (!thoughts.is_empty()).then(|| thoughts.join("\n")),
+            ..Message::text(role, "")
+        });
     }
+    images.append(own);
     Ok(())
 }
 
