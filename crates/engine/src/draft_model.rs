@@ -2,13 +2,16 @@
 
 use std::time::Instant;
 
+use keeve_checkpoint::Checkpoint;
 use keeve_graph::{Plan, RowInput, SequenceRows, State, Step, Want};
+use keeve_models::Model;
 
 use crate::error::Error;
 use crate::kv::PagePool;
 use crate::sampling::History;
 use crate::sequence::Sequence;
 use crate::speculation::Pace;
+use crate::text::TextSide;
 
 /// The draft model. Which of its pages is whose is the scheduler's business.
 pub(crate) struct DraftModel {
@@ -16,7 +19,9 @@ pub(crate) struct DraftModel {
     pub state: Box<dyn State>,
     /// The most tokens of a sequence that it follows.
     pub context: usize,
-    /// Ids of the large model: a draft is below this.
+    /// Ids are below this.
+    pub own_vocabulary: usize,
+    /// Ids of the large model are below this.
     pub vocabulary: usize,
     /// Rows with which it catches up with sequences in a step.
     pub prompt_rows: usize,
@@ -105,7 +110,9 @@ impl DraftModel {
             let behind = sequence.tokens.len() - drafting.computed;
             let share = if behind <= FEW { behind } else { behind.min(room) };
             room -= share.min(room);
-            if share == 0 || !pool.grow(&mut drafting.pages, drafting.computed + share) {
+            let tokens = &sequence.tokens[drafting.computed..drafting.computed + share];
+            let known = tokens.iter().all(|&id| (id as usize) < self.own_vocabulary);
+            if share == 0 || !known || !pool.grow(&mut drafting.pages, drafting.computed + share) {
                 making.open = false;
                 return 0;
             }
@@ -169,6 +176,33 @@ impl DraftModel {
             }
         }
         Ok(true)
+    }
+}
+
+/// Checks that the tokens of a model and of one that makes drafts for it mean the same.
+///
+/// # Errors
+/// If they do not.
+pub(crate) fn same_tokens(
+    (text, model): (&TextSide, &Model),
+    draft: &Checkpoint,
+    small: &Model,
+) -> Result<(), Error> {
+    let differ = |problem: String| Error::DraftTokens { path: draft.path().into(), problem };
+    let other = TextSide::read(draft, small.vocabulary);
+    let (Ok(Some(own)), Ok(Some(other))) = (&text.tokenizer, &other.tokenizer) else {
+        // Without tokenizers only the number of tokens can be compared.
+        let (own, other) = (model.vocabulary, small.vocabulary);
+        return match own == other {
+            true => Ok(()),
+            false => Err(differ(format!("it has {other} tokens, the model {own}"))),
+        };
+    };
+    // Vocabularies may be padded differently.
+    let shared = own.vocab_size().min(other.vocab_size()) as u32;
+    match (0..shared).find(|&id| own.token_bytes(id) != other.token_bytes(id)) {
+        None => Ok(()),
+        Some(id) => Err(differ(format!("token {id} is another one than the model's"))),
     }
 }
 

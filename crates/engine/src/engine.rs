@@ -400,8 +400,11 @@ impl Speculator {
             };
             match model {
                 _ if length == 0 => {}
-                Some(_) => wanted.push(Wanted { index, most: length, least }),
-                None => {
+                // A draft model does not see.
+                Some(_) if sequence.images.is_empty() => {
+                    wanted.push(Wanted { index, most: length, least });
+                }
+                _ => {
                     let Drafting { lookup, drafts, .. } = &mut sequence.drafting;
                     *drafts = lookup.propose(&sequence.tokens, length);
                 }

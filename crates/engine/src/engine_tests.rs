@@ -172,6 +172,7 @@ fn worker(setup: Setup) -> Worker {
         plan: Box::new(pretended(draft_pages, careless)),
         state: Box::new(NoState),
         context: CONTEXT,
+        own_vocabulary: VOCABULARY,
         vocabulary: VOCABULARY,
         prompt_rows,
     });

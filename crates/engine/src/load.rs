@@ -10,7 +10,7 @@ use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Pr
 use keeve_image::Processor;
 use keeve_models::{Model, Vision};
 
-use crate::draft_model::DraftModel;
+use crate::draft_model::{DraftModel, same_tokens};
 use crate::engine::{Engine, ImageSide, Speculator, Worker};
 use crate::error::Error;
 use crate::images::Sight;
@@ -148,11 +148,12 @@ impl Engine {
             (Speculation::Off | Speculation::Ngram, _) | (_, None) => None,
             (Speculation::Auto | Speculation::Draft, Some(draft)) => {
                 let small = built(draft, None)?;
-                same_tokens(&text, &model, draft, &small)?;
+                same_tokens((&text, &model), draft, &small)?;
                 Some((draft, small))
             }
         };
-        let sides = Sides { text, eos, images, draft, notes: checkpoint.notes().to_vec() };
+        let notes = checkpoint.notes().to_vec();
+        let sides = Sides { text, eos, images, draft, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -275,41 +276,13 @@ impl Engine {
             draft_pool = Some(pool);
         }
         let scheduler = Scheduler::new(pool, draft_pool, limits);
-        let worker = Worker { plan, state, scheduler, eyes, eos, speculator };
-        Engine::start(worker, info, text, images)
+        Engine::start(Worker { plan, state, scheduler, eyes, eos, speculator }, info, text, images)
     }
 }
 
 fn built(checkpoint: &Checkpoint, context: Option<usize>) -> Result<Model, Error> {
     keeve_models::build_for(checkpoint.config(), context)
         .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })
-}
-
-/// Checks that the tokens of two models mean the same.
-fn same_tokens(
-    text: &TextSide,
-    model: &Model,
-    draft: &Checkpoint,
-    small: &Model,
-) -> Result<(), Error> {
-    let differ = |problem: String| Error::DraftTokens { path: draft.path().into(), problem };
-    let other = TextSide::read(draft, small.vocabulary);
-    let (Ok(Some(own)), Ok(Some(other))) = (&text.tokenizer, &other.tokenizer) else {
-        // Without tokenizers only the number of tokens can be compared.
-        return match model.vocabulary == small.vocabulary {
-            true => Ok(()),
-            false => Err(differ(format!(
-                "it has {} tokens, the model {}",
-                small.vocabulary, model.vocabulary
-            ))),
-        };
-    };
-    // Vocabularies may be padded differently.
-    let shared = own.vocab_size().min(other.vocab_size()) as u32;
-    match (0..shared).find(|&id| own.token_bytes(id) != other.token_bytes(id)) {
-        None => Ok(()),
-        Some(id) => Err(differ(format!("token {id} is another one than the model's"))),
-    }
 }
 
 /// What there is for a draft model.
@@ -344,6 +317,7 @@ fn load_draft(
         plan: program.compile(&CompileOptions::default())?,
         state: program.state(fit.pages)?,
         context: fit.context,
+        own_vocabulary: small.vocabulary,
         vocabulary: room.vocabulary,
         prompt_rows: options.prefill_chunk.max(1),
     };
@@ -365,7 +339,7 @@ struct Sides<'a> {
     /// Tokens that end answers.
     eos: Vec<u32>,
     images: ImageSide,
-    /// A small model that guesses what the large one will say.
+    /// The draft model.
     draft: Option<(&'a Checkpoint, Model)>,
     /// What is to be told of the model.
     notes: Vec<String>,
