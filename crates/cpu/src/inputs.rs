@@ -10,7 +10,7 @@ use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::recipe::Recipe;
-use crate::row_wise::RowSource;
+use crate::row_wise::{RowSource, Rows, Values};
 use crate::tiles::BLOCK;
 
 /// Activations that a task quantizes, at least.
@@ -25,7 +25,7 @@ struct Kept<T> {
 /// Memory for quantized activations. The memory is kept from step to step.
 pub(crate) struct Inputs {
     /// The value that it is made from.
-    of: Option<ValueId>,
+    from: Option<ValueId>,
     /// For products of few rows: by [`Recipe::Block`] and by [`Recipe::Token`].
     rows: [Kept<BlockRows>; 2],
     /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
@@ -36,14 +36,14 @@ impl Default for Inputs {
     fn default() -> Self {
         let rows = || Kept { made: false, value: BlockRows::EMPTY };
         let tiles = || Kept { made: false, value: Int8Rows::default() };
-        Self { of: None, rows: [rows(), rows()], tiles: [tiles(), tiles(), tiles()] }
+        Self { from: None, rows: [rows(), rows()], tiles: [tiles(), tiles(), tiles()] }
     }
 }
 
 impl Inputs {
     /// Forgets what was made: the values of a new step are others.
     pub fn forget(&mut self) {
-        self.of = None;
+        self.from = None;
     }
 
     /// `x`, which is `value` in this step.
@@ -58,7 +58,7 @@ impl Inputs {
     }
 
     /// `value` of this step, by its rows.
-    pub fn rows<'a>(
+    fn rows<'a>(
         &'a mut self,
         value: ValueId,
         rows: &'a dyn RowSource,
@@ -68,17 +68,30 @@ impl Inputs {
         Input { x: Source::Rows(rows), kernels, inputs: self }
     }
 
+    /// `value` of this step, held or by its `rows`.
+    pub fn of<'a>(
+        &'a mut self,
+        value: ValueId,
+        values: &'a Values<'a>,
+        rows: &'a Rows<'a>,
+    ) -> Input<'a> {
+        match values.merged[value.index()] {
+            true => self.rows(value, rows, values.kernels),
+            false => self.input(value, values.held(value), values.kernels),
+        }
+    }
+
     /// Forgets what was made of another value than this one.
     fn begin(&mut self, value: ValueId) {
-        if self.of != Some(value) {
-            self.of = Some(value);
+        if self.from != Some(value) {
+            self.from = Some(value);
             self.clear();
         }
     }
 
     /// `x`, which is no value of the graph.
     pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
-        self.of = None;
+        self.from = None;
         self.clear();
         Input { x: Source::Held(x), kernels, inputs: self }
     }
@@ -124,6 +137,11 @@ pub(crate) struct Input<'a> {
 }
 
 impl Input<'_> {
+    /// The tier.
+    pub fn kernels(&self) -> &'static dyn Kernels {
+        self.kernels
+    }
+
     /// As it is; nothing if it can only be read row by row: see
     /// [`crate::linear::PackedLinear::reads_rows`].
     pub fn x(&self) -> &[f32] {

@@ -18,6 +18,7 @@ mod backend;
 mod bf16_linear;
 mod embed;
 mod experts;
+mod fused;
 mod gemm;
 mod inputs;
 mod int_linear;

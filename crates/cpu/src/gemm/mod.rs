@@ -53,7 +53,7 @@ use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
 use self::unit::{Started, Unit};
 use crate::isa::Isa;
-use crate::panel::{PanelSource, Twice};
+use crate::panel::{InTurn, PanelSource, Twice};
 use crate::pool::Pool;
 use crate::recipe::Recipe;
 use crate::scratch::Scratch;
@@ -62,6 +62,7 @@ use crate::shared_out::SharedOut;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::amx::Amx;
 pub(crate) use self::block::{BF16_COLS, Block};
+pub(crate) use self::finish::Ending;
 pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use self::source::Bf16Source;
 
@@ -97,12 +98,32 @@ pub(crate) struct Output<'a> {
     pub rows: Option<&'a [usize]>,
     /// Added to each row: `[N]`.
     pub bias: Option<&'a [f32]>,
+    /// What is done with products.
+    pub ending: Ending,
 }
 
 impl Gemm {
     /// The products of a tier that the machine has.
     pub fn new(isa: Isa) -> Self {
         Self { unit: Unit::of(isa) }
+    }
+
+    /// `silu(x[r] . gate[n]) * (x[r] . up[n])`, with `x` quantized by a recipe.
+    ///
+    /// # Panics
+    /// As [`Self::int8`]; or if the weights differ in shape or in how many columns share a scale, or there is
+    /// a bias.
+    pub fn gated(
+        &self,
+        recipe: Recipe,
+        [gate, up]: [&dyn PanelSource; 2],
+        x: &Int8Rows,
+        out: Output<'_>,
+        pool: &Pool,
+    ) {
+        assert!(out.bias.is_none(), "gates have no bias");
+        let out = Output { ending: Ending::Gated, ..out };
+        self.by_recipe(recipe, &InTurn::new(gate, up), x, out, pool);
     }
 
     /// As [`Self::int8`], with `x` quantized by a recipe.
@@ -151,7 +172,11 @@ impl Gemm {
         out: Output<'_>,
         pool: &Pool,
     ) {
-        let (n, rows) = (source.rows(), x.tiles.rows);
+        let rows = x.tiles.rows;
+        let n = match out.ending {
+            Ending::Gated => source.rows() / 2,
+            Ending::Plain | Ending::Added => source.rows(),
+        };
         assert!(x.tiles.blocks == source.blocks(), "activations have the columns of the weights");
         assert!(out.rows.is_none_or(|places| places.len() == rows), "a place for each row");
         assert!(out.bias.is_none_or(|bias| bias.len() == n), "a bias for each weight row");
@@ -165,16 +190,17 @@ impl Gemm {
         };
         let places = Places {
             row_tasks: x.tiles.tiles().div_ceil(TASK_ROW_TILES),
-            panels: n.div_ceil(TILE * PANEL_TILES),
+            panels: source.tiles().div_ceil(PANEL_TILES),
             threads: pool.threads(),
         };
         let missing = product == Product::Int8 || !ones.is_empty();
         let finish = Finish {
             product,
+            ending: out.ending,
             x_scales: missing.then_some(x.scales),
             bias: out.bias,
             places: out.rows,
-            past_cache: rows * n >= PAST_CACHE,
+            past_cache: rows * n >= PAST_CACHE && out.ending != Ending::Added,
             out: SharedOut::new(out.values, n),
             n,
         };
@@ -276,7 +302,8 @@ impl Job<'_> {
             for run in 0..runs {
                 let run = run * blocks / runs..(run + 1) * blocks / runs;
                 for panel in panels.clone() {
-                    let tiles = panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles());
+                    let end = ((panel + 1) * PANEL_TILES).min(self.source.tiles());
+                    let tiles = panel * PANEL_TILES..end;
                     let sums = if runs > 1 { (panel - first) * groups } else { 0 };
                     let part = Part { rows: rows.clone(), tiles, run: run.clone(), sums };
                     self.panel(&mut unit, part, &mut room);
@@ -284,11 +311,6 @@ impl Job<'_> {
             }
         }
         self.finish.end();
-    }
-
-    /// Weight tiles.
-    fn tiles(&self) -> usize {
-        self.source.rows().div_ceil(TILE)
     }
 
     /// A part of the product.
@@ -326,7 +348,7 @@ impl Job<'_> {
                 at += usize::from(room.waits);
                 let part = Finished {
                     sums,
-                    group,
+                    group: &group,
                     start: (tiles.start + tile) * TILE,
                     scales: scales.get(tile * TILE..).unwrap_or(&[]),
                 };

@@ -144,7 +144,7 @@ fn int8(
     let mut tiles = Int8Rows::default();
     tiles.pack(x, pool);
     let mut values = vec![f32::NAN; x.rows * weights.n];
-    let out = Output { values: &mut values, rows: None, bias };
+    let out = Output { values: &mut values, rows: None, bias, ending: Ending::Plain };
     Gemm::new(isa).int8(weights, &tiles, out, pool);
     values
 }
@@ -250,7 +250,7 @@ fn bf16(
     let mut tiles = Bf16Rows::default();
     tiles.round(x, weights.k, pool);
     let mut values = vec![f32::NAN; x.len() / weights.k * weights.n];
-    let out = Output { values: &mut values, rows: places, bias };
+    let out = Output { values: &mut values, rows: places, bias, ending: Ending::Plain };
     Gemm::new(isa).bf16(weights, &tiles, out, pool);
     values
 }

@@ -252,7 +252,7 @@ unsafe fn silu<V: Lanes>(x: &mut [f32]) {
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn silu_of<V: Lanes>(x: V) -> V {
+pub(crate) unsafe fn silu_of<V: Lanes>(x: V) -> V {
     // SAFETY: the caller vouches for the instructions.
     unsafe { x.div(V::splat(1.0).add(exp(V::splat(0.0).sub(x)))) }
 }
