@@ -27,6 +27,7 @@ mod kernels;
 mod key_values;
 mod linear;
 pub mod measure;
+mod memory;
 mod ordered;
 mod panel;
 mod plan;

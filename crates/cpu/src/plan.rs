@@ -18,6 +18,7 @@ use crate::gemm::Ending;
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
 use crate::linear::PackedLinear;
+use crate::memory::Memory;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
@@ -35,7 +36,7 @@ pub(crate) struct CpuPlan {
     /// Which values are made as they are read, or by who reads them.
     merged: Vec<bool>,
     /// Each as long as was ever needed: values take what they need of it.
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Memory>,
     inputs: Inputs,
     experts: ExpertRows,
     tapped: Vec<ValueId>,
@@ -86,7 +87,7 @@ impl CpuPlan {
         let fusions = Fusions::find(graph, weights, &options.taps);
         let merged = merged(graph, weights, &fusions, &options.taps);
         let memory = MemoryPlan::new(graph, &[], &merged);
-        let buffers = memory.buffers.iter().map(|_| vec![]).collect();
+        let buffers = memory.buffers.iter().map(|_| Memory::default()).collect();
         let profile = options.profile.then(Profile::default);
         let (inputs, experts) = (Inputs::default(), ExpertRows::default());
         let tapped = options.taps.clone();
@@ -252,7 +253,8 @@ impl CpuPlan {
 
     /// A value of `len` numbers that is held.
     fn value(&self, value: ValueId, len: usize) -> &[f32] {
-        self.memory.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer][..len])
+        self.memory.buffer_of[value.index()]
+            .map_or(&[], |buffer| &self.buffers[buffer].all()[..len])
     }
 
     /// The name that profiles use.
@@ -317,10 +319,7 @@ impl Plan for CpuPlan {
             let start = Instant::now();
             let mut out = take(&mut self.buffers[buffer]);
             let len = rows * node.shape.width;
-            if out.len() < len {
-                out.resize(len, 0.0);
-            }
-            let place = &mut out[..len];
+            let place = out.take(len);
             let bytes = self.compute(value, place, &context, pages, &mut inputs, &mut experts);
             self.buffers[buffer] = out;
             let label = self.profile.is_some().then(|| self.label(value));

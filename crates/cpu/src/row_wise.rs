@@ -11,6 +11,7 @@ use crate::backend::LoadedWeight;
 use crate::fused::Fusions;
 use crate::kernels::Kernels;
 use crate::linear::PackedLinear;
+use crate::memory::Memory;
 use crate::plan::Context;
 use crate::round::round_row;
 
@@ -116,8 +117,8 @@ pub(crate) struct Values<'a> {
     pub merged: &'a [bool],
     /// For each value that is held, its buffer.
     pub buffer_of: &'a [Option<usize>],
-    /// Buffers, `[rows, width]` of the value they hold.
-    pub buffers: &'a [Vec<f32>],
+    /// Buffers, which begin with the value they hold: `[rows, width]`.
+    pub buffers: &'a [Memory],
     /// The step.
     pub context: &'a Context<'a, 'a>,
     /// The tier.
@@ -129,7 +130,7 @@ impl Values<'_> {
     pub fn held(&self, value: ValueId) -> &[f32] {
         let shape = self.graph.node(value).shape;
         let len = self.context.rows(shape.rows) * shape.width;
-        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer][..len])
+        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer].all()[..len])
     }
 
     /// The rows of a value.

@@ -325,7 +325,7 @@ impl Job<'_> {
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
         let by_block = self.product == Product::ScaledInt8;
         let operands = Operands {
-            x: &self.x.tiles.memory,
+            x: self.x.tiles.all(),
             x_blocks: self.source.blocks(),
             first_block: run.start,
             blocks: run.len(),
