@@ -7,14 +7,18 @@
 //! stores the tiles of the one before it, each just before it is used again.
 //!
 //! Sums stay in tile registers over all columns of a step. Where each block has its scales, a step is
-//! one block, and the vector units scale its integers while the tile unit works on the next.
+//! one block, and the vector units scale its integers while the tile unit works on the next but one: a
+//! vector that is read soon after a tile with it was stored has to wait until that is in the cache.
+//!
+//! Memory of results is asked for between products, a few lines at a time: asked for all at once, it holds
+//! everything up until most of it has come.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
 use super::block::{Block, SumTile, TILE};
-use super::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use super::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]
@@ -54,7 +58,15 @@ pub(super) struct Step {
     sums: *mut Square,
     /// Scales of two row tiles.
     x_scales: *const f32,
+    /// The first row of memory that is asked for, and bytes to the next.
+    fetch: *const u8,
+    fetch_stride: usize,
 }
+
+/// Rows whose memory is asked for with each block.
+const FETCHED_ROWS: usize = 8;
+/// So many blocks ask for all the memory of a step.
+pub(super) const FETCHING_BLOCKS: usize = 2 * TILE / FETCHED_ROWS;
 
 /// Bytes of a [`Step`], and where its parts are, for the assembler.
 const STEP: usize = size_of::<Step>();
@@ -64,6 +76,10 @@ const FROM: usize = std::mem::offset_of!(Step, from);
 const FROM_STRIDE: usize = std::mem::offset_of!(Step, from_stride);
 const SUMS: usize = std::mem::offset_of!(Step, sums);
 const X_SCALES: usize = std::mem::offset_of!(Step, x_scales);
+const FETCH: usize = std::mem::offset_of!(Step, fetch);
+const FETCH_STRIDE: usize = std::mem::offset_of!(Step, fetch_stride);
+/// The same in [`add_scaled`], which has gone on by one step of two when it asks for memory.
+const SCALED_FETCH_STRIDE: usize = STEP + FETCH_STRIDE;
 /// The same of [`Weights`].
 const EACH_WEIGHTS: usize = size_of::<Weights>();
 const SCALES: usize = std::mem::offset_of!(Weights, scales);
@@ -99,8 +115,19 @@ macro_rules! quarter {
             " tmm3, tmm5, tmm7\n",
         )
     };
-    ($dot:literal, $part:literal) => {
-        quarter!($dot, $part, "", "", "", "")
+}
+
+/// Asks for the memory of two rows, to write.
+macro_rules! fetch {
+    () => {
+        concat!(
+            "prefetchw [{fetch}]\n",
+            "prefetchw [{fetch} + 64]\n",
+            "add {fetch}, [{step} + {fetch_stride}]\n",
+            "prefetchw [{fetch}]\n",
+            "prefetchw [{fetch} + 64]\n",
+            "add {fetch}, [{step} + {fetch_stride}]\n",
+        )
     };
 }
 
@@ -146,10 +173,11 @@ macro_rules! add_products {
                     "mov rcx, [{step} + {from_stride}]",
                     "mov {w0}, [{weights}]",
                     "mov {w1}, [{weights} + 8]",
+                    "mov {fetch}, [{step} + {fetch_at}]",
                     quarter!($dot, 0, exchange!(0), exchange!(1), exchange!(2), exchange!(3)),
-                    quarter!($dot, 1),
-                    quarter!($dot, 2),
-                    quarter!($dot, 3),
+                    quarter!($dot, 1, fetch!(), "", "", ""),
+                    quarter!($dot, 2, fetch!(), "", fetch!(), ""),
+                    quarter!($dot, 3, fetch!(), "", "", ""),
                     "jmp 4f",
                     "3:",
                     "add {weights}, {each_weights}",
@@ -157,10 +185,10 @@ macro_rules! add_products {
                     "add {x1}, 4096",
                     "mov {w0}, [{weights}]",
                     "mov {w1}, [{weights} + 8]",
-                    quarter!($dot, 0),
-                    quarter!($dot, 1),
-                    quarter!($dot, 2),
-                    quarter!($dot, 3),
+                    quarter!($dot, 0, fetch!(), "", "", ""),
+                    quarter!($dot, 1, fetch!(), "", "", ""),
+                    quarter!($dot, 2, fetch!(), "", "", ""),
+                    quarter!($dot, 3, fetch!(), "", "", ""),
                     "4:",
                     "dec {blocks}",
                     "jnz 3b",
@@ -182,12 +210,15 @@ macro_rules! add_products {
                     blocks = out(reg) _,
                     from = out(reg) _,
                     old = inout(reg) nowhere.as_mut_ptr() => _,
+                    fetch = out(reg) _,
                     stride = in(reg) STRIDE,
                     weights_at = const WEIGHTS,
                     blocks_at = const BLOCKS,
                     from_at = const FROM,
                     from_stride = const FROM_STRIDE,
                     sums = const SUMS,
+                    fetch_at = const FETCH,
+                    fetch_stride = const FETCH_STRIDE,
                     size = const STEP,
                     each_weights = const EACH_WEIGHTS,
                     out("rcx") _,
@@ -231,17 +262,26 @@ macro_rules! scale {
     };
 }
 
+/// Products of two steps.
+#[repr(C, align(8192))]
+struct Products(MaybeUninit<[Square; 2]>);
+
 /// Adds the products of `steps`, one block each, times their scales to their sums, but those of the
-/// last one: they are left in `products`. The first step is what is scaled while the second one is
-/// multiplied, without products of its own.
+/// last two: they are left in `products`, and the number of the one before the last among them is
+/// returned. The first two steps are what is scaled while the next ones are multiplied, without products of
+/// their own.
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
 /// be to a block, sums and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
-    if steps.len() < 2 {
-        return;
+unsafe fn add_scaled(steps: &[Step], products: &mut Products) -> usize {
+    // Which of the products is stored is a bit of the address.
+    const OTHER: usize = size_of::<Square>();
+    let first = (&raw mut products.0).addr();
+    let mut place: *mut Square = products.0.as_mut_ptr().cast();
+    if steps.len() < 3 {
+        return 0;
     }
     // SAFETY: the caller's promise.
     unsafe {
@@ -258,13 +298,19 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "mov {x0}, [{x0} + {scales_at}]",
             "vmovups zmm30, zmmword ptr [{x0}]",
             "vmovups zmm31, zmmword ptr [{x0} + 64]",
-            "add {step}, {size}",
-            "mov {x0}, [{step}]",
-            "mov {x1}, [{step} + 8]",
-            "mov {w1}, [{step} + {weights_at}]",
+            "mov {x0}, [{step} + 2*{size}]",
+            "mov {x1}, [{step} + 2*{size} + 8]",
+            "mov {w1}, [{step} + 2*{size} + {weights_at}]",
+            "mov {fetch}, [{step} + 2*{size} + {fetch_at}]",
             "mov {w0}, [{w1}]",
             "mov {w1}, [{w1} + 8]",
-            quarter!("tdpbssd", 0, renew!(0), renew!(1), renew!(2), renew!(3)),
+            "add {step}, {size}",
+            quarter!("tdpbssd", 0,
+                concat!(renew!(0), fetch!()),
+                concat!(renew!(1), fetch!()),
+                concat!(renew!(2), fetch!()),
+                concat!(renew!(3), fetch!())),
+            "xor {products}, {other}",
             quarter!("tdpbssd", 1,
                 scale!(0, "0", "zmm30", 0 1 2 3),
                 scale!(0, "0", "zmm30", 4 5 6 7),
@@ -287,7 +333,7 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "tilestored [{products} + {stride}*1 + 2048], tmm2",
             "tilestored [{products} + {stride}*1 + 3072], tmm3",
             step = inout(reg) steps.as_ptr() => _,
-            count = inout(reg) steps.len() - 1 => _,
+            count = inout(reg) steps.len() - 2 => _,
             x0 = out(reg) _,
             x1 = out(reg) _,
             w0 = out(reg) _,
@@ -295,21 +341,26 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             from = out(reg) _,
             sums = out(reg) _,
             x_scales = out(reg) _,
-            products = in(reg) products,
+            products = inout(reg) place,
+            fetch = out(reg) _,
             stride = in(reg) STRIDE,
+            other = const OTHER,
+            fetch_at = const FETCH,
+            fetch_stride = const SCALED_FETCH_STRIDE,
             weights_at = const WEIGHTS,
             scales_at = const SCALES,
             from_at = const FROM,
             sums_at = const SUMS,
             x_scales_at = const X_SCALES,
             size = const STEP,
-            out("rcx") _,
             out("zmm0") _, out("zmm1") _, out("zmm30") _, out("zmm31") _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         );
     }
+    // The last products are where those of the step before them are not.
+    (place.addr() ^ first) / OTHER ^ 1
 }
 
 /// Adds the products of a group to its sums, or to zero if `fresh`. Sums of row tiles and weight
@@ -324,6 +375,7 @@ pub(super) unsafe fn multiply(
     group: Group,
     product: Product,
     fresh: bool,
+    ahead: Option<Ahead>,
     sums: &mut Sums,
 ) {
     assert!((1..=GROUP_ROWS).contains(&group.row_tiles));
@@ -351,11 +403,13 @@ pub(super) unsafe fn multiply(
         from_stride: 0,
         sums: nowhere.as_mut_ptr(),
         x_scales: (&raw const NOTHING).cast(),
+        fetch: (&raw const NOTHING).cast(),
+        fetch_stride: 0,
     };
     let squares = (&raw mut *sums).cast::<Square>();
     steps.clear();
     if scaled {
-        steps.push(none);
+        steps.extend([none, none]);
     }
     // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
     // it only where sums have to leave the tile registers after each block anyway.
@@ -370,6 +424,12 @@ pub(super) unsafe fn multiply(
                 if block > 0 || !fresh {
                     (step.from, step.from_stride) = (sums, STRIDE);
                 }
+                if let Some(Ahead { start, stride }) = ahead
+                    && block < FETCHING_BLOCKS
+                {
+                    step.fetch = start.wrapping_add((row * TILE + block * FETCHED_ROWS) * stride);
+                    step.fetch_stride = stride;
+                }
                 if scaled {
                     // Scales of a second tile that is none are those of other rows, or zeros: they
                     // go into sums that nobody reads.
@@ -381,17 +441,20 @@ pub(super) unsafe fn multiply(
     }
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
-        match (product, steps.last()) {
+        match (product, &steps[..]) {
             (Product::Int8, _) => add_int8(steps),
             (Product::Bf16, _) => add_bf16(steps),
-            (Product::ScaledInt8, Some(last)) => {
-                let mut products = MaybeUninit::<Square>::uninit();
-                add_scaled(steps, products.as_mut_ptr());
-                if steps.len() > 1 {
-                    scale_last(products.assume_init_ref(), last);
+            (Product::ScaledInt8, [.., before, last]) if steps.len() > 2 => {
+                let mut products = Products(MaybeUninit::uninit());
+                let first = add_scaled(steps, &mut products);
+                let products = products.0.assume_init_ref();
+                // With a single step, the one before it has no products.
+                if steps.len() > 3 {
+                    scale_last(&products[first], before);
                 }
+                scale_last(&products[first ^ 1], last);
             }
-            (Product::ScaledInt8, None) => {}
+            (Product::ScaledInt8, _) => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::block::{SumTile, TILE};
-use super::operands::{Group, Product, Sums};
+use super::operands::{Ahead, Group, Product, Sums};
 use crate::scalar::silu;
 use crate::shared_out::SharedOut;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -70,7 +70,23 @@ impl Finish<'_> {
         }
     }
 
-    /// Asks for the memory of results, to write, while they are computed.
+    /// The memory of a group's results, if its rows follow each other and it is to be asked for.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    pub unsafe fn ahead(&self, part: &Finished<'_>) -> Option<Ahead> {
+        let first = part.group.row_tile * TILE;
+        let follow = self.places.is_none_or(|places| {
+            let places = &places[first..][..part.group.rows];
+            places.windows(2).all(|pair| pair[1] == pair[0] + 1)
+        });
+        // SAFETY: the caller's promise.
+        let start = unsafe { self.place(part.group, part.start, 0).as_ptr().cast() };
+        let ahead = Ahead { start, stride: self.n * size_of::<f32>() };
+        (follow && !self.past_cache).then_some(ahead)
+    }
+
+    /// Asks for the memory of results, to write, before they are computed.
     ///
     /// # Safety
     /// The group must be the task's own.

@@ -354,10 +354,13 @@ impl Job<'_> {
                 };
                 // SAFETY: tasks have different rows or weight rows, and so do groups.
                 unsafe {
-                    if last {
+                    let ahead = if last { self.finish.ahead(&part) } else { None };
+                    let ahead = ahead.filter(|_| unit.fetches(operands.blocks));
+                    if last && ahead.is_none() {
                         self.finish.fetch(&part);
                     }
-                    unit.multiply(&operands, group, self.product, run.start == 0, part.sums);
+                    let fresh = run.start == 0;
+                    unit.multiply(&operands, group, self.product, fresh, ahead, part.sums);
                     if last {
                         unit.finish(&self.finish, &part);
                     }
