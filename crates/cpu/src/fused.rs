@@ -18,6 +18,8 @@ pub(crate) enum Fused {
         gate: WeightId,
         /// The other's.
         up: WeightId,
+        /// Whether rows of prompts are only quantized: nobody but a product reads them.
+        codes: bool,
     },
     /// `to + (x weight^T + bias)`.
     Added {
@@ -51,6 +53,13 @@ impl Fusions {
             readers[value.index()] == 1 && !kept.contains(&value) && !outputs.contains(&value)
         };
         let int = |weight: WeightId| int(weights, weight);
+        // The weight of the product that reads a value.
+        let reader = |value: ValueId| {
+            graph.nodes().iter().find_map(|node| match node.op {
+                Op::Linear { x, weight, .. } if x == value => int(weight),
+                _ => None,
+            })
+        };
         let product = |value: ValueId| match graph.node(value).op {
             Op::Linear { x, weight, bias } if inner(value) => {
                 int(weight).map(|int| (x, weight, bias, int))
@@ -74,7 +83,9 @@ impl Fusions {
                 (BinaryOp::Mul, Some((gate, (gate_x, gate_weight, None, gate_linear))))
                     if gate_x == x && bias.is_none() && gate_linear.can_gate(linear) =>
                 {
-                    let fused = Fused::Gated { x, gate: gate_weight, up: weight };
+                    let codes = inner(value)
+                        && reader(value).is_some_and(|next| linear.makes_codes_for(next));
+                    let fused = Fused::Gated { x, gate: gate_weight, up: weight, codes };
                     fusions.of[value.index()] = Some(fused);
                     for inner in [a, b, gate] {
                         fusions.within[inner.index()] = true;

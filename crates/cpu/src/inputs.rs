@@ -30,13 +30,16 @@ pub(crate) struct Inputs {
     rows: [Kept<BlockRows>; 2],
     /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
     tiles: [Kept<Int8Rows>; 3],
+    /// For products of many rows with what is being made: see [`Input::made_next`].
+    next: Int8Rows,
 }
 
 impl Default for Inputs {
     fn default() -> Self {
         let rows = || Kept { made: false, value: BlockRows::EMPTY };
         let tiles = || Kept { made: false, value: Int8Rows::default() };
-        Self { from: None, rows: [rows(), rows()], tiles: [tiles(), tiles(), tiles()] }
+        let tiles = [tiles(), tiles(), tiles()];
+        Self { from: None, rows: [rows(), rows()], tiles, next: Int8Rows::default() }
     }
 }
 
@@ -171,6 +174,27 @@ impl Input<'_> {
         value
     }
 
+    /// As [`Input::by_tiles`], and where to put the result, quantized by the same recipe: call
+    /// [`Input::made_next`] when it is there.
+    pub fn by_tiles_and_next(
+        &mut self,
+        rows: &[usize],
+        cols: usize,
+        recipe: Recipe,
+        pool: &Pool,
+    ) -> (&Int8Rows, &mut Int8Rows) {
+        self.by_tiles(rows, cols, recipe, pool);
+        (&self.inputs.tiles[tiles_of(recipe)].value, &mut self.inputs.next)
+    }
+
+    /// Says that `value` was made quantized by a recipe: all its rows that the recipe is for.
+    pub fn made_next(self, value: ValueId, recipe: Recipe) {
+        self.inputs.begin(value);
+        let Kept { made, value } = &mut self.inputs.tiles[tiles_of(recipe)];
+        *made = true;
+        std::mem::swap(value, &mut self.inputs.next);
+    }
+
     /// As [`Input::by_rows`], for products of many rows.
     ///
     /// # Panics
@@ -182,12 +206,7 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &Int8Rows {
-        let kind = match recipe {
-            Recipe::Token => 1,
-            Recipe::Fine => 2,
-            Recipe::Panel | Recipe::Block | Recipe::Float => 0,
-        };
-        let Kept { made, value } = &mut self.inputs.tiles[kind];
+        let Kept { made, value } = &mut self.inputs.tiles[tiles_of(recipe)];
         if !*made {
             *made = true;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
@@ -204,6 +223,15 @@ impl Input<'_> {
             });
         }
         value
+    }
+}
+
+/// Where a recipe's rows are in [`Inputs::tiles`].
+fn tiles_of(recipe: Recipe) -> usize {
+    match recipe {
+        Recipe::Token => 1,
+        Recipe::Fine => 2,
+        Recipe::Panel | Recipe::Block | Recipe::Float => 0,
     }
 }
 

@@ -1,12 +1,12 @@
 //! `linear` with quantized activations.
 
 use keeve_codec::{Codec, PackedTensor};
-use keeve_graph::Phase;
+use keeve_graph::{Phase, ValueId};
 
 use crate::gemm::{Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
-use crate::linear::{PackedLinear, rows_of};
+use crate::linear::PackedLinear;
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
 use crate::pool::Pool;
 use crate::quantize::BlockRows;
@@ -20,6 +20,15 @@ const TASK_BYTES: usize = 64 << 10;
 /// The most rows that [`Recipe::Token`], whose kernels all give the same bits, takes through the kernel
 /// that reads weights once for every few rows.
 const FEW_ROWS: usize = 8;
+
+/// Whether so many rows are multiplied by the kernels for few.
+fn is_few(recipe: Recipe, rows: usize) -> bool {
+    match recipe {
+        Recipe::Block => true,
+        Recipe::Panel | Recipe::Fine | Recipe::Float => false,
+        Recipe::Token => rows <= FEW_ROWS,
+    }
+}
 
 /// A weight as its tier wants it.
 pub(crate) enum Packed {
@@ -156,14 +165,52 @@ impl IntLinear {
         form(self) == form(other)
     }
 
-    /// As [`PackedLinear::forward`], or with another ending; `up` is what a gate opens.
+    /// Whether what a gate makes can go into `next` as it was quantized where it was made.
+    pub fn makes_codes_for(&self, next: &Self) -> bool {
+        let by_block = |recipe| matches!(recipe, Recipe::Panel | Recipe::Fine);
+        self.recipes == next.recipes && by_block(self.recipes.prompt)
+    }
+
+    /// `out[r] = silu(x[r] . weights) * (x[r] . up)`. `codes_of`: the value that this is, if rows of prompts
+    /// are only to be quantized, for products with it, and not written to `out`.
     ///
     /// # Panics
-    /// If there is a gate that cannot be one, or has a bias.
-    #[allow(clippy::too_many_arguments)] // As `forward`, and what becomes of it.
+    /// If [`Self::can_gate`] or [`Self::makes_codes_for`] said otherwise.
+    pub fn gate(
+        &self,
+        up: &Self,
+        codes_of: Option<ValueId>,
+        mut x: Input<'_>,
+        phases: &[Phase],
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        let (kernels, cols) = (x.kernels(), self.packed.cols());
+        let weights: [&dyn PanelSource; 2] = [&self.packed, &up.packed];
+        for (rows, recipe) in self.recipes.rows(phases) {
+            let out =
+                Output { values: &mut *out, rows: Some(&rows), bias: None, ending: Ending::Gated };
+            if is_few(recipe, rows.len()) {
+                let x = x.by_rows(&rows, cols, recipe, pool);
+                self.few(Some((up, kernels)), x, out, pool);
+            } else if codes_of.is_some() {
+                let (x, next) = x.by_tiles_and_next(&rows, cols, recipe, pool);
+                self.gemm.gated_codes(recipe, weights, x, next, kernels, pool);
+            } else {
+                let x = x.by_tiles(&rows, cols, recipe, pool);
+                self.gemm.gated(recipe, weights, x, out, pool);
+            }
+        }
+        if let Some(value) = codes_of
+            && phases.contains(&Phase::Prompt)
+        {
+            x.made_next(value, self.recipes.prompt);
+        }
+    }
+
+    /// As [`PackedLinear::forward`], with an ending that is not of a gate.
     pub fn forward_with(
         &self,
-        up: Option<&Self>,
         ending: Ending,
         x: &mut Input<'_>,
         phases: &[Phase],
@@ -172,44 +219,19 @@ impl IntLinear {
         pool: &Pool,
     ) {
         let cols = self.packed.cols();
-        let mut run = |rows: &[usize], recipe: Recipe| {
-            if rows.is_empty() {
-                return;
+        for (rows, recipe) in self.recipes.rows(phases) {
+            let out = Output { values: &mut *out, rows: Some(&rows), bias, ending };
+            if is_few(recipe, rows.len()) {
+                self.few(None, x.by_rows(&rows, cols, recipe, pool), out, pool);
+            } else {
+                let x = x.by_tiles(&rows, cols, recipe, pool);
+                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
             }
-            let out = Output { values: &mut *out, rows: Some(rows), bias, ending };
-            let few = match recipe {
-                Recipe::Block => true,
-                Recipe::Panel | Recipe::Fine | Recipe::Float => false,
-                Recipe::Token => rows.len() <= FEW_ROWS,
-            };
-            if few {
-                let kernels = x.kernels();
-                let x = x.by_rows(rows, cols, recipe, pool);
-                return self.few(up, x, kernels, out, pool);
-            }
-            let x = x.by_tiles(rows, cols, recipe, pool);
-            match up {
-                Some(up) => self.gemm.gated(recipe, [&self.packed, &up.packed], x, out, pool),
-                None => self.gemm.by_recipe(recipe, &self.packed, x, out, pool),
-            }
-        };
-        let Recipes { generated, prompt } = self.recipes;
-        if generated == prompt {
-            return run(&(0..phases.len()).collect::<Vec<_>>(), prompt);
         }
-        run(&rows_of(phases, Phase::Generated), generated);
-        run(&rows_of(phases, Phase::Prompt), prompt);
     }
 
     /// The products of few rows.
-    fn few(
-        &self,
-        up: Option<&Self>,
-        x: &BlockRows,
-        kernels: &dyn Kernels,
-        out: Output<'_>,
-        pool: &Pool,
-    ) {
+    fn few(&self, up: Option<(&Self, &dyn Kernels)>, x: &BlockRows, out: Output<'_>, pool: &Pool) {
         let layout = self.packed.layout();
         let width = layout.rows;
         let Output { values, rows: places, bias, ending } = out;
@@ -227,7 +249,7 @@ impl IntLinear {
                     // is given for a row is used up before the next is asked for.
                     unsafe { values.part(place, columns.clone()) }
                 };
-                if let Some(up) = up {
+                if let Some((up, kernels)) = up {
                     self.packed.decode(tile, x, |row, sums| gates[row] = *sums);
                     kernels.silu(gates.as_flattened_mut());
                     up.packed.decode(tile, x, |row, sums| {
@@ -289,6 +311,6 @@ impl PackedLinear for IntLinear {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        self.forward_with(None, Ending::Plain, x, phases, bias, out, pool);
+        self.forward_with(Ending::Plain, x, phases, bias, out, pool);
     }
 }

@@ -221,13 +221,13 @@ impl CpuPlan {
         let shape = graph.node(value).shape;
         let phases = values.context.phases(shape.rows);
         match fused {
-            Fused::Gated { x, gate, up } => {
+            Fused::Gated { x, gate, up, codes } => {
                 let (Some(gate), Some(up)) = (int(weights, gate), int(weights, up)) else {
                     return 0;
                 };
                 let rows = values.rows(x);
-                let mut x = inputs.of(x, values, &rows);
-                gate.forward_with(Some(up), Ending::Gated, &mut x, &phases, None, out, pool);
+                let x = inputs.of(x, values, &rows);
+                gate.gate(up, codes.then_some(value), x, &phases, out, pool);
                 gate.bytes() + up.bytes()
             }
             Fused::Added { to, x, weight, bias } => {
@@ -241,7 +241,7 @@ impl CpuPlan {
                 let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
                 let rows = values.rows(x);
                 let mut x = inputs.of(x, values, &rows);
-                linear.forward_with(None, Ending::Added, &mut x, &phases, bias, out, pool);
+                linear.forward_with(Ending::Added, &mut x, &phases, bias, out, pool);
                 linear.bytes()
             }
         }

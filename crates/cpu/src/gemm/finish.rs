@@ -32,8 +32,11 @@ pub(super) struct Finish<'a> {
     pub places: Option<&'a [usize]>,
     /// Whether results are written past the caches, where the alignment of the output allows.
     pub past_cache: bool,
-    /// `[rows][n]`.
+    /// Row and column of the results that the output begins with.
+    pub first: (usize, usize),
+    /// The output: rows of the results' columns, or of some of them.
     pub out: SharedOut<'a>,
+    /// Columns of the results.
     pub n: usize,
 }
 
@@ -57,8 +60,10 @@ impl Finish<'_> {
     unsafe fn place(&self, group: &Group, start: usize, row: usize) -> &mut [f32] {
         let from = group.row_tile * TILE + row;
         let to = self.places.map_or(from, |places| places[from]);
+        let Range { start, end } = self.columns(group, start);
+        let (first_row, first_column) = self.first;
         // SAFETY: the caller's promise; no two rows have the same place.
-        unsafe { self.out.part(to, self.columns(group, start)) }
+        unsafe { self.out.part(to - first_row, start - first_column..end - first_column) }
     }
 
     /// The columns of the output that the group makes whose first weight row is `start`.
@@ -82,7 +87,7 @@ impl Finish<'_> {
         });
         // SAFETY: the caller's promise.
         let start = unsafe { self.place(part.group, part.start, 0).as_ptr().cast() };
-        let ahead = Ahead { start, stride: self.n * size_of::<f32>() };
+        let ahead = Ahead { start, stride: self.out.width() * size_of::<f32>() };
         (follow && !self.past_cache).then_some(ahead)
     }
 

@@ -135,6 +135,64 @@ impl Int8Rows {
     }
 }
 
+/// Where tasks put codes that they have made, block by block.
+pub(super) struct Int8Writer<'a> {
+    rows: usize,
+    tiles: SharedOut<'a, Block>,
+    scales: SharedOut<'a>,
+}
+
+impl Int8Rows {
+    /// Makes room for `rows` rows of `cols` columns with a scale for each 256 of them, to be written: all
+    /// of the rows' blocks.
+    ///
+    /// # Panics
+    /// If there are no rows or no columns.
+    pub(super) fn writer(&mut self, [rows, cols]: [usize; 2]) -> Int8Writer<'_> {
+        let blocks = cols.div_ceil(PANEL_COLS);
+        let memory = self.tiles.resize(rows, blocks);
+        self.scale_per_block = true;
+        let width = scale_rows(rows);
+        self.scales.clear();
+        self.scales.resize(blocks * width, 0.0);
+        let (tiles, scales) =
+            (SharedOut::new(memory, blocks), SharedOut::new(&mut self.scales, width));
+        Int8Writer { rows, tiles, scales }
+    }
+}
+
+impl Int8Writer<'_> {
+    /// Puts the codes of `block` of a row tile, and their scales, where `make` makes them for each row;
+    /// rows that there are not become zeros.
+    ///
+    /// # Safety
+    /// No other task may have the same tile and block.
+    pub unsafe fn put(
+        &self,
+        tile: usize,
+        block: usize,
+        mut make: impl FnMut(usize, &mut [i8; PANEL_COLS]) -> f32,
+    ) {
+        // SAFETY: the caller's promise.
+        let to = unsafe { &mut self.tiles.part(tile, block..block + 1)[0] };
+        // SAFETY: as above.
+        let scales = unsafe { self.scales.part(block, tile * TILE..(tile + 1) * TILE) }.iter_mut();
+        let mut codes = [0; PANEL_COLS];
+        for (lane, scale) in scales.enumerate() {
+            let row = tile * TILE + lane;
+            *scale = if row < self.rows { make(row, &mut codes) } else { 0.0 };
+            if row >= self.rows {
+                codes.fill(0);
+            }
+            for (part, codes) in
+                to.0.as_chunks_mut::<{ TILE * 64 }>().0.iter_mut().zip(codes.as_chunks::<64>().0)
+            {
+                part[lane * 64..][..64].copy_from_slice(codes);
+            }
+        }
+    }
+}
+
 /// Activations rounded to bf16, as tiles. The memory is kept from step to step.
 #[derive(Default)]
 pub(crate) struct Bf16Rows {
