@@ -7,8 +7,7 @@
 //! stores the tiles of the one before it, each just before it is used again.
 //!
 //! Sums stay in tile registers over all columns of a step. Where each block has its scales, a step is
-//! one block, and the vector units scale its integers while the tile unit works on the next but one: a
-//! vector that is read soon after a tile with it was stored has to wait until that is in the cache.
+//! one block, and the vector units scale its integers while the tile unit works on the next.
 //!
 //! Memory of results is asked for between products, a few lines at a time: asked for all at once, it holds
 //! everything up until most of it has come.
@@ -78,8 +77,6 @@ const SUMS: usize = std::mem::offset_of!(Step, sums);
 const X_SCALES: usize = std::mem::offset_of!(Step, x_scales);
 const FETCH: usize = std::mem::offset_of!(Step, fetch);
 const FETCH_STRIDE: usize = std::mem::offset_of!(Step, fetch_stride);
-/// The same in [`add_scaled`], which has gone on by one step of two when it asks for memory.
-const SCALED_FETCH_STRIDE: usize = STEP + FETCH_STRIDE;
 /// The same of [`Weights`].
 const EACH_WEIGHTS: usize = size_of::<Weights>();
 const SCALES: usize = std::mem::offset_of!(Weights, scales);
@@ -127,6 +124,23 @@ macro_rules! fetch {
             "prefetchw [{fetch}]\n",
             "prefetchw [{fetch} + 64]\n",
             "add {fetch}, [{step} + {fetch_stride}]\n",
+        )
+    };
+}
+
+/// Brings eight lines of what comes next into the first level of cache. Loads of tiles wait for each other,
+/// and so would for each line.
+macro_rules! ahead {
+    ($line:literal) => {
+        concat!(
+            "prefetcht0 [{next} + 64*", $line, "]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 1)]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 2)]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 3)]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 4)]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 5)]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 6)]\n",
+            "prefetcht0 [{next} + 64*(", $line, " + 7)]\n",
         )
     };
 }
@@ -262,26 +276,18 @@ macro_rules! scale {
     };
 }
 
-/// Products of two steps.
-#[repr(C, align(8192))]
-struct Products(MaybeUninit<[Square; 2]>);
-
 /// Adds the products of `steps`, one block each, times their scales to their sums, but those of the
-/// last two: they are left in `products`, and the number of the one before the last among them is
-/// returned. The first two steps are what is scaled while the next ones are multiplied, without products of
-/// their own.
+/// last one: they are left in `products`. The first step is what is scaled while the second one is
+/// multiplied, without products of its own. After the last step there is one that is only looked at: what
+/// would come next.
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
 /// be to a block, sums and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn add_scaled(steps: &[Step], products: &mut Products) -> usize {
-    // Which of the products is stored is a bit of the address.
-    const OTHER: usize = size_of::<Square>();
-    let first = (&raw mut products.0).addr();
-    let mut place: *mut Square = products.0.as_mut_ptr().cast();
+unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
     if steps.len() < 3 {
-        return 0;
+        return;
     }
     // SAFETY: the caller's promise.
     unsafe {
@@ -298,34 +304,37 @@ unsafe fn add_scaled(steps: &[Step], products: &mut Products) -> usize {
             "mov {x0}, [{x0} + {scales_at}]",
             "vmovups zmm30, zmmword ptr [{x0}]",
             "vmovups zmm31, zmmword ptr [{x0} + 64]",
-            "mov {x0}, [{step} + 2*{size}]",
-            "mov {x1}, [{step} + 2*{size} + 8]",
-            "mov {w1}, [{step} + 2*{size} + {weights_at}]",
-            "mov {fetch}, [{step} + 2*{size} + {fetch_at}]",
+            "add {step}, {size}",
+            "mov {x0}, [{step}]",
+            "mov {x1}, [{step} + 8]",
+            "mov {w1}, [{step} + {weights_at}]",
+            "mov {fetch}, [{step} + {fetch_at}]",
             "mov {w0}, [{w1}]",
             "mov {w1}, [{w1} + 8]",
-            "add {step}, {size}",
+            "mov {next}, [{step} + {size}]",
             quarter!("tdpbssd", 0,
-                concat!(renew!(0), fetch!()),
-                concat!(renew!(1), fetch!()),
-                concat!(renew!(2), fetch!()),
-                concat!(renew!(3), fetch!())),
-            "xor {products}, {other}",
+                concat!(renew!(0), ahead!(0), fetch!()),
+                concat!(renew!(1), ahead!(8), fetch!()),
+                concat!(renew!(2), ahead!(16), fetch!()),
+                concat!(renew!(3), ahead!(24), fetch!())),
             quarter!("tdpbssd", 1,
-                scale!(0, "0", "zmm30", 0 1 2 3),
-                scale!(0, "0", "zmm30", 4 5 6 7),
-                scale!(0, "0", "zmm30", 8 9 10 11),
-                scale!(0, "0", "zmm30", 12 13 14 15)),
+                concat!(ahead!(32), scale!(0, "0", "zmm30", 0 1 2 3)),
+                concat!(ahead!(40), scale!(0, "0", "zmm30", 4 5 6 7)),
+                concat!(ahead!(48), scale!(0, "0", "zmm30", 8 9 10 11)),
+                concat!(ahead!(56), scale!(0, "0", "zmm30", 12 13 14 15))),
+            "mov {next}, [{step} + {size} + 8]",
             quarter!("tdpbssd", 2,
-                scale!(1, "0", "zmm31", 0 1 2 3 4 5),
-                scale!(1, "0", "zmm31", 6 7 8 9 10 11),
-                concat!(scale!(1, "0", "zmm31", 12 13 14 15), scale!(2, "64", "zmm30", 0 1)),
-                scale!(2, "64", "zmm30", 2 3 4 5 6 7)),
+                concat!(ahead!(0), scale!(1, "0", "zmm31", 0 1 2 3 4 5)),
+                concat!(ahead!(8), scale!(1, "0", "zmm31", 6 7 8 9 10 11)),
+                concat!(ahead!(16),
+                    scale!(1, "0", "zmm31", 12 13 14 15), scale!(2, "64", "zmm30", 0 1)),
+                concat!(ahead!(24), scale!(2, "64", "zmm30", 2 3 4 5 6 7))),
             quarter!("tdpbssd", 3,
-                scale!(2, "64", "zmm30", 8 9 10 11 12 13),
-                concat!(scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
-                scale!(3, "64", "zmm31", 4 5 6 7 8 9),
-                scale!(3, "64", "zmm31", 10 11 12 13 14 15)),
+                concat!(ahead!(32), scale!(2, "64", "zmm30", 8 9 10 11 12 13)),
+                concat!(ahead!(40),
+                    scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
+                concat!(ahead!(48), scale!(3, "64", "zmm31", 4 5 6 7 8 9)),
+                concat!(ahead!(56), scale!(3, "64", "zmm31", 10 11 12 13 14 15))),
             "dec {count}",
             "jnz 2b",
             "tilestored [{products} + {stride}*1], tmm0",
@@ -341,12 +350,12 @@ unsafe fn add_scaled(steps: &[Step], products: &mut Products) -> usize {
             from = out(reg) _,
             sums = out(reg) _,
             x_scales = out(reg) _,
-            products = inout(reg) place,
+            products = in(reg) products,
             fetch = out(reg) _,
+            next = out(reg) _,
             stride = in(reg) STRIDE,
-            other = const OTHER,
             fetch_at = const FETCH,
-            fetch_stride = const SCALED_FETCH_STRIDE,
+            fetch_stride = const FETCH_STRIDE,
             weights_at = const WEIGHTS,
             scales_at = const SCALES,
             from_at = const FROM,
@@ -359,8 +368,6 @@ unsafe fn add_scaled(steps: &[Step], products: &mut Products) -> usize {
             options(nostack),
         );
     }
-    // The last products are where those of the step before them are not.
-    (place.addr() ^ first) / OTHER ^ 1
 }
 
 /// Adds the products of a group to its sums, or to zero if `fresh`. Sums of row tiles and weight
@@ -409,7 +416,7 @@ pub(super) unsafe fn multiply(
     let squares = (&raw mut *sums).cast::<Square>();
     steps.clear();
     if scaled {
-        steps.extend([none, none]);
+        steps.push(none);
     }
     // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
     // it only where sums have to leave the tile registers after each block anyway.
@@ -439,20 +446,18 @@ pub(super) unsafe fn multiply(
             }
         }
     }
+    if scaled {
+        steps.push(none);
+    }
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
         match (product, &steps[..]) {
             (Product::Int8, _) => add_int8(steps),
             (Product::Bf16, _) => add_bf16(steps),
-            (Product::ScaledInt8, [.., before, last]) if steps.len() > 2 => {
-                let mut products = Products(MaybeUninit::uninit());
-                let first = add_scaled(steps, &mut products);
-                let products = products.0.assume_init_ref();
-                // With a single step, the one before it has no products.
-                if steps.len() > 3 {
-                    scale_last(&products[first], before);
-                }
-                scale_last(&products[first ^ 1], last);
+            (Product::ScaledInt8, [_, .., last, _]) => {
+                let mut products = MaybeUninit::<Square>::uninit();
+                add_scaled(steps, products.as_mut_ptr());
+                scale_last(products.assume_init_ref(), last);
             }
             (Product::ScaledInt8, _) => {}
         }
