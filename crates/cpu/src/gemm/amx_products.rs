@@ -420,13 +420,14 @@ pub(super) unsafe fn multiply(
     }
     // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
     // it only where sums have to leave the tile registers after each block anyway.
-    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (operands.blocks, 2) };
+    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (2, GROUP_ROWS) };
     for first in (0..group.row_tiles).step_by(turn) {
         for block in (0..operands.blocks).step_by(blocks) {
             for row in (first..group.row_tiles.min(first + turn)).step_by(2) {
                 let rows = [row, (row + 1).min(group.row_tiles - 1)];
                 let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
                 let sums = squares.wrapping_add(row / 2);
+                let blocks = blocks.min(operands.blocks - block);
                 let mut step = Step { x, weights: &raw const weights[block], blocks, sums, ..none };
                 if block > 0 || !fresh {
                     (step.from, step.from_stride) = (sums, STRIDE);
