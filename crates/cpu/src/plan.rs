@@ -45,7 +45,7 @@ pub(crate) struct CpuPlan {
 
 /// What a node reads besides its operands.
 pub(crate) struct Context<'a, 's> {
-    step: &'a Step<'s>,
+    pub step: &'a Step<'s>,
     /// Of each rotary table of the graph.
     pub turns: Vec<Turns>,
     /// Rows that want each output.
@@ -101,9 +101,13 @@ impl CpuPlan {
             Op::Embed { table } => Some(graph.weight(table)),
             _ => None,
         });
-        let (vocabulary, embedding_width) =
-            table.map_or((usize::MAX, 0), |table| (table.rows, table.cols));
-        StepLimits { vocabulary, embedding_width, page_tokens: PAGE_TOKENS, pages }
+        StepLimits {
+            vocabulary: table.map_or(usize::MAX, |table| table.rows),
+            given_width: graph.given_width(),
+            whole_sequences: graph.takes_whole_sequences(),
+            page_tokens: PAGE_TOKENS,
+            pages,
+        }
     }
 
     /// Computes `value` into `out`, which holds its first operand if they share a buffer.
@@ -159,7 +163,9 @@ impl CpuPlan {
                     context.step.sequences.iter().map(|s| s.past + s.rows.len()).sum();
                 tokens * kv.shape.page_bytes() / PAGE_TOKENS
             }
-            Op::RmsNorm { .. }
+            Op::Given { .. }
+            | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
             | Op::Rope { .. }
             | Op::Unary { .. }
             | Op::Binary { .. }

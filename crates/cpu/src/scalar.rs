@@ -4,7 +4,7 @@ pub(crate) mod oracle;
 
 use keeve_codec::{Codec, Row};
 
-use crate::kernels::Kernels;
+use crate::kernels::{GELU_CUBE, Kernels, SQRT_2_OVER_PI};
 
 /// The scalar tier.
 pub(crate) struct Scalar;
@@ -26,6 +26,22 @@ impl Kernels for Scalar {
         let factor = 1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt();
         for ((out, x), gain) in out.iter_mut().zip(x).zip(gain) {
             *out = x * factor * gain;
+        }
+    }
+
+    fn layer_norm(&self, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        let mean = x.iter().sum::<f32>() / x.len() as f32;
+        let squares: f32 = x.iter().map(|x| (x - mean) * (x - mean)).sum();
+        let factor = 1.0 / (squares / x.len() as f32 + eps).sqrt();
+        for ((out, x), (gain, bias)) in out.iter_mut().zip(x).zip(gain.iter().zip(bias)) {
+            *out = (x - mean) * factor * gain + bias;
+        }
+    }
+
+    fn gelu_tanh(&self, x: &mut [f32]) {
+        for x in x {
+            let inner = SQRT_2_OVER_PI * (*x + GELU_CUBE * *x * *x * *x);
+            *x *= 0.5 * (1.0 + inner.tanh());
         }
     }
 

@@ -7,10 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use keeve_graph::{OpProfile, Outputs, Plan, State, Step, Want};
+use keeve_image::Processor;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::constraint::{Constraint, Grammar, Grammars};
 use crate::error::Error;
+use crate::images::{Prompt, Sight};
 use crate::load::ModelInfo;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
@@ -18,6 +20,7 @@ use crate::sequence::{Link, Sequence, Sink};
 use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
 use crate::tokenizer::Tokenizer;
+use crate::vision::Eyes;
 
 /// A loaded model that answers requests, many at a time. Can be shared between threads; dropping
 /// it cancels what is running.
@@ -26,6 +29,7 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     info: ModelInfo,
     text: TextSide,
+    images: ImageSide,
     grammars: Grammars,
     gauges: Arc<Gauges>,
 }
@@ -36,17 +40,33 @@ pub(crate) enum Command {
     Stop,
 }
 
+/// What the handle knows of seeing.
+#[derive(Default)]
+pub(crate) struct ImageSide {
+    /// What prompts need; `None` if the model does not see.
+    pub sight: Option<Sight>,
+    /// What makes images ready, if the model came with settings for it.
+    pub processor: Option<Processor>,
+}
+
 /// What the engine's thread owns.
 pub(crate) struct Worker {
     pub plan: Box<dyn Plan>,
     pub state: Box<dyn State>,
     pub scheduler: Scheduler,
+    /// What sees, if the model does.
+    pub eyes: Option<Eyes>,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
 }
 
 impl Engine {
-    pub(crate) fn start(worker: Worker, info: ModelInfo, text: TextSide) -> Result<Self, Error> {
+    pub(crate) fn start(
+        worker: Worker,
+        info: ModelInfo,
+        text: TextSide,
+        images: ImageSide,
+    ) -> Result<Self, Error> {
         let (commands, inbox) = channel();
         let gauges = Arc::new(Gauges::default());
         gauges.publish(&worker.scheduler);
@@ -55,7 +75,7 @@ impl Engine {
         let work = move || worker.work(&inbox, &published);
         let thread = named.spawn(work).map_err(Error::Thread)?;
         let grammars = Grammars::default();
-        Ok(Self { commands, thread: Some(thread), info, text, grammars, gauges })
+        Ok(Self { commands, thread: Some(thread), info, text, images, grammars, gauges })
     }
 
     /// What was loaded.
@@ -95,6 +115,11 @@ impl Engine {
         Ok(self.tokenizer()?.encode_segments(&segments, false)?)
     }
 
+    /// What makes images ready for [`Request::images`]; `None` if the model cannot see.
+    pub fn image_processor(&self) -> Option<&Processor> {
+        self.images.processor.as_ref()
+    }
+
     /// A grammar made ready for one answer (clones serve further ones).
     ///
     /// # Errors
@@ -117,7 +142,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the request does not fit the model: an empty prompt, one longer than the context, ids
-    /// outside the vocabulary, sampling parameters out of range; or if the engine has died.
+    /// outside the vocabulary, images that the prompt has no place for or that are of another size than
+    /// the model takes, sampling parameters out of range; or if the engine has died.
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {
         let (events, receiver) = channel();
         let canceller = self.submit_to(request, move |event| events.send(event).is_ok())?;
@@ -132,7 +158,7 @@ impl Engine {
     /// As for [`Self::submit`].
     pub fn submit_to(
         &self,
-        request: Request,
+        mut request: Request,
         sink: impl FnMut(Event) -> bool + Send + 'static,
     ) -> Result<Canceller, Error> {
         if request.embedding.is_some()
@@ -144,17 +170,21 @@ impl Engine {
         if request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if request.prompt.len() > context
-            || (request.prompt.len() == context
-                && request.max_tokens != Some(0)
-                && request.embedding.is_none())
+        let given = std::mem::take(&mut request.images);
+        let prompt = match &self.images.sight {
+            Some(sight) => sight.prompt(&request.prompt, given, context)?,
+            None if !given.is_empty() => return Err(Error::NoVision),
+            None => Prompt { tokens: std::mem::take(&mut request.prompt), ..Prompt::default() },
+        };
+        let tokens = prompt.tokens.len();
+        if tokens > context
+            || (tokens == context && request.max_tokens != Some(0) && request.embedding.is_none())
         {
-            return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
+            return Err(Error::PromptTooLong { tokens, context });
         }
         let vocabulary = self.info.vocabulary;
         let biased = request.sampling.logit_bias.keys();
-        if let Some(&id) =
-            request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
+        if let Some(&id) = prompt.tokens.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
         {
             return Err(Error::TokenId { id, vocabulary });
         }
@@ -162,7 +192,7 @@ impl Engine {
         let cancelled = Arc::new(AtomicBool::new(false));
         let events: Sink = Box::new(sink);
         let link = Link { events, cancelled: cancelled.clone() };
-        let sequence = Sequence::new(request, link, detokenizer, context)?;
+        let sequence = Sequence::new(request, prompt, link, detokenizer, context)?;
         self.command(Command::Run(Box::new(sequence)))?;
         Ok(Canceller(cancelled))
     }
@@ -196,6 +226,9 @@ impl Worker {
     fn work(mut self, inbox: &Receiver<Command>, gauges: &Gauges) {
         loop {
             gauges.publish(&self.scheduler);
+            if let Some(eyes) = self.eyes.as_mut().filter(|_| self.scheduler.is_idle()) {
+                eyes.rest();
+            }
             // Waits for work when there is none, else only looks.
             let command = if self.scheduler.is_idle() {
                 inbox.recv().map_err(|_| TryRecvError::Disconnected)
@@ -218,6 +251,7 @@ impl Worker {
         for (sequence, reason) in self.scheduler.remove_given_up(Instant::now()) {
             sequence.finish(reason);
         }
+        self.see();
         let shares = self.scheduler.schedule();
         let step = self.scheduler.step(&shares);
         if step.rows.is_empty() {
@@ -237,6 +271,19 @@ impl Worker {
                 for index in (0..shares.len()).rev().filter(|&index| shares[index] > 0) {
                     self.scheduler.remove(index).fail(error.clone());
                 }
+            }
+        }
+    }
+
+    /// Sees a layer more of what running sequences wait for, which is what a step is made longer by.
+    fn see(&mut self) {
+        let Some(eyes) = &mut self.eyes else { return };
+        eyes.attend(&mut self.scheduler.running);
+        let Err((error, hashes)) = eyes.advance(&mut self.scheduler.running) else { return };
+        let error = Arc::new(Error::Graph(error));
+        for index in (0..self.scheduler.running.len()).rev() {
+            if self.scheduler.running[index].lacks(&hashes) {
+                self.scheduler.remove(index).fail(error.clone());
             }
         }
     }

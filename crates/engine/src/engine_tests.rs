@@ -81,7 +81,8 @@ impl Plan for Pretended {
     ) -> Result<Outputs, keeve_graph::Error> {
         step.check(&keeve_graph::StepLimits {
             vocabulary: VOCABULARY,
-            embedding_width: 0,
+            given_width: 0,
+            whole_sequences: false,
             page_tokens: PAGE,
             pages: self.pages,
         })?;
@@ -145,6 +146,7 @@ fn worker(setup: Setup) -> Worker {
         plan: Box::new(Pretended { cells: HashMap::new(), pages, prompt_rows }),
         state: Box::new(NoState),
         scheduler: Scheduler::new(PagePool::new(pages, PAGE, reuse), limits),
+        eyes: None,
         eos: vec![EOS],
     }
 }
@@ -163,7 +165,7 @@ fn engine(setup: Setup) -> Engine {
         notes: vec![],
     };
     let text = TextSide { tokenizer: Ok(None), template: Ok(None) };
-    Engine::start(worker(setup), info, text).unwrap()
+    Engine::start(worker(setup), info, text, ImageSide::default()).unwrap()
 }
 
 fn request(prompt: &[u32], max_tokens: usize) -> Request {
@@ -213,7 +215,8 @@ fn sequence(request: Request) -> (Box<Sequence>, Generation) {
         events: Box::new(move |event| events.send(event).is_ok()),
         cancelled: cancelled.clone(),
     };
-    let sequence = Sequence::new(request, link, None, CONTEXT).unwrap();
+    let prompt = Prompt { tokens: request.prompt.clone(), ..Prompt::default() };
+    let sequence = Sequence::new(request, prompt, link, None, CONTEXT).unwrap();
     (Box::new(sequence), Generation { events: receiver, cancelled, ended: false })
 }
 

@@ -16,6 +16,7 @@ pub mod detokenizer;
 mod engine;
 mod error;
 pub mod gguf_tokenizer;
+mod images;
 mod kv;
 mod library_encoder;
 mod load;
@@ -31,6 +32,7 @@ mod stats;
 pub mod stop;
 mod text;
 pub mod tokenizer;
+mod vision;
 mod vocabulary;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};

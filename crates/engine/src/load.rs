@@ -7,15 +7,18 @@ use keeve_checkpoint::Checkpoint;
 use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, Weights};
-use keeve_models::Model;
+use keeve_image::Processor;
+use keeve_models::{Model, Vision};
 
-use crate::engine::{Engine, Worker};
+use crate::engine::{Engine, ImageSide, Worker};
 use crate::error::Error;
+use crate::images::Sight;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::reencode::Reencoded;
 use crate::scheduler::{Limits, Scheduler};
 use crate::text::TextSide;
+use crate::vision::Eyes;
 
 /// How an engine uses the machine. The default is right for one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +39,18 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// How activations enter matrix products.
     pub activations: Activations,
-    /// The codec that the matrices of linear layers are encoded in as they load; `None`: they stay as
-    /// they are. What was done is told in [`ModelInfo::notes`].
+    /// The codec that the matrices of linear layers are encoded in as they load, those that see left out;
+    /// `None`: they stay as they are. What was done is told in [`ModelInfo::notes`].
     pub weights: Option<Codec>,
     /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
     pub kv_codec: Option<KvCodec>,
     /// Whether to count time and bytes by operation.
     pub profile: bool,
+    /// The most tokens of an image. Seeing an image takes memory for some dozens of thousands of numbers
+    /// for each of its patches, of which a token has four.
+    pub image_tokens: usize,
+    /// Bytes of what was made for images that are kept, so that the same images need not be seen again.
+    pub image_cache_bytes: u64,
 }
 
 impl Default for EngineOptions {
@@ -58,6 +66,8 @@ impl Default for EngineOptions {
             weights: None,
             kv_codec: None,
             profile: false,
+            image_tokens: 16_384,
+            image_cache_bytes: 256 << 20,
         }
     }
 }
@@ -104,14 +114,19 @@ impl Engine {
             .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary)?;
-        let notes = checkpoint.notes().to_vec();
-        let weights = Tensors(checkpoint);
-        Self::assemble(model, &weights, (text, eos), notes, options, progress, start).map_err(
-            |error| match error {
-                Error::Graph(error) => load_error(checkpoint, error),
-                error => error,
-            },
-        )
+        let images = ImageSide {
+            sight: None,
+            processor: model
+                .vision
+                .as_ref()
+                .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
+        };
+        let sides = Sides { text, eos, images, notes: checkpoint.notes().to_vec() };
+        let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
+        engine.map_err(|error| match error {
+            Error::Graph(error) => load_error(checkpoint, error),
+            error => error,
+        })
     }
 
     /// An engine for a model with weights from anywhere. It has no tokenizer and no end tokens:
@@ -126,15 +141,19 @@ impl Engine {
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
-        let text = (TextSide::none(), vec![]);
-        Self::assemble(model, weights, text, vec![], options, progress, Instant::now())
+        let sides = Sides {
+            text: TextSide::none(),
+            eos: vec![],
+            images: ImageSide::default(),
+            notes: vec![],
+        };
+        Self::assemble(model, weights, sides, options, progress, Instant::now())
     }
 
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        (text, eos): (TextSide, Vec<u32>),
-        mut notes: Vec<String>,
+        Sides { text, eos, mut images, mut notes }: Sides,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -153,12 +172,27 @@ impl Engine {
             Some(codec) if !codec.has_encoder() => return Err(Error::NoEncoder(codec)),
             Some(codec) => Some(Reencoded::new(weights, codec, &model.graph, threads)),
         };
+        // What sees stays as it is, rounded to bf16 at most: it is small, and much depends on it.
+        let eyes = match model.vision {
+            None => None,
+            Some(vision) => {
+                images.sight = Some(Sight::new(&vision, options.image_tokens));
+                let float = options.activations == Activations::Float;
+                let activations = if float { Activations::Float } else { Activations::Bf16 };
+                // Its part of the work is not told, but may be cancelled too.
+                let go_on = |_| progress(Progress { done: 0, total: 1 });
+                let load = LoadOptions { activations, kv_codec: None, progress: &go_on };
+                Some(Eyes::load(vision, &cpu, weights, &load, options.image_cache_bytes)?)
+            }
+        };
+        let seeing_bytes = eyes.as_ref().map_or(0, Eyes::weight_bytes);
         let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
         let program = cpu.load(Arc::new(model.graph), weights, &load)?;
+        let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
             page_bytes: program.page_bytes() as u64,
-            weights: program.weight_bytes(),
+            weights: weight_bytes,
             max_positions: model.max_positions,
             available,
         };
@@ -182,7 +216,7 @@ impl Engine {
             architecture: model.architecture,
             vocabulary: model.vocabulary,
             max_context: fit.context,
-            weight_bytes: program.weight_bytes(),
+            weight_bytes,
             token_state_bytes: program.page_bytes() / program.page_tokens(),
             eos: eos.clone(),
             isa,
@@ -191,8 +225,34 @@ impl Engine {
             notes,
         };
         let scheduler = Scheduler::new(pool, limits);
-        Engine::start(Worker { plan, state, scheduler, eos }, info, text)
+        Engine::start(Worker { plan, state, scheduler, eyes, eos }, info, text, images)
     }
+}
+
+/// What an engine has besides a model.
+struct Sides {
+    text: TextSide,
+    /// Tokens that end answers.
+    eos: Vec<u32>,
+    images: ImageSide,
+    /// What is to be told of the model.
+    notes: Vec<String>,
+}
+
+/// What makes images ready for a model that sees, if it came with settings for it.
+fn processor(checkpoint: &Checkpoint, vision: &Vision) -> Result<Option<Processor>, Error> {
+    let Some((path, bytes)) = checkpoint.image_settings() else { return Ok(None) };
+    let wrong = |problem: String| Error::ImageSettings { path: path.into(), problem };
+    let json = std::str::from_utf8(bytes).map_err(|_| wrong("is not UTF-8".into()))?;
+    let file = path.display().to_string();
+    let processor = Processor::from_json(json, &file).map_err(Error::from)?;
+    let (width, merge) = (vision.patch_width, vision.merge);
+    if (processor.width(), processor.merge()) != (width, merge) {
+        let found = format!("{} values, {} merged", processor.width(), processor.merge());
+        let problem = format!("makes patches of {found} a side; the model takes {width}, {merge}");
+        return Err(wrong(problem));
+    }
+    Ok(Some(processor))
 }
 
 /// A checkpoint as the backend sees it.

@@ -86,7 +86,11 @@ impl Scheduler {
         let mut index = 0;
         while index < self.running.len() {
             let sequence = &mut self.running[index];
-            let remaining = sequence.remaining();
+            let (mut remaining, ready) = (sequence.remaining(), sequence.ready());
+            if ready < remaining {
+                // An image is still being seen. What comes before it runs with it, or fills steps.
+                remaining = if ready < self.limits.prompt_rows { 0 } else { ready };
+            }
             // A single row never waits: it is a generated token, or ends a prompt.
             let share = if remaining == 1 { 1 } else { remaining.min(prompt_rows) };
             if self.pool.grow(&mut sequence.pages, sequence.computed + share) {
@@ -110,10 +114,11 @@ impl Scheduler {
         for (sequence, &share) in self.running.iter().zip(shares).filter(|(_, share)| **share > 0) {
             let first = step.rows.len();
             for index in sequence.computed..sequence.computed + share {
-                let mut row =
-                    RowInput::text(sequence.tokens[index], index as u32, sequence.phase(index));
+                let mut row = RowInput::text(sequence.tokens[index], 0, sequence.phase(index));
+                row.position = sequence.position(index);
                 row.logits = sequence.wants_logits(index);
                 row.hidden = sequence.wants_hidden(index);
+                step.given.extend(sequence.given(index).map(|given| (step.rows.len(), given)));
                 step.rows.push(row);
             }
             let rows = first..step.rows.len();

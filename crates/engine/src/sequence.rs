@@ -10,16 +10,21 @@ use keeve_graph::Phase;
 use crate::constraint::{Following, Standing};
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
+use crate::images::{Placed, Positions, Prompt};
 use crate::kv::{PageList, Tokens};
 use crate::request::{Event, FinishReason, Pooling, Request, Timings};
 use crate::sampling::{History, Sampled, Sampler};
 use crate::stop::StopMatcher;
 use crate::tokenizer::TokenizerError;
+use crate::vision::Hash;
 
 /// One request: its tokens, its place in the state, and how its answer is made.
 pub(crate) struct Sequence {
     /// Prompt and answer.
     pub tokens: Vec<u32>,
+    /// The images that some of them stand for, in order.
+    pub images: Vec<Placed>,
+    positions: Positions,
     /// How many of them the user gave.
     pub prompt_len: usize,
     /// How many of them are in the state.
@@ -69,14 +74,16 @@ pub(crate) struct Link {
 }
 
 impl Sequence {
-    /// `context` is the most tokens that a sequence may have.
+    /// `prompt` is the request's, as it runs; `context` is the most tokens that a sequence may have.
     pub fn new(
         request: Request,
+        prompt: Prompt,
         link: Link,
         detokenizer: Option<Detokenizer>,
         context: usize,
     ) -> Result<Self, Error> {
-        let prompt_len = request.prompt.len();
+        let Prompt { tokens, images, positions } = prompt;
+        let prompt_len = tokens.len();
         let room = context.saturating_sub(prompt_len);
         Ok(Self {
             prompt_len,
@@ -95,7 +102,9 @@ impl Sequence {
             constraint: request.constraint.map(Following::start),
             embedding: request.embedding.map(|pooling| Embedding { pooling, sum: vec![], rows: 0 }),
             deadline: request.deadline,
-            tokens: request.prompt,
+            tokens,
+            images,
+            positions,
             events: link.events,
             cancelled: link.cancelled,
             times: Times {
@@ -113,6 +122,34 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// How many of these can run: those before the first image whose features are not there yet.
+    pub fn ready(&self) -> usize {
+        let ahead = self
+            .images
+            .iter()
+            .find(|image| image.tokens.end > self.computed && image.features.is_none());
+        ahead.map_or(self.remaining(), |image| image.tokens.start.saturating_sub(self.computed))
+    }
+
+    /// Whether it waits for one of these images.
+    pub fn lacks(&self, hashes: &[Hash]) -> bool {
+        let ahead = self.images.iter().filter(|image| image.tokens.end > self.computed);
+        let mut lacking = ahead.filter(|image| image.features.is_none());
+        lacking.any(|image| hashes.contains(&image.patches.hash))
+    }
+
+    /// The position of the token at `index`: time, height, width.
+    pub fn position(&self, index: usize) -> [u32; 3] {
+        self.positions.at(index)
+    }
+
+    /// What the model is given for the token at `index` instead of it.
+    pub fn given(&self, index: usize) -> Option<&[f32]> {
+        let place = self.images.partition_point(|image| image.tokens.end <= index);
+        let image = self.images.get(place).filter(|image| image.tokens.contains(&index))?;
+        Some(image.features.as_ref()?.row(index - image.tokens.start))
+    }
+
     /// Tokens of the answer so far.
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
@@ -125,7 +162,7 @@ impl Sequence {
 
     /// All of them, and which ran in which phase.
     pub fn all_tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.tokens, prompt: self.prompt_len }
+        Tokens { ids: &self.tokens, prompt: self.prompt_len, images: &self.images }
     }
 
     /// The tokens whose state may be taken from elsewhere, and one more: all, or those before the
@@ -136,7 +173,7 @@ impl Sequence {
             false => self.tokens.len(),
         };
         let end = if self.embedding.is_some() { end.min(1) } else { end };
-        Tokens { ids: &self.tokens[..end], prompt: self.prompt_len }
+        Tokens { ids: &self.tokens[..end], prompt: self.prompt_len, images: &self.images }
     }
 
     /// Whether the logits after the token at `index` are needed: to choose the next token, or
@@ -178,6 +215,9 @@ impl Sequence {
         let start = self.computed.max(self.reported);
         let count = (self.computed..self.computed + share).filter(|&at| self.reports(at)).count();
         self.computed += share;
+        for image in self.images.iter_mut().filter(|image| image.tokens.end <= self.computed) {
+            image.features = None;
+        }
         if count > 0 {
             self.reported = start + count;
             let values = logits[..count.min(logits.len())].concat();

@@ -178,6 +178,13 @@ pub struct Run {
     /// The prompt as token ids, used as they are.
     #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, value_parser = token_id)]
     pub prompt_ids: Option<Vec<u32>>,
+    /// Show the model this image (PNG, JPEG or WebP); may be given several times, and the prompt follows
+    /// the images.
+    #[arg(
+        long, value_name = "FILE", action = ArgAction::Append,
+        conflicts_with_all = ["prompt_ids", "no_chat_template"]
+    )]
+    pub image: Vec<PathBuf>,
     /// A system prompt.
     #[arg(long, conflicts_with_all = ["prompt_ids", "no_chat_template"])]
     pub system: Option<String>,
@@ -245,6 +252,12 @@ pub struct Serve {
     /// The longest body of a request, in MiB.
     #[arg(long, value_name = "MIB", default_value = "16", value_parser = at_least_one)]
     pub max_body: usize,
+    /// Images of one request.
+    #[arg(long, value_name = "COUNT", default_value = "16", value_parser = at_least_one)]
+    pub max_images: usize,
+    /// Fetch images from addresses that requests name. Only public addresses are connected to.
+    #[arg(long)]
+    pub allow_remote_images: bool,
     /// Connections at a time.
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = at_least_one)]
     pub max_connections: usize,

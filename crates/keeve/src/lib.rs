@@ -20,6 +20,7 @@ pub use keeve_engine::{
 pub use keeve_eval as eval;
 pub use keeve_graph::{self as graph, Activations, KvCodec};
 pub use keeve_hub as hub;
+pub use keeve_image as image;
 pub use keeve_models as models;
 
 /// The demo model that is part of the program.

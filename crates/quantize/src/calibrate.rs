@@ -163,7 +163,7 @@ pub fn calibrate(
         rows.iter_mut().for_each(|row| row.logits = options.head);
         rows.iter_mut().for_each(|row| row.hidden = true);
         let sequence = SequenceRows { rows: 0..rows.len(), past: 0, pages: &pages };
-        let step = Step { rows, sequences: vec![sequence], embeddings: Vec::new() };
+        let step = Step { rows, sequences: vec![sequence], given: Vec::new() };
         let mut sums = Sums { sums: HashMap::new() };
         plan.run(&step, &mut *state, Some(&mut sums)).map_err(failed)?;
         for Watched { name, input, cols } in &watched {

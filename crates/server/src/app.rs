@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::images::{ImageRules, ImageWork};
 use crate::models::Models;
 
 /// How the server meets the world.
@@ -31,6 +32,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// The most answers (`n`) and prompts of one request.
     pub max_choices: usize,
+    /// Which images are taken.
+    pub images: ImageRules,
 }
 
 impl ServerConfig {
@@ -55,6 +58,7 @@ impl Default for ServerConfig {
             request_timeout: Some(Duration::from_secs(600)),
             drain_timeout: Duration::from_secs(30),
             max_choices: 16,
+            images: ImageRules::default(),
         }
     }
 }
@@ -63,6 +67,7 @@ impl Default for ServerConfig {
 pub(crate) struct App {
     pub config: ServerConfig,
     pub models: Models,
+    pub images: ImageWork,
     /// Whether the server is ending.
     pub draining: AtomicBool,
     /// Whether the address is this machine's own, so that only it can connect.
@@ -78,6 +83,7 @@ impl App {
         Self {
             config,
             models,
+            images: ImageWork::default(),
             draining: AtomicBool::new(false),
             loopback,
             ids: AtomicU64::new(1),

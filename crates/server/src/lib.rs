@@ -11,13 +11,16 @@ mod base64;
 mod body;
 mod error;
 mod guard;
+mod images;
 mod metrics;
 mod models;
 mod parse;
+mod remote;
 mod serve;
 mod sse;
 mod web;
 
 pub use app::ServerConfig;
+pub use images::ImageRules;
 pub use models::{ModelSource, ModelsConfig};
 pub use serve::{Observer, Server, ServerError, Stop, serve};

@@ -133,14 +133,30 @@ macro_rules! fetch {
 macro_rules! ahead {
     ($line:literal) => {
         concat!(
-            "prefetcht0 [{next} + 64*", $line, "]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 1)]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 2)]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 3)]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 4)]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 5)]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 6)]\n",
-            "prefetcht0 [{next} + 64*(", $line, " + 7)]\n",
+            "prefetcht0 [{next} + 64*",
+            $line,
+            "]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 1)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 2)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 3)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 4)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 5)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 6)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 7)]\n",
         )
     };
 }

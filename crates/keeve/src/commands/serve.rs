@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use keeve::EngineOptions;
-use keeve_server::{ModelSource, ModelsConfig, Observer, ServerConfig, Stop};
+use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, ServerConfig, Stop};
 
 use crate::args::Serve;
 use crate::output::{Failure, Outcome, Output};
@@ -72,6 +72,11 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
         cors_origins: args.cors_origin.clone(),
         max_body: args.max_body.saturating_mul(1 << 20),
         max_connections: args.max_connections,
+        images: ImageRules {
+            most: args.max_images,
+            remote: args.allow_remote_images,
+            ..ImageRules::default()
+        },
         request_timeout: (args.request_timeout > 0)
             .then(|| Duration::from_secs(args.request_timeout)),
         drain_timeout: Duration::from_secs(args.drain_timeout),

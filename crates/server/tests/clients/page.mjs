@@ -67,6 +67,18 @@ const type = async (text) => {
   await key("Enter", 0, "\r");
 };
 
+// The story that is stopped would end by itself too soon.
+await send("Page.addScriptToEvaluateOnNewDocument", { source: `
+  const plain = window.fetch;
+  let lengthened = false;
+  window.fetch = (path, options = {}) => {
+    if (!lengthened && options.body?.includes("long story")) {
+      lengthened = true;
+      options = { ...options, body: JSON.stringify({ ...JSON.parse(options.body), ignore_eos: true, max_tokens: 1500 }) };
+    }
+    return plain(path, options);
+  };` });
+
 try {
   await send("Page.navigate", { url });
   await until("document.querySelector('#model')?.options.length > 0");
