@@ -29,6 +29,7 @@ mod avx2;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod bf16_lanes;
 mod block;
+mod codes;
 mod finish;
 #[cfg(target_arch = "aarch64")]
 mod int_lanes;
@@ -47,16 +48,16 @@ mod vnni;
 use std::ops::Range;
 
 use self::block::TILE;
+use self::codes::Codes;
 use self::finish::{Finish, Finished};
 use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
-use self::rows::{Int8Writer, RowTiles};
+use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
 use self::unit::{Started, Unit};
 use crate::isa::Isa;
 use crate::kernels::Kernels;
 use crate::panel::{InTurn, PANEL_COLS, PanelSource, Twice};
 use crate::pool::Pool;
-use crate::quantize::Rounding;
 use crate::recipe::Recipe;
 use crate::scratch::Scratch;
 use crate::shared_out::SharedOut;
@@ -256,47 +257,6 @@ impl Product {
         let cols = source.blocks() * PANEL_COLS;
         assert!(cols <= LONGEST_ROW, "rows of {cols} columns");
         Self::Int8
-    }
-}
-
-/// Where results go that are quantized where they are made.
-struct Codes<'a> {
-    kernels: &'a dyn Kernels,
-    /// Blocks that 256 results become.
-    parts: usize,
-    writer: Int8Writer<'a>,
-}
-
-impl Codes<'_> {
-    /// Quantizes the results of the row tiles `rows` in `block`: `[row][256]`, of which `width` columns are
-    /// there.
-    ///
-    /// # Safety
-    /// No other task may have the same rows and block.
-    unsafe fn put(&self, rows: &Range<usize>, block: usize, width: usize, results: &[f32]) {
-        let result = |row: usize| &results[(row - rows.start * TILE) * PANEL_COLS..][..width];
-        for tile in rows.clone() {
-            // SAFETY: the caller's promise.
-            unsafe {
-                if self.parts == 1 {
-                    self.writer.put(tile, block, |row, codes| {
-                        let mut scale = [0.0];
-                        let rounding = Rounding::HalfEven;
-                        self.kernels.quantize(result(row), PANEL_COLS, rounding, codes, &mut scale);
-                        scale[0]
-                    });
-                    continue;
-                }
-                for part in 0..2 {
-                    self.writer.put(tile, 2 * block + part, |row, codes| {
-                        let (mut both, mut scales) = ([0; 2 * PANEL_COLS], [0.0; 2]);
-                        self.kernels.quantize_in_two(result(row), &mut both, &mut scales);
-                        codes.copy_from_slice(&both[part * PANEL_COLS..][..PANEL_COLS]);
-                        scales[part]
-                    });
-                }
-            }
-        }
     }
 }
 

@@ -151,7 +151,7 @@ impl Int8Rows {
     pub(super) fn writer(&mut self, [rows, cols]: [usize; 2]) -> Int8Writer<'_> {
         let blocks = cols.div_ceil(PANEL_COLS);
         let memory = self.tiles.resize(rows, blocks);
-        self.scale_per_block = true;
+        self.scale_per_block = blocks > 1;
         let width = scale_rows(rows);
         self.scales.clear();
         self.scales.resize(blocks * width, 0.0);
