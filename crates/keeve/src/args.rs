@@ -452,6 +452,17 @@ pub struct Quantize {
     /// times.
     #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
     pub skip: Vec<String>,
+    /// Fold SmoothQuant's factors into weights that become int8 or int4, where that brings the model nearer
+    /// to the original on the text of --data: with this exponent (0 to 1), or what suits each place.
+    #[arg(long, value_name = "auto|ALPHA", requires = "data", conflicts_with = "dry_run")]
+    pub smoothquant: Option<Alpha>,
+    /// Text for --smoothquant; several are read one after another.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "smoothquant")]
+    pub data: Vec<PathBuf>,
+    /// Pieces of 512 tokens of that text that are used, every other one to find factors and the rest to
+    /// judge them.
+    #[arg(long, value_name = "NUMBER", default_value = "32", value_parser = at_least_one, requires = "smoothquant")]
+    pub pieces: usize,
     /// Pack the matrices of what sees as well.
     #[arg(long)]
     pub quantize_vision: bool,
@@ -529,6 +540,27 @@ pub struct Verify {
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,
+}
+
+/// SmoothQuant's exponent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Alpha {
+    /// What suits each place.
+    Auto,
+    /// This everywhere.
+    Is(f32),
+}
+
+impl std::str::FromStr for Alpha {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self::Auto);
+        }
+        let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
+        alpha.map(Self::Is).ok_or_else(|| "expected auto or a number from 0 to 1".into())
+    }
 }
 
 /// Which codec a weight gets.
