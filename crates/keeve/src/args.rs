@@ -597,6 +597,17 @@ pub struct Eval {
     /// The text, as UTF-8.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
+    /// Judge each model as it would be with these presets or codecs, made in memory: a table row for each.
+    /// `+imatrix` after a name makes it with --imatrix, `@float`, `@bf16`, `@int8` or `@auto` says how
+    /// activations enter its products. `presets` and `codecs` stand for all of them.
+    #[arg(long = "as", value_name = "NAME[+imatrix][@MODE]", value_delimiter = ',')]
+    pub variants: Vec<String>,
+    /// An importance matrix for `--as NAME+imatrix`.
+    #[arg(long, value_name = "FILE", requires = "variants")]
+    pub imatrix: Option<PathBuf>,
+    /// Draw bits a weight against divergence from the reference, the best ones marked.
+    #[arg(long, value_name = "FILE.svg", requires = "reference")]
+    pub plot: Option<PathBuf>,
     /// The model that the others are compared with, such as the float original: Kullback-Leibler
     /// divergence and how often the likeliest token is the same.
     #[arg(long, value_name = "MODEL")]

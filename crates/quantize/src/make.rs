@@ -230,6 +230,10 @@ impl Sink {
                 writer.rewind(done.checked_sub(1).map_or(0, |last| ends[last]))?;
                 Ok(Self::Compressed { folder, writer, done })
             }
+            Format::Memory => {
+                let problem = "internal error: a plan for memory has no file".into();
+                Err(Error::File { path: out.into(), problem })
+            }
         }
     }
 

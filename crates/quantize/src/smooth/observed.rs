@@ -114,8 +114,9 @@ pub(super) fn factors(
     x.into_iter().zip(w).map(factor).collect()
 }
 
-/// The squared error of a site's products, inputs being rounded to 8 bits a row and weights to their
-/// codec after `by_col` has moved from the ones into the others.
+/// The error of a site's products, inputs being rounded to 8 bits a row and weights to their codec after
+/// `by_col` has moved from the ones into the others: squares over those of the products, summed over rows,
+/// so that the few rows of enormous numbers that models have count no more than others.
 ///
 /// # Errors
 /// If a codec does not fit the columns.
@@ -125,22 +126,25 @@ pub(super) fn loss(
     by_col: &[f32],
 ) -> Result<f64, keeve_codec::Error> {
     let cols = by_col.len();
-    let mut loss = 0.0;
     let rounded: Vec<f32> =
         input.rows.chunks_exact(cols).flat_map(|x| rounded(x, by_col)).collect();
+    let mut sums = vec![(0.0f64, 0.0f64); input.rows.len() / cols];
     for (sampled, codec) in &matrices.sampled {
         let moved: Vec<f32> =
             sampled.iter().zip(by_col.iter().cycle()).map(|(w, factor)| w * factor).collect();
         let encoded = encode(*codec, sampled.len() / cols, cols, &moved, EncodeOptions::default())?;
         let packed = decode(&encoded.tensor);
-        for (x, rounded) in input.rows.chunks_exact(cols).zip(rounded.chunks_exact(cols)) {
+        let rows = input.rows.chunks_exact(cols).zip(rounded.chunks_exact(cols));
+        for ((x, rounded), (error, energy)) in rows.zip(&mut sums) {
             for (w, packed) in sampled.chunks_exact(cols).zip(packed.chunks_exact(cols)) {
-                let error = dot(x, w) - dot(rounded, packed);
-                loss += f64::from(error * error);
+                let exact = dot(x, w);
+                *error += f64::from(exact - dot(rounded, packed)).powi(2);
+                *energy += f64::from(exact).powi(2);
             }
         }
     }
-    Ok(loss)
+    let relative = |(error, energy)| if energy > 0.0 { error / energy } else { 0.0 };
+    Ok(sums.into_iter().map(relative).sum())
 }
 
 /// A row over its columns' factors, rounded to int8 with one scale as Cider does.
