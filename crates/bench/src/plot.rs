@@ -7,6 +7,10 @@ use crate::ops::{OpsReport, Product};
 use crate::server::{Percentiles, ServerReport};
 use crate::{Error, Spread};
 
+mod quality;
+
+pub use quality::{Point, quality};
+
 const FONT: &str = "sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
