@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{
-    Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, Timings, memory,
+    Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, Speculation, Timings,
+    memory,
 };
 use keeve_graph::OpProfile;
 use keeve_image::Patches;
@@ -96,6 +97,8 @@ impl ModelBench {
             max_context: Some(protocol.context()),
             max_sequences: 1,
             prefix_cache: false,
+            // Each token is to be computed, whatever it is.
+            speculation: Speculation::Off,
             ..options.clone()
         };
         let progress = |progress: keeve_graph::Progress| {

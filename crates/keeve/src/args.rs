@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use keeve::{Activations, Codec, Isa, KvCodec};
+use keeve::{Activations, Codec, Isa, KvCodec, Speculation};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -111,6 +111,43 @@ pub struct Compute {
     pub profile: bool,
 }
 
+/// How tokens are guessed ahead, to be checked several at a time. That changes no answer.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Speculate {
+    /// A small model with the same tokenizer that guesses what the model will say.
+    #[arg(long, value_name = "MODEL")]
+    pub draft_model: Option<String>,
+    /// Where guesses come from.
+    #[arg(long, value_enum, default_value_t = SpeculateMode::Auto)]
+    pub speculate: SpeculateMode,
+    /// Tokens that are guessed ahead, at most.
+    #[arg(long, value_name = "TOKENS", default_value = "8", value_parser = draft_tokens)]
+    pub draft_tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpeculateMode {
+    /// The draft model if there is one, else what the text repeats; as many as pay.
+    Auto,
+    /// What the text repeats, always as many as allowed.
+    Ngram,
+    /// The draft model, always as many as allowed.
+    Draft,
+    /// There are none.
+    Off,
+}
+
+impl From<SpeculateMode> for Speculation {
+    fn from(mode: SpeculateMode) -> Self {
+        match mode {
+            SpeculateMode::Auto => Self::Auto,
+            SpeculateMode::Ngram => Self::Ngram,
+            SpeculateMode::Draft => Self::Draft,
+            SpeculateMode::Off => Self::Off,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
@@ -206,6 +243,8 @@ pub struct Run {
     #[arg(long)]
     pub ignore_eos: bool,
     #[command(flatten)]
+    pub speculate: Speculate,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -274,6 +313,8 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_budget: Option<u64>,
     #[command(flatten)]
+    pub speculate: Speculate,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -299,6 +340,8 @@ pub struct Chat {
     pub no_history: bool,
     #[command(flatten)]
     pub sampling: Sampling,
+    #[command(flatten)]
+    pub speculate: Speculate,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -655,6 +698,17 @@ fn named_model(text: &str) -> Result<(String, String), String> {
 
 fn token_id(text: &str) -> Result<u32, String> {
     text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
+}
+
+/// The most tokens that may be guessed ahead: a step has so many rows more for each sequence.
+const MOST_DRAFT_TOKENS: usize = 64;
+
+fn draft_tokens(text: &str) -> Result<usize, String> {
+    let count = at_least_one(text)?;
+    match count <= MOST_DRAFT_TOKENS {
+        true => Ok(count),
+        false => Err(format!("expected at most {MOST_DRAFT_TOKENS}")),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

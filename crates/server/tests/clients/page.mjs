@@ -2,7 +2,8 @@
 //
 //   node page.mjs http://127.0.0.1:8341 screenshot.png
 //
-// Needs node 22 or newer (or 20 with --experimental-websocket) and Chromium (its path in CHROMIUM, if it is not `chromium`).
+// Needs node 22 or newer (or 20 with --experimental-websocket) and Chromium (its path in CHROMIUM, if it
+// is not `chromium`). `run` beside this file does it with the rest.
 import assert from "node:assert";
 import { spawn } from "node:child_process";
 import { mkdtempSync, writeFileSync } from "node:fs";
