@@ -18,6 +18,7 @@ fn main() -> Outcome {
     tokenizer_gguf_seeds(&folder("tokenizer_gguf")?)?;
     chat_seeds(&folder("chat_template")?)?;
     index_seeds(&folder("index")?)?;
+    image_seeds(&folder("image")?)?;
     Ok(())
 }
 
@@ -25,6 +26,38 @@ fn folder(target: &str) -> std::io::Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
+}
+
+/// Small images of each format, some turned by their EXIF data.
+fn image_seeds(folder: &Path) -> Outcome {
+    use image::ExtendedColorType::{L8, L16, Rgb8, Rgba8};
+    use image::ImageEncoder;
+    use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
+    let exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0".to_vec();
+    let pixels: Vec<u8> = (0..12 * 9 * 4).map(|n| (n * 7) as u8).collect();
+    for (name, color, bytes) in
+        [("grey", L8, 1), ("deep", L16, 2), ("rgb", Rgb8, 3), ("rgba", Rgba8, 4)]
+    {
+        let pixels = &pixels[..12 * 9 * bytes];
+        let mut file = vec![];
+        let mut encoder = PngEncoder::new(&mut file);
+        encoder.set_exif_metadata(exif.clone())?;
+        encoder.write_image(pixels, 12, 9, color)?;
+        std::fs::write(folder.join(format!("png-{name}")), &file)?;
+        if color != L16 {
+            let mut file = vec![];
+            WebPEncoder::new_lossless(&mut file).write_image(pixels, 12, 9, color)?;
+            std::fs::write(folder.join(format!("webp-{name}")), &file)?;
+        }
+        if color == L8 || color == Rgb8 {
+            let mut file = vec![];
+            let mut encoder = JpegEncoder::new(&mut file);
+            encoder.set_exif_metadata(exif.clone())?;
+            encoder.write_image(pixels, 12, 9, color)?;
+            std::fs::write(folder.join(format!("jpeg-{name}")), &file)?;
+        }
+    }
+    Ok(())
 }
 
 fn gguf_seeds(folder: &Path) -> Outcome {
@@ -287,7 +320,7 @@ fn tokenizer_json_seeds(folder: &Path) -> std::io::Result<()> {
         ["H", "e", "l", "o", ",", "\u{120}", "w", "r", "d", "1", "2", "He", "lo", "Hello", "</s>"];
     let byte_level = json!({"version": "1.0", "added_tokens": added(14), "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": " ?\\p{L}+|\\p{N}{1,3}|\\s+(?!\\S)"},
+            {"type": "Split", "pattern": {"Regex": " ?[A-Za-z]+|[0-9]{1,3}|\\s+(?!\\S)"},
              "behavior": "Isolated", "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false}]},
         "post_processor": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true},

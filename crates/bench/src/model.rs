@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{
-    Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, Timings, memory,
+    Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, Speculation, Timings,
+    memory,
 };
 use keeve_graph::OpProfile;
 use serde::Serialize;
@@ -89,6 +90,8 @@ impl ModelBench {
             max_context: Some(protocol.context()),
             max_sequences: 1,
             prefix_cache: false,
+            // Each token is to be computed, whatever it is.
+            speculation: Speculation::Off,
             ..options.clone()
         };
         let progress = |progress: keeve_graph::Progress| {

@@ -12,10 +12,12 @@ use crate::files::{Files, Folder, Memory};
 use crate::gguf::parts::{self, PartName};
 use crate::gguf::tokenizer::GgufTokenizer;
 use crate::gguf::{self, Metadata};
-use crate::{Error, config, mapped, multimodal, shards, tokenizer_files};
+use crate::{Error, config, mapped, multimodal, seeing, shards, tokenizer_files};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
+/// What images are made of, where a model sees: as Hugging Face has it, and mlx-vlm.
+const IMAGE_SETTINGS: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
@@ -44,6 +46,7 @@ pub struct Checkpoint {
     tokenizer: Option<Bytes>,
     tokenizer_config: Option<Value>,
     chat_template: Option<String>,
+    image_settings: Option<(PathBuf, Bytes)>,
     metadata: Option<Metadata>,
     entries: Vec<Entry>,
     index: HashMap<String, usize>,
@@ -98,13 +101,25 @@ impl Checkpoint {
             let (kept, note) = multimodal::text_entries(entries);
             entries = kept;
             notes.extend(note);
+        } else if seeing::is_whole(&config) {
+            entries = seeing::whole_entries(&config, entries);
+            if let Some(text) = config.get_mut("text_config") {
+                config::normalize(text, &config_path)?;
+            }
         }
         config::normalize(&mut config, &config_path)?;
         let tokenizer_config = files.json(TOKENIZER_CONFIG)?;
         let chat_template = tokenizer_files::chat_template(files, tokenizer_config.as_ref())?;
+        let mut image_settings = None;
+        for name in IMAGE_SETTINGS {
+            if image_settings.is_none() {
+                image_settings = files.open(name)?.map(|bytes| (path.join(name), bytes));
+            }
+        }
         let (entries, index) = sorted(entries)?;
         Ok(Self {
             format: translation.label,
+            image_settings,
             files: shards.files,
             config_path,
             config,
@@ -153,6 +168,7 @@ impl Checkpoint {
             generation_config: None,
             tokenizer: None,
             tokenizer_config: None,
+            image_settings: None,
             chat_template,
             metadata: Some(parsed.metadata),
             entries,
@@ -238,6 +254,12 @@ impl Checkpoint {
     /// The chat template: a Jinja text.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// The file that says what images are made of, `preprocessor_config.json` or mlx-vlm's
+    /// `processor_config.json`, and its text.
+    pub fn image_settings(&self) -> Option<(&Path, &[u8])> {
+        self.image_settings.as_ref().map(|(path, bytes)| (path.as_path(), &bytes[..]))
     }
 
     /// The metadata of a GGUF file.

@@ -31,6 +31,7 @@ mod mapped;
 pub mod mlx;
 mod multimodal;
 pub mod safetensors;
+mod seeing;
 mod shards;
 mod stored;
 mod stream;

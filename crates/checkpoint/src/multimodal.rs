@@ -1,4 +1,5 @@
-//! Models that also see, read as the language model inside them.
+//! Models that also see: those that are read as the language model inside them, and those that are read
+//! whole (`seeing.rs`).
 //!
 //! Configs: huggingface/transformers `models/gemma3/configuration_gemma3.py`; names: `modeling_gemma3.py` there,
 //! before and since version 5, and Blaizzy/mlx-vlm `mlx_vlm/models/gemma3`.

@@ -319,3 +319,35 @@ fn gemma3_inside_a_model_that_sees_is_the_same() {
         assert_eq!(inside.notes().len(), 1);
     }
 }
+
+/// What mlx-vlm wrote of Qwen3-VL has Hugging Face's names, and what sees has its values: patches are embedded
+/// by matrices that are the same, though stored in another order.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn qwen3_vl_of_mlx_is_that_of_transformers() {
+    let open = |name: &str| Checkpoint::open(&fixtures().join("qwen3_vl").join(name)).unwrap();
+    let (hf, mlx) = (open("hf"), open("mlx-q4g64"));
+    let names = |model: &Checkpoint| -> Vec<String> {
+        model.tensors().map(|info| info.name.clone()).collect()
+    };
+    assert_eq!(names(&hf), names(&mlx));
+    let mut seeing = 0;
+    for info in hf.tensors().filter(|info| info.name.starts_with("model.visual.")) {
+        let (one, other) = (hf.tensor(&info.name).unwrap(), mlx.tensor(&info.name).unwrap());
+        assert_eq!(mlx.info(&info.name).unwrap().shape, info.shape, "{}", info.name);
+        assert!(one == other, "{}", info.name);
+        seeing += 1;
+    }
+    assert_eq!(seeing, 73);
+    let patches = hf.tensor("model.visual.patch_embed.proj.weight").unwrap();
+    assert_eq!((patches.rows(), patches.cols()), (64, 3 * 2 * 16 * 16));
+    // Only the language model is quantized.
+    let packed = mlx.tensor("model.language_model.layers.0.mlp.up_proj.weight").unwrap();
+    assert_eq!(packed.codec().to_string(), "affine4-g64-bf16");
+    for model in [hf, mlx] {
+        let (path, text) = model.image_settings().unwrap();
+        assert!(path.ends_with("preprocessor_config.json") && text.starts_with(b"{"));
+        assert_eq!(model.config()["text_config"]["rope_scaling"]["mrope_section"][0], 6);
+        assert!(model.notes().is_empty());
+    }
+}

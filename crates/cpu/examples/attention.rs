@@ -18,7 +18,7 @@ use keeve_graph::{
 const HEADS: usize = 16;
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 128;
-/// Width of the embeddings that queries, keys and values are made of: any will do.
+/// Width of the given that queries, keys and values are made of: any will do.
 const WIDTH: usize = 64;
 const VOCABULARY: usize = 4096;
 /// Enough for keys and values not to stay in the second level of cache from one token to the next.
@@ -59,6 +59,7 @@ fn graph() -> Result<Graph, Box<dyn Error + Send + Sync>> {
         scale,
         window: None,
         soft_cap: None,
+        causal: true,
     };
     let mut sum = q;
     for _ in 0..LAYERS {
@@ -84,7 +85,7 @@ fn measure(
         .map(|at| RowInput::text((at * 7 % VOCABULARY) as u32, at as u32, phase))
         .collect();
     let sequences = vec![SequenceRows { rows: 0..count, past, pages: &pages }];
-    let step = Step { rows, sequences, embeddings: vec![] };
+    let step = Step { rows, sequences, given: vec![] };
     let options = CompileOptions { profile: true, ..CompileOptions::default() };
     let mut plan = program.compile(&options)?;
     plan.run(&step, state, None)?;

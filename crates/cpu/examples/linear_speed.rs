@@ -202,7 +202,7 @@ fn measure(
     let step = Step {
         rows: (0..rows as u32).map(row).collect(),
         sequences: vec![SequenceRows { rows: 0..rows, past: 0, pages: &pages }],
-        embeddings: given.chunks_exact(k).enumerate().collect(),
+        given: given.chunks_exact(k).enumerate().collect(),
     };
     let linears = |plan: &dyn Plan| -> u64 {
         let linears = plan.profile().into_iter().filter(|row| row.op.starts_with("linear"));

@@ -281,8 +281,13 @@ fn uses(graph: &Graph) -> Vec<Uses> {
                 }
             }
             Op::RmsNorm { weight, .. } => uses[weight.index()].vector = true,
+            Op::LayerNorm { weight, bias, .. } => {
+                uses[weight.index()].vector = true;
+                uses[bias.index()].vector = true;
+            }
             // Products with experts have their weights to themselves.
             Op::ExpertLinear { .. }
+            | Op::Given { .. }
             | Op::Rope { .. }
             | Op::Attention { .. }
             | Op::Unary { .. }

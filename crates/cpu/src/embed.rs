@@ -43,9 +43,9 @@ pub(crate) fn embed(
         for index in task * TASK_ROWS..rows.min((task + 1) * TASK_ROWS) {
             // SAFETY: no two tasks have the same row.
             let out = unsafe { out.part(index, 0..width) };
-            match step.embeddings.binary_search_by_key(&index, |&(row, _)| row) {
-                Ok(given) => out.copy_from_slice(step.embeddings[given].1),
-                Err(_) => table.row(step.rows[index].id as usize, out),
+            match step.given_row(index) {
+                Some(given) => out.copy_from_slice(&given[..width]),
+                None => table.row(step.rows[index].id as usize, out),
             }
         }
     });

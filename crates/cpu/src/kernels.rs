@@ -27,6 +27,12 @@ pub(crate) trait Kernels: Send + Sync {
     /// `out = x / sqrt(mean(x^2) + eps) * gain`.
     fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]);
 
+    /// `out = (x - mean(x)) / sqrt(variance(x) + eps) * gain + bias`.
+    fn layer_norm(&self, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
+
+    /// Replaces each `x` by `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + GELU_CUBE * x^3)))`.
+    fn gelu_tanh(&self, x: &mut [f32]);
+
     /// Replaces each `x` by `x * sigmoid(x)`.
     fn silu(&self, x: &mut [f32]);
 
@@ -68,6 +74,11 @@ pub(crate) trait Kernels: Send + Sync {
         None
     }
 }
+
+/// The factor of the cube in [`Kernels::gelu_tanh`].
+pub(crate) const GELU_CUBE: f32 = 0.044_715;
+/// The square root of `2 / pi`.
+pub(crate) const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 
 /// The most activation rows of [`TileKernels::decode`].
 pub(crate) const DECODE_ROWS: usize = 4;

@@ -5,11 +5,13 @@
 //! made, gates are multiplied where they are quantized, and keys are normalized and turned where they
 //! are stored. The same kernels see the same rows, so no bit of a result depends on it.
 
-use keeve_graph::{BinaryOp, Graph, Op, UnaryOp, ValueId};
+use keeve_graph::{BinaryOp, Graph, Op, UnaryOp, ValueId, WeightId};
 
 use crate::backend::LoadedWeight;
+use crate::fused::Fusions;
 use crate::kernels::Kernels;
 use crate::linear::PackedLinear;
+use crate::memory::Memory;
 use crate::plan::Context;
 use crate::round::round_row;
 
@@ -25,7 +27,9 @@ pub(crate) trait RowSource: Sync {
 /// Whether `op` makes each row from the same row of its operands.
 pub(crate) fn is_row_wise(op: &Op) -> bool {
     match op {
-        Op::RmsNorm { .. }
+        Op::Given { .. }
+        | Op::RmsNorm { .. }
+        | Op::LayerNorm { .. }
         | Op::Rope { .. }
         | Op::Unary { .. }
         | Op::Binary { .. }
@@ -43,8 +47,14 @@ pub(crate) fn is_row_wise(op: &Op) -> bool {
     }
 }
 
-/// Which values of the graph are not held, but made as they are read: not those in `kept`.
-pub(crate) fn merged(graph: &Graph, weights: &[LoadedWeight], kept: &[ValueId]) -> Vec<bool> {
+/// Which values of the graph are not held, but made as they are read, or by who reads them: not those in
+/// `kept`.
+pub(crate) fn merged(
+    graph: &Graph,
+    weights: &[LoadedWeight],
+    fusions: &Fusions,
+    kept: &[ValueId],
+) -> Vec<bool> {
     let mut readers: Vec<Vec<ValueId>> = vec![vec![]; graph.nodes().len()];
     for value in graph.values() {
         for operand in graph.node(value).op.operands() {
@@ -65,14 +75,15 @@ pub(crate) fn merged(graph: &Graph, weights: &[LoadedWeight], kept: &[ValueId]) 
         let readers = &readers[value.index()];
         // What products quantize is kept from one to the next.
         let once = readers.len() == 1 || readers.iter().all(|&reader| is_linear(reader));
-        is_row_wise(&graph.node(value).op)
+        fusions.of[value.index()].is_none()
+            && is_row_wise(&graph.node(value).op)
             && !readers.is_empty()
             && once
             && readers.iter().all(|&reader| by_row(reader, value))
             && !kept.contains(&value)
             && !is_output(value)
     };
-    graph.values().map(is_merged).collect()
+    graph.values().map(|value| fusions.within[value.index()] || is_merged(value)).collect()
 }
 
 /// Values of room that making a row of `value`, by its operation, needs.
@@ -82,14 +93,18 @@ fn room(graph: &Graph, merged: &[bool], value: ValueId) -> usize {
     // Made apart from where the result will be.
     let apart = |value: ValueId| if merged[value.index()] { width(value) + made(value) } else { 0 };
     match graph.node(value).op {
-        Op::RmsNorm { x, .. } | Op::Slice { x, .. } | Op::RoundRows { x } => apart(x),
+        Op::RmsNorm { x, .. }
+        | Op::LayerNorm { x, .. }
+        | Op::Slice { x, .. }
+        | Op::RoundRows { x } => apart(x),
         Op::Rope { x, .. }
         | Op::Unary { x, .. }
         | Op::Scale { x, .. }
         | Op::SelectRows { x, .. } => made(x),
         Op::Binary { a, b, .. } => made(a).max(apart(b)),
         Op::ScaleRows { x, by } => made(x).max(apart(by)),
-        Op::Embed { .. }
+        Op::Given { .. }
+        | Op::Embed { .. }
         | Op::Linear { .. }
         | Op::Attention { .. }
         | Op::Router { .. }
@@ -108,8 +123,8 @@ pub(crate) struct Values<'a> {
     pub merged: &'a [bool],
     /// For each value that is held, its buffer.
     pub buffer_of: &'a [Option<usize>],
-    /// Buffers, `[rows, width]` of the value they hold.
-    pub buffers: &'a [Vec<f32>],
+    /// Buffers, which begin with the value they hold: `[rows, width]`.
+    pub buffers: &'a [Memory],
     /// The step.
     pub context: &'a Context<'a, 'a>,
     /// The tier.
@@ -119,7 +134,9 @@ pub(crate) struct Values<'a> {
 impl Values<'_> {
     /// A value that is held; nothing for others.
     pub fn held(&self, value: ValueId) -> &[f32] {
-        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer])
+        let shape = self.graph.node(value).shape;
+        let len = self.context.rows(shape.rows) * shape.width;
+        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer].all()[..len])
     }
 
     /// The rows of a value.
@@ -143,10 +160,24 @@ impl Values<'_> {
         room: &mut [f32],
     ) {
         let node = self.graph.node(value);
+        let vector =
+            |weight: WeightId| self.weights[weight.index()].vector.as_deref().unwrap_or(&[]);
         match node.op {
+            Op::Given { start } => match self.context.step.given_row(row) {
+                Some(given) => out.copy_from_slice(&given[start..][..out.len()]),
+                None => out.fill(0.0),
+            },
+            Op::LayerNorm { x, weight, bias, eps } => {
+                let x = self.read(x, row, room);
+                let (gain, bias) = (vector(weight), vector(bias));
+                let length = gain.len().max(1);
+                for (x, out) in x.chunks_exact(length).zip(out.chunks_exact_mut(length)) {
+                    self.kernels.layer_norm(x, gain, bias, eps, out);
+                }
+            }
             Op::RmsNorm { x, weight, eps } => {
                 let x = self.read(x, row, room);
-                let gain = self.weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+                let gain = vector(weight);
                 let length = gain.len().max(1);
                 for (x, out) in x.chunks_exact(length).zip(out.chunks_exact_mut(length)) {
                     self.kernels.rms_norm(x, gain, eps, out);
@@ -160,7 +191,8 @@ impl Values<'_> {
                 self.put(x, row, over, out, room);
                 match function {
                     UnaryOp::Silu => self.kernels.silu(out),
-                    UnaryOp::GeluTanh => out.iter_mut().for_each(|x| *x = gelu_tanh(*x)),
+                    UnaryOp::Gelu => out.iter_mut().for_each(|x| *x = gelu(*x)),
+                    UnaryOp::GeluTanh => self.kernels.gelu_tanh(out),
                     UnaryOp::Tanh => out.iter_mut().for_each(|x| *x = x.tanh()),
                     UnaryOp::Sigmoid => out.iter_mut().for_each(|x| *x = 1.0 / (1.0 + (-*x).exp())),
                     UnaryOp::SquaredRelu => out.iter_mut().for_each(|x| *x = x.max(0.0).powi(2)),
@@ -200,8 +232,8 @@ impl Values<'_> {
         }
     }
 
-    /// Puts row `row` of `value` into `out`.
-    fn put(
+    /// Puts row `row` of `value` into `out`, which holds that row of the value `over`, if there is one.
+    pub fn put(
         &self,
         value: ValueId,
         row: usize,
@@ -251,7 +283,7 @@ impl RowSource for Rows<'_> {
     }
 }
 
-fn gelu_tanh(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-    0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x)).tanh())
+/// `x * Phi(x)`.
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
 }

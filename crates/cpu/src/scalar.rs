@@ -4,7 +4,7 @@ pub(crate) mod oracle;
 
 use keeve_codec::{Codec, Row};
 
-use crate::kernels::Kernels;
+use crate::kernels::{GELU_CUBE, Kernels, SQRT_2_OVER_PI};
 
 /// The scalar tier.
 pub(crate) struct Scalar;
@@ -29,16 +29,35 @@ impl Kernels for Scalar {
         }
     }
 
+    fn layer_norm(&self, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        let mean = x.iter().sum::<f32>() / x.len() as f32;
+        let squares: f32 = x.iter().map(|x| (x - mean) * (x - mean)).sum();
+        let factor = 1.0 / (squares / x.len() as f32 + eps).sqrt();
+        for ((out, x), (gain, bias)) in out.iter_mut().zip(x).zip(gain.iter().zip(bias)) {
+            *out = (x - mean) * factor * gain + bias;
+        }
+    }
+
+    fn gelu_tanh(&self, x: &mut [f32]) {
+        for x in x {
+            let inner = SQRT_2_OVER_PI * (*x + GELU_CUBE * *x * *x * *x);
+            *x *= 0.5 * (1.0 + inner.tanh());
+        }
+    }
+
     #[cfg(test)]
     fn exp(&self, x: &mut [f32]) {
         x.iter_mut().for_each(|x| *x = x.exp());
     }
 
     fn silu(&self, x: &mut [f32]) {
-        for x in x {
-            *x /= 1.0 + (-*x).exp();
-        }
+        x.iter_mut().for_each(|x| *x = silu(*x));
     }
+}
+
+/// `x * sigmoid(x)`.
+pub(crate) fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

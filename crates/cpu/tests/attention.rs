@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Named, Random, error, load, tiers};
+use common::{Named, Random, bits, error, given, load, run_once, tiers};
 use keeve_codec::Codec;
 use keeve_graph::{Attention, Graph, Phase, RowInput, SequenceRows, Slot, Step, ValueId, Want};
 
@@ -47,16 +47,16 @@ fn weights(spec: Attention) -> Named {
     weights
 }
 
-/// What the last row of `history` gets.
-fn naive(spec: Attention, history: &[&[f32]]) -> Vec<f64> {
-    let Attention { heads, kv_heads, head_dim, scale, window, soft_cap } = spec;
-    let now = history.len() - 1;
+/// What row `now` of `history` gets.
+fn naive(spec: Attention, history: &[&[f32]], now: usize) -> Vec<f64> {
+    let Attention { heads, kv_heads, head_dim, scale, window, soft_cap, .. } = spec;
     let at = |token: usize, head: usize, i: usize| f64::from(history[token][head * head_dim + i]);
     let mut out = vec![];
     for head in 0..heads {
         let shared = head / (heads / kv_heads);
         let (key, value) = (heads + shared, heads + kv_heads + shared);
-        let seen: Vec<_> = (0..=now).filter(|&j| window.is_none_or(|w| j + w > now)).collect();
+        let end = if spec.causal { now + 1 } else { history.len() };
+        let seen: Vec<_> = (0..end).filter(|&j| window.is_none_or(|w| j + w > now)).collect();
         let score = |&token: &usize| {
             let dot: f64 = (0..head_dim).map(|i| at(now, head, i) * at(token, key, i)).sum();
             let score = dot * f64::from(scale);
@@ -97,7 +97,7 @@ fn check(spec: Attention, threads: usize) {
             let mut step = Step {
                 rows: vec![RowInput { logits: true, ..RowInput::text(0, 0, Phase::Prompt) }; count],
                 sequences: vec![],
-                embeddings: x.iter().copied().enumerate().collect(),
+                given: x.iter().copied().enumerate().collect(),
             };
             let mut expected = vec![];
             let mut row = 0;
@@ -112,7 +112,7 @@ fn check(spec: Attention, threads: usize) {
                 for x in &x[range.clone()] {
                     histories[index].push(x.to_vec());
                     let history: Vec<_> = histories[index].iter().map(Vec::as_slice).collect();
-                    expected.extend(naive(spec, &history));
+                    expected.extend(naive(spec, &history, history.len() - 1));
                 }
                 step.sequences.push(SequenceRows { rows: range, past, pages: pages[index] });
                 row += rows;
@@ -136,8 +136,86 @@ fn grouped_heads_windows_and_soft_caps_over_pages_in_any_order() {
         for window in [None, Some(1), Some(5), Some(32), Some(40), Some(1000)] {
             for soft_cap in [None, Some(3.0)] {
                 let scale = 1.0 / (head_dim as f32).sqrt();
-                check(Attention { heads, kv_heads, head_dim, scale, window, soft_cap }, 2);
+                let causal = true;
+                let spec = Attention { heads, kv_heads, head_dim, scale, window, soft_cap, causal };
+                check(spec, 2);
             }
         }
     }
+}
+
+/// Sequences of one step that see all of themselves, alone and beside others: shorter and longer than a
+/// block, and than a split.
+#[test]
+fn attention_both_ways_sees_the_whole_sequence_and_no_other() {
+    let spec = Attention {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 20,
+        scale: 0.2,
+        window: None,
+        soft_cap: None,
+        causal: false,
+    };
+    let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
+    let lengths = [1, 37, 300, 530];
+    let pages: Vec<u32> = (0..40).map(|page| page * 7 % 40).collect();
+    for isa in tiers("attention both ways") {
+        let program = load(isa, 2, &graph(spec), &weights(spec));
+        let mut random = Random(22);
+        let x: Vec<_> = random.values(lengths.iter().sum::<usize>() * width);
+        let rows_of =
+            |x: &[f32]| -> Vec<Vec<f32>> { x.chunks_exact(width).map(<[f32]>::to_vec).collect() };
+        let run = |x: &[f32], lengths: &[usize]| {
+            let given: Vec<_> = x.chunks_exact(width).enumerate().collect();
+            let row = RowInput { logits: true, ..RowInput::text(0, 0, Phase::Prompt) };
+            let mut step = Step { rows: vec![row; given.len()], sequences: vec![], given };
+            let (mut first, mut page) = (0, 0);
+            for &length in lengths {
+                let held = length.div_ceil(program.page_tokens());
+                let pages = &pages[page..page + held];
+                step.sequences.push(SequenceRows { rows: first..first + length, past: 0, pages });
+                (first, page) = (first + length, page + held);
+            }
+            run_once(&*program, &step, 40).values.remove(0).2
+        };
+        let found = run(&x, &lengths);
+        let (mut first, out) = (0, spec.heads * spec.head_dim);
+        for length in lengths {
+            let rows = first..first + length;
+            let own = &x[rows.start * width..rows.end * width];
+            let history = rows_of(own);
+            let history: Vec<_> = history.iter().map(Vec::as_slice).collect();
+            let found = &found[rows.start * out..rows.end * out];
+            assert_eq!(bits(found), bits(&run(own, &[length])), "{isa}: {length} rows alone");
+            for now in [0, length / 2, length - 1] {
+                let error = error(&found[now * out..][..out], &naive(spec, &history, now));
+                assert!(error < BOUND, "{isa}: row {now} of {length}: {error:e}");
+            }
+            first += length;
+        }
+    }
+}
+
+/// Rows that see each other cannot come one after another.
+#[test]
+fn sequences_that_must_come_whole_are_refused_in_parts() {
+    let spec = Attention {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 4,
+        scale: 0.5,
+        window: None,
+        soft_cap: None,
+        causal: false,
+    };
+    let isa = tiers("refusals")[0];
+    let program = load(isa, 1, &graph(spec), &weights(spec));
+    let values = [0.5; 12];
+    let mut step = given(&values, 12, &[0]);
+    step.sequences[0].past = 1;
+    let mut plan = program.compile(&Default::default()).unwrap();
+    let mut state = program.state(1).unwrap();
+    let error = plan.run(&step, &mut *state, None).unwrap_err().to_string();
+    assert!(error.contains("does not come whole"), "{error}");
 }

@@ -68,6 +68,30 @@ fn rms_norm_of_rows_and_of_heads() {
 }
 
 #[test]
+fn layer_norm_of_rows_and_of_runs() {
+    let mut random = Random(55);
+    for (width, length) in [(96, 96), (96, 32), (70, 7), (33, 33)] {
+        let mut weights = weights(width);
+        let (gain, bias) = (random.values(length), random.values(length));
+        weights.add("norm.weight", Codec::F32, 1, length, &gain);
+        weights.add("norm.bias", Codec::F32, 1, length, &bias);
+        // Away from zero, so that it matters what is subtracted first.
+        let x: Vec<_> = random.values(9 * width).iter().map(|x| x + 3.0).collect();
+        let mut expected = vec![];
+        for run in x.chunks_exact(length) {
+            let mean = run.iter().copied().map(f64::from).sum::<f64>() / length as f64;
+            let squares = run.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>();
+            let factor = 1.0 / (squares / length as f64 + f64::from(1e-3f32)).sqrt();
+            expected.extend(run.iter().zip(gain.iter().zip(&bias)).map(|(x, (gain, bias))| {
+                (f64::from(*x) - mean) * factor * f64::from(*gain) + f64::from(*bias)
+            }));
+        }
+        let graph = graph(width, |graph, x| graph.layer_norm(x, "norm", length, 1e-3).unwrap());
+        check("layer_norm", &graph, &weights, &x, width, &expected);
+    }
+}
+
+#[test]
 fn gains_may_be_one_plus_the_weight() {
     let mut weights = weights(2);
     weights.add("norm.weight", Codec::F32, 1, 2, &[0.5, -3.0]);
@@ -135,6 +159,7 @@ fn unary_binary_and_scale() {
         for (function, expected) in [
             (UnaryOp::Silu, exact(&silu)),
             (UnaryOp::GeluTanh, exact(&gelu)),
+            (UnaryOp::Gelu, exact(&|x| 0.5 * x * (1.0 + libm::erf(x / 2f64.sqrt())))),
             (UnaryOp::Tanh, exact(&f64::tanh)),
         ] {
             let what = format!("{function:?}");
@@ -194,7 +219,7 @@ fn embeddings_take_the_place_of_ids() {
         rows[3].hidden = true;
         rows[4].logits = true;
         let sequences = vec![SequenceRows { rows: 0..5, past: 0, pages: &[0] }];
-        let step = Step { rows, sequences, embeddings: vec![(1, images[0]), (4, images[1])] };
+        let step = Step { rows, sequences, given: vec![(1, images[0]), (4, images[1])] };
         let outputs = run_once(&*program, &step, 1);
         let stored = |row: usize| {
             let mut values = vec![0.0; width];
@@ -205,6 +230,43 @@ fn embeddings_take_the_place_of_ids() {
         assert_eq!(logits, [bits(images[0]), bits(&stored(10)), bits(images[1])], "{isa}");
         let hidden: Vec<_> = outputs.rows(Want::Hidden).map(bits).collect();
         assert_eq!(hidden, [bits(&stored(0))], "{isa}");
+    }
+}
+
+/// Columns of given rows, and zeros where nothing is given: held, or made as they are read.
+#[test]
+fn given_columns_are_those_of_the_step() {
+    let mut random = Random(56);
+    let (width, more) = (20, 12);
+    let mut weights = Named::default();
+    weights.add("table", Codec::F32, 3, width, &random.values(3 * width));
+    let mut graph = Graph::new();
+    let x = graph.embed("table", 3, width).unwrap();
+    let added = graph.given(width..width + more).unwrap();
+    let first = graph.slice(x, 0..more).unwrap();
+    let sum = graph.add(first, added).unwrap();
+    for (want, value) in [(Want::Hidden, added), (Want::Logits, sum)] {
+        let rows = graph.select_rows(value, want).unwrap();
+        graph.output(want, rows).unwrap();
+    }
+    let image = random.values(width + more);
+    for isa in tiers("given") {
+        let program = load(isa, 2, &graph, &weights);
+        let row =
+            |id| RowInput { logits: true, hidden: true, ..RowInput::text(id, 0, Phase::Prompt) };
+        let sequences = vec![SequenceRows { rows: 0..3, past: 0, pages: &[0] }];
+        let step = Step { rows: [2, 7, 1].map(row).into(), sequences, given: vec![(1, &image)] };
+        let outputs = run_once(&*program, &step, 1);
+        let hidden: Vec<_> = outputs.rows(Want::Hidden).collect();
+        assert_eq!(hidden, [&vec![0.0; more][..], &image[width..], &vec![0.0; more]], "{isa}");
+        let table = |id: usize| {
+            let mut values = vec![0.0; width];
+            keeve_codec::row_values(&weights.0["table"], id, &mut values);
+            values[..more].to_vec()
+        };
+        let both = image[..more].iter().zip(&image[width..]).map(|(a, b)| a + b).collect();
+        let logits: Vec<_> = outputs.rows(Want::Logits).map(<[f32]>::to_vec).collect();
+        assert_eq!(logits, [table(2), both, table(1)], "{isa}");
     }
 }
 

@@ -20,7 +20,15 @@ fn graph(slot: Slot, window: Option<usize>) -> Graph {
     let mut graph = Graph::new();
     let x = graph.embed("table", VOCABULARY, WIDTH).unwrap();
     let state = graph.state(slot);
-    let spec = Attention { heads: 2, kv_heads: 2, head_dim: 4, scale: 0.5, window, soft_cap: None };
+    let spec = Attention {
+        heads: 2,
+        kv_heads: 2,
+        head_dim: 4,
+        scale: 0.5,
+        window,
+        soft_cap: None,
+        causal: true,
+    };
     let (y, _) = graph.attention((x, x, x), state, spec).unwrap();
     let rows = graph.select_rows(y, Want::Logits).unwrap();
     graph.output(Want::Logits, rows).unwrap();
@@ -47,12 +55,12 @@ fn rows(count: usize) -> Vec<RowInput> {
 fn steps_that_do_not_fit_are_errors_and_the_plan_goes_on() {
     let given = [0.5; WIDTH];
     let sequence = |rows, past, pages| SequenceRows { rows, past, pages };
-    let whole = |sequences| Step { rows: rows(4), sequences, embeddings: vec![] };
+    let whole = |sequences| Step { rows: rows(4), sequences, given: vec![] };
     let mut unknown = whole(vec![sequence(0..4, 0, &[0][..])]);
     unknown.rows[2].id = VOCABULARY as u32;
     let mut adapter = whole(vec![sequence(0..4, 0, &[0][..])]);
     adapter.rows[1].adapter = 3;
-    let with = |embeddings| Step { embeddings, ..whole(vec![sequence(0..4, 0, &[0][..])]) };
+    let with = |given| Step { given, ..whole(vec![sequence(0..4, 0, &[0][..])]) };
     let mut hidden_behind = with(vec![(1, &given[..]), (0, &given[..])]);
     hidden_behind.rows[1].id = u32::MAX;
     let wrong = [
@@ -70,8 +78,8 @@ fn steps_that_do_not_fit_are_errors_and_the_plan_goes_on() {
         (whole(vec![sequence(0..2, 0, &[1]), sequence(2..4, 0, &[1])]), "two sequences"),
         (with(vec![(4, &given[..])]), "row 4"),
         (with(vec![(0, &given[..7])]), "row 0"),
-        (with(vec![(1, &given[..]), (1, &given[..])]), "order of rows"),
-        (hidden_behind, "order of rows"),
+        (with(vec![(1, &given[..]), (1, &given[..])]), "not in order"),
+        (hidden_behind, "not in order"),
     ];
     for isa in tiers("bad steps") {
         let program = load(isa, 2, &paged(), &weights());
@@ -130,6 +138,7 @@ fn windows_of_no_tokens_are_refused_when_the_graph_is_built() {
         scale: 0.5,
         window: Some(0),
         soft_cap: None,
+        causal: true,
     };
     let error = graph.attention((x, x, x), state, spec).unwrap_err().to_string();
     assert_eq!(error, "attention: a window of no tokens");

@@ -281,8 +281,8 @@ impl ChatTemplate {
             // A list printed as such shows its keys.
             output.is_ok_and(|text| text.contains(WORD) && !text.contains("type"))
         };
-        let part = Part { kind: "text".to_owned(), text: Some(WORD.to_owned()), other: Map::new() };
-        match (reads(Content::Text(WORD.to_owned())), reads(Content::Parts(vec![part]))) {
+        let parts = vec![Part::text(WORD)];
+        match (reads(Content::Text(WORD.to_owned())), reads(Content::Parts(parts))) {
             (true, false) => ContentForm::TextOnly,
             (false, true) => ContentForm::PartsOnly,
             _ => ContentForm::AsGiven,

@@ -38,7 +38,8 @@ pub enum Content {
     Parts(Vec<Part>),
 }
 
-/// One part of a message: `{"type": "text", "text": ...}`, `{"type": "image_url", ...}` and so on.
+/// One part of a message: `{"type": "text", "text": ...}`, `{"type": "image"}` and so on. Images
+/// themselves are given to the engine beside the prompt, in the order of their parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Part {
     /// What the part is.
@@ -52,7 +53,36 @@ pub struct Part {
     pub other: Map<String, Value>,
 }
 
+impl Part {
+    /// A piece of text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { kind: "text".to_owned(), text: Some(text.into()), other: Map::new() }
+    }
+
+    /// The place of an image.
+    pub fn image() -> Self {
+        Self { kind: IMAGE.to_owned(), text: None, other: Map::new() }
+    }
+}
+
+/// What templates call the part that is an image (huggingface/transformers,
+/// `docs/source/en/chat_templating_multimodal.md`).
+const IMAGE: &str = "image";
+
 impl Message {
+    /// A message of parts.
+    pub fn parts(role: impl Into<String>, parts: Vec<Part>) -> Self {
+        Self { role: role.into(), content: Some(Content::Parts(parts)), ..Self::default() }
+    }
+
+    /// How many images the message has.
+    pub fn images(&self) -> usize {
+        match &self.content {
+            Some(Content::Parts(parts)) => parts.iter().filter(|part| part.kind == IMAGE).count(),
+            _ => 0,
+        }
+    }
+
     /// A message of plain text.
     pub fn text(role: impl Into<String>, text: impl Into<String>) -> Self {
         Self { role: role.into(), content: Some(Content::Text(text.into())), ..Self::default() }

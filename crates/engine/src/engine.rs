@@ -6,18 +6,23 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use keeve_graph::{OpProfile, Outputs, Plan, State, Step, Want};
+use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Step, Want};
+use keeve_image::Processor;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::constraint::{Constraint, Grammar, Grammars};
+use crate::draft_model::{DraftModel, Wanted};
 use crate::error::Error;
+use crate::images::{Prompt, Sight};
 use crate::load::ModelInfo;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
 use crate::sequence::{Link, Sequence, Sink};
+use crate::speculation::{Drafting, Pace, Speculation};
 use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
 use crate::tokenizer::Tokenizer;
+use crate::vision::Eyes;
 
 /// A loaded model that answers requests, many at a time. Can be shared between threads; dropping
 /// it cancels what is running.
@@ -26,6 +31,7 @@ pub struct Engine {
     thread: Option<JoinHandle<()>>,
     info: ModelInfo,
     text: TextSide,
+    images: ImageSide,
     grammars: Grammars,
     gauges: Arc<Gauges>,
 }
@@ -36,17 +42,43 @@ pub(crate) enum Command {
     Stop,
 }
 
+/// What the handle knows of seeing.
+#[derive(Default)]
+pub(crate) struct ImageSide {
+    /// What prompts need; `None` if the model does not see.
+    pub sight: Option<Sight>,
+    /// What makes images ready, if the model came with settings for it.
+    pub processor: Option<Processor>,
+}
+
 /// What the engine's thread owns.
 pub(crate) struct Worker {
     pub plan: Box<dyn Plan>,
     pub state: Box<dyn State>,
     pub scheduler: Scheduler,
+    /// What sees, if the model does.
+    pub eyes: Option<Eyes>,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
+    pub speculator: Speculator,
+}
+
+/// How drafts are made.
+pub(crate) struct Speculator {
+    pub mode: Speculation,
+    /// Drafts of a sequence in a step, at most.
+    pub most: usize,
+    pub model: Option<DraftModel>,
+    pub pace: Pace,
 }
 
 impl Engine {
-    pub(crate) fn start(worker: Worker, info: ModelInfo, text: TextSide) -> Result<Self, Error> {
+    pub(crate) fn start(
+        worker: Worker,
+        info: ModelInfo,
+        text: TextSide,
+        images: ImageSide,
+    ) -> Result<Self, Error> {
         let (commands, inbox) = channel();
         let gauges = Arc::new(Gauges::default());
         gauges.publish(&worker.scheduler);
@@ -55,7 +87,7 @@ impl Engine {
         let work = move || worker.work(&inbox, &published);
         let thread = named.spawn(work).map_err(Error::Thread)?;
         let grammars = Grammars::default();
-        Ok(Self { commands, thread: Some(thread), info, text, grammars, gauges })
+        Ok(Self { commands, thread: Some(thread), info, text, images, grammars, gauges })
     }
 
     /// What was loaded.
@@ -95,6 +127,11 @@ impl Engine {
         Ok(self.tokenizer()?.encode_segments(&segments, false)?)
     }
 
+    /// What makes images ready for [`Request::images`]; `None` if the model cannot see.
+    pub fn image_processor(&self) -> Option<&Processor> {
+        self.images.processor.as_ref()
+    }
+
     /// A grammar made ready for one answer (clones serve further ones).
     ///
     /// # Errors
@@ -117,7 +154,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the request does not fit the model: an empty prompt, one longer than the context, ids
-    /// outside the vocabulary, sampling parameters out of range; or if the engine has died.
+    /// outside the vocabulary, images that the prompt has no place for or that are of another size than
+    /// the model takes, sampling parameters out of range; or if the engine has died.
     pub fn submit(&self, request: Request) -> Result<Generation, Error> {
         let (events, receiver) = channel();
         let canceller = self.submit_to(request, move |event| events.send(event).is_ok())?;
@@ -132,7 +170,7 @@ impl Engine {
     /// As for [`Self::submit`].
     pub fn submit_to(
         &self,
-        request: Request,
+        mut request: Request,
         sink: impl FnMut(Event) -> bool + Send + 'static,
     ) -> Result<Canceller, Error> {
         if request.embedding.is_some()
@@ -144,17 +182,21 @@ impl Engine {
         if request.prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if request.prompt.len() > context
-            || (request.prompt.len() == context
-                && request.max_tokens != Some(0)
-                && request.embedding.is_none())
+        let given = std::mem::take(&mut request.images);
+        let prompt = match &self.images.sight {
+            Some(sight) => sight.prompt(&request.prompt, given, context)?,
+            None if !given.is_empty() => return Err(Error::NoVision),
+            None => Prompt { tokens: std::mem::take(&mut request.prompt), ..Prompt::default() },
+        };
+        let tokens = prompt.tokens.len();
+        if tokens > context
+            || (tokens == context && request.max_tokens != Some(0) && request.embedding.is_none())
         {
-            return Err(Error::PromptTooLong { tokens: request.prompt.len(), context });
+            return Err(Error::PromptTooLong { tokens, context });
         }
         let vocabulary = self.info.vocabulary;
         let biased = request.sampling.logit_bias.keys();
-        if let Some(&id) =
-            request.prompt.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
+        if let Some(&id) = prompt.tokens.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
         {
             return Err(Error::TokenId { id, vocabulary });
         }
@@ -162,7 +204,7 @@ impl Engine {
         let cancelled = Arc::new(AtomicBool::new(false));
         let events: Sink = Box::new(sink);
         let link = Link { events, cancelled: cancelled.clone() };
-        let sequence = Sequence::new(request, link, detokenizer, context)?;
+        let sequence = Sequence::new(request, prompt, link, detokenizer, context)?;
         self.command(Command::Run(Box::new(sequence)))?;
         Ok(Canceller(cancelled))
     }
@@ -196,6 +238,9 @@ impl Worker {
     fn work(mut self, inbox: &Receiver<Command>, gauges: &Gauges) {
         loop {
             gauges.publish(&self.scheduler);
+            if let Some(eyes) = self.eyes.as_mut().filter(|_| self.scheduler.is_idle()) {
+                eyes.rest();
+            }
             // Waits for work when there is none, else only looks.
             let command = if self.scheduler.is_idle() {
                 inbox.recv().map_err(|_| TryRecvError::Disconnected)
@@ -218,11 +263,17 @@ impl Worker {
         for (sequence, reason) in self.scheduler.remove_given_up(Instant::now()) {
             sequence.finish(reason);
         }
+        self.see();
+        if let Err((drafted, error)) = self.speculator.draft(&mut self.scheduler) {
+            self.fail(&drafted, error);
+        }
         let shares = self.scheduler.schedule();
         let step = self.scheduler.step(&shares);
         if step.rows.is_empty() {
             return;
         }
+        let generated = step.rows.iter().all(|row| row.phase == Phase::Generated);
+        let (begun, rows) = (Instant::now(), step.rows.len());
         let wants = wants(&step);
         let step_hidden: Vec<bool> = step.rows.iter().map(|row| row.hidden).collect();
         let outcome = self.plan.run(&step, &mut *self.state, None);
@@ -231,12 +282,37 @@ impl Worker {
                 self.deliver_hidden(&shares, &step_hidden, &outputs);
                 let (width, logits) = outputs.take(Want::Logits).unwrap_or_default();
                 self.deliver(&shares, &wants, width, &logits);
+                if generated {
+                    self.speculator.pace.note(rows, begun.elapsed());
+                }
             }
             Err(error) => {
-                let error = Arc::new(Error::Graph(error));
-                for index in (0..shares.len()).rev().filter(|&index| shares[index] > 0) {
-                    self.scheduler.remove(index).fail(error.clone());
-                }
+                let ran: Vec<_> = (0..shares.len()).filter(|&index| shares[index] > 0).collect();
+                self.fail(&ran, Error::Graph(error));
+            }
+        }
+    }
+
+    /// Ends the running sequences of these indices, which are in order, with an error.
+    fn fail(&mut self, indices: &[usize], error: Error) {
+        let error = Arc::new(error);
+        for &index in indices.iter().rev() {
+            self.scheduler.remove(index).fail(error.clone());
+        }
+    }
+
+    /// Sees a layer more of what running sequences wait for, which is what a step is made longer by.
+    fn see(&mut self) {
+        let Some(eyes) = &mut self.eyes else { return };
+        eyes.attend(&mut self.scheduler.running);
+        let (error, hashes) = match eyes.advance(&mut self.scheduler.running) {
+            Ok(images) => return self.scheduler.counts.images_seen += images as u64,
+            Err(failure) => failure,
+        };
+        let error = Arc::new(Error::Graph(error));
+        for index in (0..self.scheduler.running.len()).rev() {
+            if self.scheduler.running[index].lacks(&hashes) {
+                self.scheduler.remove(index).fail(error.clone());
             }
         }
     }
@@ -263,16 +339,23 @@ impl Worker {
             let sequence = &mut self.scheduler.running[index];
             let wanted = wants.by_ref().take(share).filter(|wanted| **wanted).count();
             let own: Vec<_> = rows.by_ref().take(wanted).collect();
-            sequence.advance(share, width, &own);
-            let mut pages = std::mem::take(&mut sequence.pages);
-            self.scheduler.pool.register(&mut pages, sequence.all_tokens(), sequence.computed);
-            sequence.pages = pages;
-            let outcome = match own.last() {
+            let drafts = sequence.drafting.drafts.len();
+            sequence.advance(share - drafts, width, &own);
+            let checked = sequence.drafting.accepted;
+            let outcome = match own.len().checked_sub(1 + drafts) {
                 _ if sequence.remaining() > 0 => Ok(None),
-                Some(logits) if sequence.max_tokens > 0 => sequence.accept(logits, &self.eos),
+                Some(last) if sequence.max_tokens > 0 => {
+                    sequence.accept_all(&own[last..], &self.eos, &mut self.speculator.pace)
+                }
                 None if sequence.max_tokens > 0 => Err(Error::NoLogits),
                 _ => Ok(Some(FinishReason::Length)),
             };
+            self.scheduler.counts.drafted_tokens += drafts as u64;
+            self.scheduler.counts.accepted_tokens += (sequence.drafting.accepted - checked) as u64;
+            // Wrong drafts are no part of what is in the pages.
+            let mut pages = std::mem::take(&mut sequence.pages);
+            self.scheduler.pool.register(&mut pages, sequence.all_tokens(), sequence.computed);
+            sequence.pages = pages;
             match outcome {
                 Ok(None) => {}
                 Ok(Some(reason)) => ended.push((index, Ok(reason))),
@@ -293,6 +376,50 @@ impl Worker {
         for sequence in running.chain(self.scheduler.waiting.drain(..)) {
             sequence.finish(FinishReason::Cancelled);
         }
+    }
+}
+
+impl Speculator {
+    /// Makes drafts for the sequences whose next step can check some.
+    ///
+    /// # Errors
+    /// If the draft model cannot be run; with the indices of the sequences that it ran for.
+    fn draft(&mut self, scheduler: &mut Scheduler) -> Result<(), (Vec<usize>, Error)> {
+        let Self { mode, most, model, pace } = self;
+        if *mode == Speculation::Off {
+            return Ok(());
+        }
+        let rows = scheduler.running.iter().filter(|sequence| sequence.remaining() == 1).count();
+        let least = match mode {
+            Speculation::Auto => pace.least(rows, model.is_some()),
+            Speculation::Off | Speculation::Ngram | Speculation::Draft => 0.0,
+        };
+        let mut wanted = vec![];
+        for (index, sequence) in scheduler.running.iter_mut().enumerate() {
+            let most = sequence.most_drafts().min(*most);
+            let length = match mode {
+                Speculation::Auto if most > 0 => sequence.drafting.length(most, least, pace),
+                _ => most,
+            };
+            match model {
+                _ if length == 0 => {}
+                // A draft model does not see.
+                Some(_) if sequence.images.is_empty() => {
+                    wanted.push(Wanted { index, most: length, least });
+                }
+                _ => {
+                    let Drafting { lookup, drafts, .. } = &mut sequence.drafting;
+                    *drafts = lookup.propose(&sequence.tokens, length);
+                }
+            }
+        }
+        if let (Some(model), Some(pool)) = (model, &mut scheduler.draft_pool)
+            && !wanted.is_empty()
+        {
+            let made = model.propose(&mut scheduler.running, pool, &wanted, pace);
+            made.map_err(|error| (wanted.iter().map(|wanted| wanted.index).collect(), error))?;
+        }
+        Ok(())
     }
 }
 

@@ -36,6 +36,17 @@ pub enum Error {
     /// Weights were asked for in a codec that can only be read.
     #[error("{0} weights cannot be made, only read")]
     NoEncoder(keeve_codec::Codec),
+    /// Drafts of a draft model are asked for, and there is none.
+    #[error("there is no draft model to speculate with")]
+    NoDraftModel,
+    /// A draft model has other tokens.
+    #[error("{}: no draft model for this model: {problem}", path.display())]
+    DraftTokens {
+        /// The draft model.
+        path: PathBuf,
+        /// How they differ.
+        problem: String,
+    },
     /// `KEEVE_ISA` names no tier of this machine.
     #[error(transparent)]
     Isa(#[from] keeve_cpu::UnknownIsa),
@@ -78,6 +89,31 @@ pub enum Error {
     /// Text was given to a model whose tokenizer or chat template cannot be used. Token ids can.
     #[error("{0}")]
     Unusable(String),
+    /// Images were given to a model without vision.
+    #[error("this model cannot see images")]
+    NoVision,
+    /// A prompt has not one image token for each image.
+    #[error("the prompt has {places} places for images and {images} images were given")]
+    ImageCount {
+        /// Image tokens of the prompt.
+        places: usize,
+        /// Images.
+        images: usize,
+    },
+    /// An image does not fit the model.
+    #[error("an image {0}")]
+    Image(String),
+    /// An image, or the file that says what images are made of, cannot be read.
+    #[error(transparent)]
+    Picture(#[from] keeve_image::Error),
+    /// The file that says what images are made of does not fit the model.
+    #[error("{}: {problem}", path.display())]
+    ImageSettings {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// A prompt without tokens.
     #[error("the prompt is empty")]
     EmptyPrompt,

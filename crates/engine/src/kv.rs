@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use keeve_graph::PageId;
 
+use crate::images::Placed;
+use crate::vision::Hash;
+
 /// Identifies the content of a full page together with everything before it. Never used twice.
 pub(crate) type ContentId = u64;
 
@@ -18,6 +21,8 @@ struct Content {
     /// The page before; [`ROOT`] for a first page.
     parent: ContentId,
     tokens: Box<[u32]>,
+    /// Images that have tokens in it: where they begin, counted from the page's beginning.
+    images: Box<[(isize, Hash)]>,
     /// How many of them, from the front, ran as prompt. 0 where that makes no difference.
     prompt: usize,
 }
@@ -38,6 +43,8 @@ pub(crate) enum Reuse {
 pub(crate) struct Tokens<'a> {
     pub ids: &'a [u32],
     pub prompt: usize,
+    /// What some of them stand for.
+    pub images: &'a [Placed],
 }
 
 #[derive(Debug, Clone, Default)]
@@ -138,9 +145,15 @@ impl PagePool {
             Reuse::Off | Reuse::AnyPhase => 0,
             Reuse::SamePhase => tokens.prompt.saturating_sub(start).min(self.page_tokens),
         };
+        let end = start + self.page_tokens;
+        let inside = tokens.images.iter().skip_while(|image| image.tokens.end <= start);
+        let inside = inside.take_while(|image| image.tokens.start < end);
+        let placed =
+            |image: &Placed| (image.tokens.start as isize - start as isize, image.patches.hash);
         Content {
             parent: list.contents.last().copied().unwrap_or(ROOT),
-            tokens: tokens.ids[start..start + self.page_tokens].into(),
+            tokens: tokens.ids[start..end].into(),
+            images: inside.map(placed).collect(),
             prompt,
         }
     }
@@ -239,7 +252,7 @@ mod tests {
 
     /// All of `ids` as a prompt.
     fn prompt(ids: &[u32]) -> Tokens<'_> {
-        Tokens { ids, prompt: ids.len() }
+        Tokens { ids, prompt: ids.len(), images: &[] }
     }
 
     fn filled(pool: &mut PagePool, ids: &[u32]) -> PageList {
@@ -307,7 +320,7 @@ mod tests {
     fn phases_tell_contents_apart_only_where_they_matter() {
         let ids: Vec<u32> = (0..13).collect();
         // Six tokens of prompt: the first page is all prompt, the second half, the third not.
-        let ran = Tokens { ids: &ids, prompt: 6 };
+        let ran = Tokens { ids: &ids, prompt: 6, images: &[] };
         for (reuse, found) in [(Reuse::AnyPhase, 12), (Reuse::SamePhase, 4)] {
             let mut pool = PagePool::new(16, PAGE, reuse);
             let mut list = PageList::default();
@@ -316,6 +329,33 @@ mod tests {
             assert_eq!(pool.find_prefix(prompt(&ids)).1, found, "{reuse:?}");
             assert_eq!(pool.find_prefix(ran).1, 12, "{reuse:?}");
         }
+    }
+
+    /// An image's tokens look like those of any other of its size.
+    #[test]
+    fn images_tell_contents_apart() {
+        let ids = [7; 13];
+        let image = |tokens, value| Placed {
+            tokens,
+            patches: std::sync::Arc::new(keeve_image::Patches::new(vec![value], [1, 1, 1])),
+            features: None,
+        };
+        fn with<'a>(ids: &'a [u32], images: &'a [Placed]) -> Tokens<'a> {
+            Tokens { ids, prompt: ids.len(), images }
+        }
+        let mut pool = PagePool::new(16, PAGE, Reuse::AnyPhase);
+        // From the middle of the second page to the beginning of the third.
+        let images = [image(6..9, 1.0)];
+        let mut list = PageList::default();
+        assert!(pool.grow(&mut list, ids.len()));
+        pool.register(&mut list, with(&ids, &images), ids.len());
+        let mut found = |images: &[Placed]| pool.find_prefix(with(&ids, images)).1;
+        assert_eq!(found(&images), 12);
+        assert_eq!(found(&[image(6..9, 2.0)]), 4);
+        assert_eq!(found(&[image(5..9, 1.0)]), 4);
+        assert_eq!(found(&[image(6..9, 1.0), image(9..10, 1.0)]), 8);
+        assert_eq!(found(&[image(6..9, 1.0), image(12..13, 1.0)]), 12);
+        assert_eq!(found(&[]), 4);
     }
 
     #[test]

@@ -7,15 +7,20 @@ use keeve_checkpoint::Checkpoint;
 use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, Weights};
-use keeve_models::Model;
+use keeve_image::Processor;
+use keeve_models::{Model, Vision};
 
-use crate::engine::{Engine, Worker};
+use crate::draft_model::{DraftModel, same_tokens};
+use crate::engine::{Engine, ImageSide, Speculator, Worker};
 use crate::error::Error;
+use crate::images::Sight;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::reencode::Reencoded;
 use crate::scheduler::{Limits, Scheduler};
+use crate::speculation::{Pace, Speculation};
 use crate::text::TextSide;
+use crate::vision::Eyes;
 
 /// How an engine uses the machine. The default is right for one user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +41,22 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// How activations enter matrix products.
     pub activations: Activations,
-    /// The codec that the matrices of linear layers are encoded in as they load; `None`: they stay as
-    /// they are. What was done is told in [`ModelInfo::notes`].
+    /// The codec that the matrices of linear layers are encoded in as they load, those that see left out;
+    /// `None`: they stay as they are. What was done is told in [`ModelInfo::notes`].
     pub weights: Option<Codec>,
     /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
     pub kv_codec: Option<KvCodec>,
     /// Whether to count time and bytes by operation.
     pub profile: bool,
+    /// The most tokens of an image. Seeing an image takes memory for some dozens of thousands of numbers
+    /// for each of its patches, of which a token has four.
+    pub image_tokens: usize,
+    /// Bytes of what was made for images that are kept, so that the same images need not be seen again.
+    pub image_cache_bytes: u64,
+    /// Where guesses at further tokens come from. They change no answer.
+    pub speculation: Speculation,
+    /// Tokens that are guessed ahead of a sequence, at most.
+    pub draft_tokens: usize,
 }
 
 impl Default for EngineOptions {
@@ -58,6 +72,10 @@ impl Default for EngineOptions {
             weights: None,
             kv_codec: None,
             profile: false,
+            image_tokens: 16_384,
+            image_cache_bytes: 256 << 20,
+            speculation: Speculation::default(),
+            draft_tokens: 8,
         }
     }
 }
@@ -99,17 +117,48 @@ impl Engine {
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
+        Self::load_with_draft(checkpoint, None, options, progress)
+    }
+
+    /// As [`Self::load`], with a small model that guesses what the large one will say, unless
+    /// `options` say otherwise. It must have the same tokenizer.
+    ///
+    /// # Errors
+    /// As [`Self::load`], of either model; if their tokens differ; or if [`Speculation::Draft`] is asked
+    /// for and there is no draft model.
+    pub fn load_with_draft(
+        checkpoint: &Checkpoint,
+        draft: Option<&Checkpoint>,
+        options: &EngineOptions,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+    ) -> Result<Self, Error> {
         let start = Instant::now();
-        let model = keeve_models::build_for(checkpoint.config(), options.max_context)
-            .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
+        let model = built(checkpoint, options.max_context)?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary)?;
-        Self::assemble(model, &Tensors(checkpoint), (text, eos), options, progress, start).map_err(
-            |error| match error {
-                Error::Graph(error) => load_error(checkpoint, error),
-                error => error,
-            },
-        )
+        let images = ImageSide {
+            sight: None,
+            processor: model
+                .vision
+                .as_ref()
+                .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
+        };
+        let draft = match (options.speculation, draft) {
+            (Speculation::Draft, None) => return Err(Error::NoDraftModel),
+            (Speculation::Off | Speculation::Ngram, _) | (_, None) => None,
+            (Speculation::Auto | Speculation::Draft, Some(draft)) => {
+                let small = built(draft, None)?;
+                same_tokens((&text, &model), draft, &small)?;
+                Some((draft, small))
+            }
+        };
+        let notes = checkpoint.notes().to_vec();
+        let sides = Sides { text, eos, images, draft, notes };
+        let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
+        engine.map_err(|error| match error {
+            Error::Graph(error) => load_error(checkpoint, error),
+            error => error,
+        })
     }
 
     /// An engine for a model with weights from anywhere. It has no tokenizer and no end tokens:
@@ -124,14 +173,20 @@ impl Engine {
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
-        let text = (TextSide::none(), vec![]);
-        Self::assemble(model, weights, text, options, progress, Instant::now())
+        let sides = Sides {
+            text: TextSide::none(),
+            eos: vec![],
+            images: ImageSide::default(),
+            draft: None,
+            notes: vec![],
+        };
+        Self::assemble(model, weights, sides, options, progress, Instant::now())
     }
 
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        (text, eos): (TextSide, Vec<u32>),
+        Sides { text, eos, mut images, draft, mut notes }: Sides<'_>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -150,12 +205,27 @@ impl Engine {
             Some(codec) if !codec.has_encoder() => return Err(Error::NoEncoder(codec)),
             Some(codec) => Some(Reencoded::new(weights, codec, &model.graph, threads)),
         };
+        // What sees stays as it is, rounded to bf16 at most: it is small, and much depends on it.
+        let eyes = match model.vision {
+            None => None,
+            Some(vision) => {
+                images.sight = Some(Sight::new(&vision, options.image_tokens));
+                let float = options.activations == Activations::Float;
+                let activations = if float { Activations::Float } else { Activations::Bf16 };
+                // Its part of the work is not told, but may be cancelled too.
+                let go_on = |_| progress(Progress { done: 0, total: 1 });
+                let load = LoadOptions { activations, kv_codec: None, progress: &go_on };
+                Some(Eyes::load(vision, &cpu, weights, &load, options.image_cache_bytes)?)
+            }
+        };
+        let seeing_bytes = eyes.as_ref().map_or(0, Eyes::weight_bytes);
         let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
         let program = cpu.load(Arc::new(model.graph), weights, &load)?;
+        let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
             page_bytes: program.page_bytes() as u64,
-            weights: program.weight_bytes(),
+            weights: weight_bytes,
             max_positions: model.max_positions,
             available,
         };
@@ -163,31 +233,132 @@ impl Engine {
         let plan =
             program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
         let state = program.state(fit.pages)?;
-        let reuse = match (options.prefix_cache, options.activations) {
-            (false, _) => Reuse::Off,
-            (true, Activations::Float) => Reuse::AnyPhase,
-            (true, _) => Reuse::SamePhase,
-        };
-        let pool = PagePool::new(fit.pages, sizes.page_tokens, reuse);
+        let pool = PagePool::new(fit.pages, sizes.page_tokens, reuse(options));
         let limits = Limits {
             sequences: options.max_sequences.max(1),
             prompt_rows: options.prefill_chunk.max(1),
         };
+        notes.extend(fit.note);
+        notes.extend(reencoded.map(|made| made.note()));
         let info = ModelInfo {
             architecture: model.architecture,
             vocabulary: model.vocabulary,
             max_context: fit.context,
-            weight_bytes: program.weight_bytes(),
+            weight_bytes,
             token_state_bytes: program.page_bytes() / program.page_tokens(),
             eos: eos.clone(),
             isa,
             threads,
             load_time: start.elapsed(),
-            notes: fit.note.into_iter().chain(reencoded.map(|made| made.note())).collect(),
+            notes,
         };
-        let scheduler = Scheduler::new(pool, limits);
-        Engine::start(Worker { plan, state, scheduler, eos }, info, text)
+        let mut speculator = Speculator {
+            mode: options.speculation,
+            most: options.draft_tokens,
+            model: None,
+            pace: Pace::default(),
+        };
+        let mut draft_pool = None;
+        if let Some((checkpoint, small)) = draft {
+            let state = (fit.pages as u64).saturating_mul(sizes.page_bytes);
+            let used = sizes.weights.saturating_add(state);
+            let room = Room {
+                context: info.max_context,
+                vocabulary: info.vocabulary,
+                available: available.map(|bytes| bytes.saturating_sub(used)),
+            };
+            let loaded = load_draft(&cpu, checkpoint, small, &room, options, &load);
+            let (model, pool) = loaded.map_err(|error| match error {
+                Error::Graph(error) => load_error(checkpoint, error),
+                error => error,
+            })?;
+            speculator.model = Some(model);
+            draft_pool = Some(pool);
+        }
+        let scheduler = Scheduler::new(pool, draft_pool, limits);
+        Engine::start(Worker { plan, state, scheduler, eyes, eos, speculator }, info, text, images)
     }
+}
+
+fn built(checkpoint: &Checkpoint, context: Option<usize>) -> Result<Model, Error> {
+    keeve_models::build_for(checkpoint.config(), context)
+        .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })
+}
+
+/// What there is for a draft model.
+struct Room {
+    /// Of the large model.
+    context: usize,
+    vocabulary: usize,
+    /// Bytes of memory that the large model leaves.
+    available: Option<u64>,
+}
+
+/// Loads a draft model, which shares the large one's threads.
+fn load_draft(
+    cpu: &Cpu,
+    checkpoint: &Checkpoint,
+    small: Model,
+    room: &Room,
+    options: &EngineOptions,
+    load: &LoadOptions<'_>,
+) -> Result<(DraftModel, PagePool), Error> {
+    let program = cpu.load(Arc::new(small.graph), &Tensors(checkpoint), load)?;
+    let sizes = Sizes {
+        page_tokens: program.page_tokens(),
+        page_bytes: program.page_bytes() as u64,
+        weights: program.weight_bytes(),
+        max_positions: small.max_positions.min(room.context),
+        available: room.available,
+    };
+    let options = EngineOptions { max_context: None, kv_pages: None, ..options.clone() };
+    let fit = fit(&sizes, &options)?;
+    let model = DraftModel {
+        plan: program.compile(&CompileOptions::default())?,
+        state: program.state(fit.pages)?,
+        context: fit.context,
+        own_vocabulary: small.vocabulary,
+        vocabulary: room.vocabulary,
+        prompt_rows: options.prefill_chunk.max(1),
+    };
+    Ok((model, PagePool::new(fit.pages, sizes.page_tokens, reuse(&options))))
+}
+
+/// Which pages may be found again.
+fn reuse(options: &EngineOptions) -> Reuse {
+    match (options.prefix_cache, options.activations) {
+        (false, _) => Reuse::Off,
+        (true, Activations::Float) => Reuse::AnyPhase,
+        (true, _) => Reuse::SamePhase,
+    }
+}
+
+/// What an engine has besides a model.
+struct Sides<'a> {
+    text: TextSide,
+    /// Tokens that end answers.
+    eos: Vec<u32>,
+    images: ImageSide,
+    /// The draft model.
+    draft: Option<(&'a Checkpoint, Model)>,
+    /// What is to be told of the model.
+    notes: Vec<String>,
+}
+
+/// What makes images ready for a model that sees, if it came with settings for it.
+fn processor(checkpoint: &Checkpoint, vision: &Vision) -> Result<Option<Processor>, Error> {
+    let Some((path, bytes)) = checkpoint.image_settings() else { return Ok(None) };
+    let wrong = |problem: String| Error::ImageSettings { path: path.into(), problem };
+    let json = std::str::from_utf8(bytes).map_err(|_| wrong("is not UTF-8".into()))?;
+    let file = path.display().to_string();
+    let processor = Processor::from_json(json, &file).map_err(Error::from)?;
+    let (width, merge) = (vision.patch_width, vision.merge);
+    if (processor.width(), processor.merge()) != (width, merge) {
+        let found = format!("{} values, {} merged", processor.width(), processor.merge());
+        let problem = format!("makes patches of {found} a side; the model takes {width}, {merge}");
+        return Err(wrong(problem));
+    }
+    Ok(Some(processor))
 }
 
 /// A checkpoint as the backend sees it.

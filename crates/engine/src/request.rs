@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvError};
 use std::time::{Duration, Instant};
 
+use keeve_image::Patches;
+
 use crate::constraint::Constraint;
 use crate::error::Error;
 use crate::sampling::{SamplingParams, TokenLogprob};
@@ -14,6 +16,9 @@ use crate::sampling::{SamplingParams, TokenLogprob};
 pub struct Request {
     /// Token ids, used as they are.
     pub prompt: Vec<u32>,
+    /// The images of the prompt, in order, as [`crate::Engine::image_processor`] makes them. For each the
+    /// prompt has one image token.
+    pub images: Vec<Arc<Patches>>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
     /// The most tokens to generate; `None`: as many as the context holds.
@@ -82,12 +87,16 @@ pub struct Timings {
     pub prompt: Duration,
     /// From the first token to the last.
     pub decode: Duration,
-    /// Prompt tokens.
+    /// Prompt tokens, all tokens of images included.
     pub prompt_tokens: usize,
     /// Prompt tokens whose state was found in the prefix cache.
     pub cached_tokens: usize,
     /// Generated tokens, a stop token included.
     pub decode_tokens: usize,
+    /// Tokens that were guessed ahead, and checked.
+    pub drafted_tokens: usize,
+    /// How many of them were right.
+    pub accepted_tokens: usize,
 }
 
 impl Timings {

@@ -10,16 +10,22 @@ use keeve_graph::Phase;
 use crate::constraint::{Following, Standing};
 use crate::detokenizer::Detokenizer;
 use crate::error::Error;
+use crate::images::{Placed, Positions, Prompt};
 use crate::kv::{PageList, Tokens};
 use crate::request::{Event, FinishReason, Pooling, Request, Timings};
 use crate::sampling::{History, Sampled, Sampler};
+use crate::speculation::{Drafting, Pace};
 use crate::stop::StopMatcher;
 use crate::tokenizer::TokenizerError;
+use crate::vision::Hash;
 
 /// One request: its tokens, its place in the state, and how its answer is made.
 pub(crate) struct Sequence {
     /// Prompt and answer.
     pub tokens: Vec<u32>,
+    /// The images that some of them stand for, in order.
+    pub images: Vec<Placed>,
+    positions: Positions,
     /// How many of them the user gave.
     pub prompt_len: usize,
     /// How many of them are in the state.
@@ -33,7 +39,9 @@ pub(crate) struct Sequence {
     /// not repeat those before.
     reported: usize,
     ignore_eos: bool,
-    sampler: Sampler,
+    pub sampler: Sampler,
+    /// Tokens that may come next.
+    pub drafting: Drafting,
     detokenizer: Option<Detokenizer>,
     stop: StopMatcher,
     constraint: Option<Following>,
@@ -69,14 +77,16 @@ pub(crate) struct Link {
 }
 
 impl Sequence {
-    /// `context` is the most tokens that a sequence may have.
+    /// `prompt` is the request's, as it runs; `context` is the most tokens that a sequence may have.
     pub fn new(
         request: Request,
+        prompt: Prompt,
         link: Link,
         detokenizer: Option<Detokenizer>,
         context: usize,
     ) -> Result<Self, Error> {
-        let prompt_len = request.prompt.len();
+        let Prompt { tokens, images, positions } = prompt;
+        let prompt_len = tokens.len();
         let room = context.saturating_sub(prompt_len);
         Ok(Self {
             prompt_len,
@@ -90,12 +100,15 @@ impl Sequence {
             reported: request.prompt_logits_from,
             ignore_eos: request.ignore_eos,
             sampler: Sampler::new(request.sampling)?,
+            drafting: Drafting::default(),
             detokenizer,
             stop: StopMatcher::new(&request.stop)?,
             constraint: request.constraint.map(Following::start),
             embedding: request.embedding.map(|pooling| Embedding { pooling, sum: vec![], rows: 0 }),
             deadline: request.deadline,
-            tokens: request.prompt,
+            tokens,
+            images,
+            positions,
             events: link.events,
             cancelled: link.cancelled,
             times: Times {
@@ -108,9 +121,54 @@ impl Sequence {
         })
     }
 
+    /// The token at `index`, which may be a draft.
+    pub fn token(&self, index: usize) -> u32 {
+        match self.tokens.get(index) {
+            Some(&token) => token,
+            None => self.drafting.drafts[index - self.tokens.len()],
+        }
+    }
+
+    /// How many drafts may be made: none while the prompt runs, and no more than tokens that are still
+    /// to be generated after the next one.
+    pub fn most_drafts(&self) -> usize {
+        if self.remaining() != 1 || self.generated() == 0 {
+            return 0;
+        }
+        (self.max_tokens - self.generated()).saturating_sub(1)
+    }
+
     /// Tokens that have yet to enter the state.
     pub fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// How many of these can run: those before the first image whose features are not there yet.
+    pub fn ready(&self) -> usize {
+        let ahead = self
+            .images
+            .iter()
+            .find(|image| image.tokens.end > self.computed && image.features.is_none());
+        ahead.map_or(self.remaining(), |image| image.tokens.start.saturating_sub(self.computed))
+    }
+
+    /// Whether it waits for one of these images.
+    pub fn lacks(&self, hashes: &[Hash]) -> bool {
+        let ahead = self.images.iter().filter(|image| image.tokens.end > self.computed);
+        let mut lacking = ahead.filter(|image| image.features.is_none());
+        lacking.any(|image| hashes.contains(&image.patches.hash))
+    }
+
+    /// The position of the token at `index`: time, height, width.
+    pub fn position(&self, index: usize) -> [u32; 3] {
+        self.positions.at(index)
+    }
+
+    /// What the model is given for the token at `index` instead of it.
+    pub fn given(&self, index: usize) -> Option<&[f32]> {
+        let place = self.images.partition_point(|image| image.tokens.end <= index);
+        let image = self.images.get(place).filter(|image| image.tokens.contains(&index))?;
+        Some(image.features.as_ref()?.row(index - image.tokens.start))
     }
 
     /// Tokens of the answer so far.
@@ -125,7 +183,7 @@ impl Sequence {
 
     /// All of them, and which ran in which phase.
     pub fn all_tokens(&self) -> Tokens<'_> {
-        Tokens { ids: &self.tokens, prompt: self.prompt_len }
+        Tokens { ids: &self.tokens, prompt: self.prompt_len, images: &self.images }
     }
 
     /// The tokens whose state may be taken from elsewhere, and one more: all, or those before the
@@ -136,13 +194,13 @@ impl Sequence {
             false => self.tokens.len(),
         };
         let end = if self.embedding.is_some() { end.min(1) } else { end };
-        Tokens { ids: &self.tokens[..end], prompt: self.prompt_len }
+        Tokens { ids: &self.tokens[..end], prompt: self.prompt_len, images: &self.images }
     }
 
     /// Whether the logits after the token at `index` are needed: to choose the next token, or
     /// because the request wants to see them.
     pub fn wants_logits(&self, index: usize) -> bool {
-        let chooses = index + 1 == self.tokens.len() && self.max_tokens > 0;
+        let chooses = index + 1 >= self.tokens.len() && self.max_tokens > 0;
         chooses || self.reports(index)
     }
 
@@ -178,6 +236,9 @@ impl Sequence {
         let start = self.computed.max(self.reported);
         let count = (self.computed..self.computed + share).filter(|&at| self.reports(at)).count();
         self.computed += share;
+        for image in self.images.iter_mut().filter(|image| image.tokens.end <= self.computed) {
+            image.features = None;
+        }
         if count > 0 {
             self.reported = start + count;
             let values = logits[..count.min(logits.len())].concat();
@@ -216,8 +277,35 @@ impl Sequence {
         }
     }
 
+    /// Chooses the next token from the first of `logits`, which are those after the last token and
+    /// after each draft; then, as long as drafts are what was chosen, further ones. Returns why the
+    /// answer ends, if it does.
+    pub fn accept_all(
+        &mut self,
+        logits: &[&[f32]],
+        eos: &[u32],
+        pace: &mut Pace,
+    ) -> Result<Option<FinishReason>, Error> {
+        let drafts = std::mem::take(&mut self.drafting.drafts);
+        let mut accepted = 0;
+        let mut end = None;
+        for (at, logits) in logits.iter().enumerate() {
+            end = self.accept(logits, eos)?;
+            if end.is_some() || drafts.get(at) != self.tokens.last() {
+                break;
+            }
+            // The draft's row has put it into the state already.
+            accepted += 1;
+            self.computed += 1;
+        }
+        self.drafting.note(drafts.len(), accepted, pace);
+        // What the draft model has of wrong drafts is overwritten.
+        self.drafting.computed = self.drafting.computed.min(self.computed);
+        Ok(end)
+    }
+
     /// Chooses the next token from `logits`. Returns why the answer ends, if it does.
-    pub fn accept(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
+    fn accept(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
         guarded(|| self.choose(logits, eos))
     }
 
@@ -301,6 +389,8 @@ impl Sequence {
             prompt_tokens: self.prompt_len,
             cached_tokens: self.cached,
             decode_tokens: self.generated(),
+            drafted_tokens: self.drafting.drafted,
+            accepted_tokens: self.drafting.accepted,
         }
     }
 }

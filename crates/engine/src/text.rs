@@ -122,7 +122,11 @@ fn end_ids(
     if let Some(config) = checkpoint.generation_config() {
         ids.extend(named_end_ids(config, &generation)?);
     }
-    ids.extend(named_end_ids(checkpoint.config(), checkpoint.config_path())?);
+    // Models that also see may have theirs in the language model's part.
+    let text = checkpoint.config().get("text_config");
+    for config in [Some(checkpoint.config()), text].into_iter().flatten() {
+        ids.extend(named_end_ids(config, checkpoint.config_path())?);
+    }
     if let Some(tokenizer) = tokenizer {
         let eos = checkpoint
             .tokenizer_config()

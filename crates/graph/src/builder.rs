@@ -34,6 +34,18 @@ impl Graph {
         self.push(Op::Embed { table }, Rows::Tokens, width, Class::Act)
     }
 
+    /// The columns `columns` of the rows that the step gives, zeros for rows that it gives nothing
+    /// for: `[Tokens, width]`.
+    ///
+    /// # Errors
+    /// If there are no columns or too many.
+    pub fn given(&mut self, columns: Range<usize>) -> Result<ValueId, Error> {
+        if columns.is_empty() || columns.end > MAX_WIDTH {
+            return Err(shape("given", format!("columns {columns:?}")));
+        }
+        self.push(Op::Given { start: columns.start }, Rows::Tokens, columns.len(), Class::Act)
+    }
+
     /// `x * weight^T + bias`: `[rows, n]`. `module` is the name without `.weight`, which becomes
     /// the value's name.
     ///
@@ -94,14 +106,35 @@ impl Graph {
     ) -> Result<ValueId, Error> {
         let Shape { rows, width } = self.node(x).shape;
         if length == 0 || !width.is_multiple_of(length) {
-            return Err(shape(
-                "rms_norm",
-                format!("{module} of {length} does not divide a row of {width}"),
-            ));
+            return Err(divides_not("rms_norm", module, length, width));
         }
         let weight = Weight { one_plus, ..matrix(&format!("{module}.weight"), 1, length) };
         let weight = self.weight_id("rms_norm", weight)?;
         let value = self.push(Op::RmsNorm { x, weight, eps }, rows, width, Class::Act)?;
+        Ok(self.name(value, module))
+    }
+
+    /// Normalizes each run of `length` values in a row by its mean and variance. `module` has a
+    /// weight and a bias of that length.
+    ///
+    /// # Errors
+    /// If `length` does not divide the width.
+    pub fn layer_norm(
+        &mut self,
+        x: ValueId,
+        module: &str,
+        length: usize,
+        eps: f32,
+    ) -> Result<ValueId, Error> {
+        let Shape { rows, width } = self.node(x).shape;
+        if length == 0 || !width.is_multiple_of(length) {
+            return Err(divides_not("layer_norm", module, length, width));
+        }
+        let weight =
+            self.weight_id("layer_norm", matrix(&format!("{module}.weight"), 1, length))?;
+        let bias = self.weight_id("layer_norm", matrix(&format!("{module}.bias"), 1, length))?;
+        let op = Op::LayerNorm { x, weight, bias, eps };
+        let value = self.push(op, rows, width, Class::Act)?;
         Ok(self.name(value, module))
     }
 
@@ -172,6 +205,9 @@ impl Graph {
         }
         if spec.window == Some(0) {
             return Err(shape("attention", "a window of no tokens".into()));
+        }
+        if spec.window.is_some() && !spec.causal {
+            return Err(shape("attention", "a window that is not causal".into()));
         }
         let slot_fits = match *self.slot(state.slot) {
             Slot::Paged { kv_heads: heads, head_dim: dim } => (heads, dim) == (kv_heads, head_dim),
@@ -349,6 +385,11 @@ pub(crate) fn matrix(name: &str, rows: usize, cols: usize) -> Weight {
 fn dimensions(weight: &Weight) -> String {
     let stack = weight.experts.map(|experts| format!("{experts}x")).unwrap_or_default();
     format!("{stack}{}x{}", weight.rows, weight.cols)
+}
+
+/// A norm of a length that is no part of a row.
+fn divides_not(op: &'static str, module: &str, length: usize, width: usize) -> Error {
+    shape(op, format!("{module} of {length} does not divide a row of {width}"))
 }
 
 /// What does not fit in an operation.

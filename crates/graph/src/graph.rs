@@ -185,6 +185,24 @@ impl Graph {
         &self.slots[id.index()]
     }
 
+    /// The width of rows that steps give: what [`Op::Embed`] and [`Op::Given`] read of them.
+    pub fn given_width(&self) -> usize {
+        let end = |node: &Node| match node.op {
+            Op::Embed { .. } => node.shape.width,
+            // No overflow: the builder checked the end.
+            Op::Given { start } => start + node.shape.width,
+            _ => 0,
+        };
+        self.nodes.iter().map(end).max().unwrap_or(0)
+    }
+
+    /// Whether a sequence must come whole, in one step: some attention of it is not causal.
+    pub fn takes_whole_sequences(&self) -> bool {
+        let both_ways =
+            |node: &Node| matches!(&node.op, Op::Attention { spec, .. } if !spec.causal);
+        self.nodes.iter().any(both_ways)
+    }
+
     /// What a plan hands back.
     pub fn outputs(&self) -> &[Output] {
         &self.outputs

@@ -10,6 +10,8 @@ use crate::step::Want;
 pub enum UnaryOp {
     /// `x * sigmoid(x)`.
     Silu,
+    /// `x * Phi(x)`, `Phi` being the normal distribution's: `x / 2 * (1 + erf(x / sqrt 2))`.
+    Gelu,
     /// `x * Phi(x)`, approximated with tanh.
     GeluTanh,
     /// Hyperbolic tangent.
@@ -29,7 +31,7 @@ pub enum BinaryOp {
     Mul,
 }
 
-/// Causal attention with grouped heads, over a sequence's state and its own rows.
+/// Attention with grouped heads, over a sequence's state and its own rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attention {
     /// Query heads.
@@ -44,15 +46,25 @@ pub struct Attention {
     pub window: Option<usize>,
     /// Scores become `cap * tanh(score / cap)`.
     pub soft_cap: Option<f32>,
+    /// Whether a row sees only itself and what came before it. Otherwise it sees all rows of its
+    /// sequence, which must come in one step.
+    pub causal: bool,
 }
 
 /// One operation with its operands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Op {
-    /// Rows of `table` chosen by the step's ids, or the rows that the step gives instead.
+    /// Rows of `table` chosen by the step's ids; for rows that the step gives, their first columns
+    /// instead.
     Embed {
         /// `[vocabulary, width]`.
         table: WeightId,
+    },
+    /// Columns of the rows that the step gives (see [`crate::Step`]) from `start` on, as many
+    /// as the value is wide; zeros for rows that it gives nothing for.
+    Given {
+        /// The first column.
+        start: usize,
     },
     /// `x * weight^T + bias`. The weight may be in any codec.
     Linear {
@@ -71,6 +83,18 @@ pub enum Op {
         /// Gains; 1 is added to them if the weight says so.
         weight: WeightId,
         /// Added to the mean.
+        eps: f32,
+    },
+    /// `(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias`, over each run of `weight`'s length in
+    /// a row; the variance is the mean of squared differences.
+    LayerNorm {
+        /// `[rows, a multiple of the weight's length]`.
+        x: ValueId,
+        /// Gains.
+        weight: WeightId,
+        /// What is added, as many.
+        bias: WeightId,
+        /// Added to the variance.
         eps: f32,
     },
     /// Turns each head of `x` by its row's positions.
@@ -180,8 +204,10 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Embed { .. } => "embed",
+            Self::Given { .. } => "given",
             Self::Linear { .. } => "linear",
             Self::RmsNorm { .. } => "rms_norm",
+            Self::LayerNorm { .. } => "layer_norm",
             Self::Rope { .. } => "rope",
             Self::Attention { .. } => "attention",
             Self::Unary { .. } => "unary",
@@ -200,9 +226,10 @@ impl Op {
     /// The values it reads.
     pub fn operands(&self) -> impl Iterator<Item = ValueId> {
         let operands = match *self {
-            Self::Embed { .. } => [None; 3],
+            Self::Embed { .. } | Self::Given { .. } => [None; 3],
             Self::Linear { x, .. }
             | Self::RmsNorm { x, .. }
+            | Self::LayerNorm { x, .. }
             | Self::Rope { x, .. }
             | Self::Unary { x, .. }
             | Self::Scale { x, .. }
@@ -225,10 +252,12 @@ impl Op {
         let weights = match *self {
             Self::Embed { table } => [Some(table), None],
             Self::Linear { weight, bias, .. } => [Some(weight), bias],
+            Self::LayerNorm { weight, bias, .. } => [Some(weight), Some(bias)],
             Self::RmsNorm { weight, .. } | Self::ExpertLinear { weight, .. } => {
                 [Some(weight), None]
             }
-            Self::Rope { .. }
+            Self::Given { .. }
+            | Self::Rope { .. }
             | Self::Attention { .. }
             | Self::Unary { .. }
             | Self::Binary { .. }

@@ -43,7 +43,7 @@ impl fmt::Display for Graph {
                 write!(f, " {}[{stack}{}, {}]", weight.name, weight.rows, weight.cols)?;
             }
             match &node.op {
-                Op::RmsNorm { eps, .. } => write!(f, " eps={eps}")?,
+                Op::RmsNorm { eps, .. } | Op::LayerNorm { eps, .. } => write!(f, " eps={eps}")?,
                 Op::Rope { rope, head_dim, .. } => {
                     write!(f, " table={} head_dim={head_dim}", rope.index())?
                 }
@@ -57,9 +57,12 @@ impl fmt::Display for Graph {
                     if let Some(cap) = spec.soft_cap {
                         write!(f, " soft_cap={cap}")?;
                     }
+                    if !spec.causal {
+                        write!(f, " both_ways")?;
+                    }
                 }
                 Op::Scale { by, .. } => write!(f, " by={by}")?,
-                Op::Slice { start, .. } => write!(f, " from={start}")?,
+                Op::Given { start } | Op::Slice { start, .. } => write!(f, " from={start}")?,
                 Op::Router { chosen, normalize, .. } => {
                     write!(f, " chosen={chosen}")?;
                     if *normalize {

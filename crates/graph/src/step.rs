@@ -27,7 +27,7 @@ pub enum Phase {
 /// One token row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowInput {
-    /// Token id. Ignored where the step gives an embedding for the row.
+    /// Token id. Ignored where the step gives the row.
     pub id: u32,
     /// Rotary positions: time, height, width. Text repeats one number.
     pub position: [u32; 3],
@@ -74,19 +74,26 @@ pub struct Step<'a> {
     pub rows: Vec<RowInput>,
     /// Whose they are; ranges do not overlap and are in order.
     pub sequences: Vec<SequenceRows<'a>>,
-    /// Embeddings given instead of ids (images): row and values, in order of rows.
-    pub embeddings: Vec<(usize, &'a [f32])>,
+    /// Rows given instead of ids (images): which row, and as many values as the graph reads
+    /// ([`crate::Graph::given_width`]), in order of rows.
+    pub given: Vec<(usize, &'a [f32])>,
 }
 
-impl Step<'_> {
+impl<'a> Step<'a> {
+    /// What the step gives for `row`, if anything.
+    pub fn given_row(&self, row: usize) -> Option<&'a [f32]> {
+        let found = self.given.binary_search_by_key(&row, |&(row, _)| row);
+        found.ok().map(|index| self.given[index].1)
+    }
+
     /// The rows that ask for `want`, in order.
     pub fn wanted(&self, want: Want) -> impl Iterator<Item = usize> {
         self.rows.iter().enumerate().filter(move |(_, row)| row.wants(want)).map(|(index, _)| index)
     }
 
     /// Checks what every backend relies on: sequences in order and inside the rows, ids inside
-    /// the vocabulary, pages that exist, are enough and are written by one sequence only,
-    /// embeddings of the right width.
+    /// the vocabulary, pages that exist, are enough and are written by one sequence only, given rows
+    /// of the right width.
     ///
     /// # Errors
     /// [`Error::Step`] with the first thing that is wrong.
@@ -102,6 +109,9 @@ impl Step<'_> {
                 ));
             }
             next = rows.end;
+            if limits.whole_sequences && sequence.past > 0 {
+                return wrong(format!("sequence {index} does not come whole"));
+            }
             let tokens = sequence.past.saturating_add(rows.len());
             if tokens > sequence.pages.len().saturating_mul(limits.page_tokens) {
                 let pages = sequence.pages.len();
@@ -117,17 +127,16 @@ impl Step<'_> {
         if let Some(pair) = written.windows(2).find(|pair| pair[0] == pair[1]) {
             return wrong(format!("page {} would be written by two sequences", pair[0]));
         }
-        if self.embeddings.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
-            return wrong("the given embeddings are not in order of rows".into());
+        if self.given.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+            return wrong("the given rows are not in order".into());
         }
-        for &(row, values) in &self.embeddings {
-            if row >= self.rows.len() || values.len() != limits.embedding_width {
-                return wrong(format!("the embedding given for row {row} does not fit"));
+        for &(row, values) in &self.given {
+            if row >= self.rows.len() || values.len() != limits.given_width {
+                return wrong(format!("what is given for row {row} does not fit"));
             }
         }
         for (index, row) in self.rows.iter().enumerate() {
-            let given = self.embeddings.binary_search_by_key(&index, |&(row, _)| row).is_ok();
-            if row.id as usize >= limits.vocabulary && !given {
+            if row.id as usize >= limits.vocabulary && self.given_row(index).is_none() {
                 let vocabulary = limits.vocabulary;
                 return wrong(format!(
                     "token id {} is outside the vocabulary of {vocabulary}",
@@ -144,8 +153,10 @@ impl Step<'_> {
 pub struct StepLimits {
     /// Rows of the embedding table.
     pub vocabulary: usize,
-    /// Its width.
-    pub embedding_width: usize,
+    /// Width of given rows.
+    pub given_width: usize,
+    /// Whether sequences must come whole.
+    pub whole_sequences: bool,
     /// Tokens in a page.
     pub page_tokens: usize,
     /// Pages there are.

@@ -35,8 +35,7 @@ fn operations_check_their_operands() {
 
     let kv = graph.linear(x, "kv", 4, false).unwrap();
     let state = graph.state(Slot::Paged { kv_heads: 1, head_dim: 4 });
-    let spec =
-        Attention { heads: 2, kv_heads: 1, head_dim: 4, scale: 0.5, window: None, soft_cap: None };
+    let spec = SPEC;
     let heads = |heads, kv_heads, head_dim| Attention { heads, kv_heads, head_dim, ..spec };
     for wrong in [heads(3, 1, 4), heads(2, 0, 4), heads(2, 1, 0), heads(2, 1, usize::MAX)] {
         refused(graph.attention((x, kv, kv), state, wrong), "do not fit their operands");
@@ -80,8 +79,18 @@ fn operations_check_their_operands() {
     graph.output(Want::Logits, chosen).unwrap();
 }
 
+const SPEC: Attention = Attention {
+    heads: 2,
+    kv_heads: 1,
+    head_dim: 4,
+    scale: 0.5,
+    window: None,
+    soft_cap: None,
+    causal: true,
+};
+
 const LIMITS: StepLimits =
-    StepLimits { vocabulary: 10, embedding_width: 2, page_tokens: 4, pages: 5 };
+    StepLimits { vocabulary: 10, given_width: 2, whole_sequences: false, page_tokens: 4, pages: 5 };
 
 /// A step of `rows` rows, for sequences of `(rows, past, pages)`.
 fn step<'a>(rows: usize, sequences: &[(std::ops::Range<usize>, usize, &'a [u32])]) -> Step<'a> {
@@ -92,7 +101,7 @@ fn step<'a>(rows: usize, sequences: &[(std::ops::Range<usize>, usize, &'a [u32])
     Step {
         rows: (0..rows).map(row).collect(),
         sequences: sequences.iter().map(sequence).collect(),
-        embeddings: vec![],
+        given: vec![],
     }
 }
 
@@ -119,8 +128,8 @@ fn steps_are_checked() {
     let mut unknown = step(1, &[(0..1, 0, &[0])]);
     unknown.rows[0].id = 10;
     refused(unknown.check(&LIMITS), "token id 10 is outside");
-    // A row whose embedding is given needs no id.
-    unknown.embeddings = vec![(0, &[1.0, 2.0])];
+    // A row that is given needs no id.
+    unknown.given = vec![(0, &[1.0, 2.0])];
     unknown.check(&LIMITS).unwrap();
     type Given = [(usize, &'static [f32])];
     let given: &[(&Given, &str)] = &[
@@ -128,11 +137,43 @@ fn steps_are_checked() {
         (&[(6, &[1.0, 2.0])], "does not fit"),
         (&[(1, &[1.0, 2.0]), (0, &[1.0, 2.0])], "not in order"),
     ];
-    for (embeddings, part) in given {
+    for (given, part) in given {
         let mut step = fine.clone();
-        step.embeddings = embeddings.to_vec();
+        step.given = given.to_vec();
         refused(step.check(&LIMITS), part);
     }
+}
+
+#[test]
+fn sequences_that_must_come_whole_have_no_past() {
+    let limits = StepLimits { whole_sequences: true, ..LIMITS };
+    step(3, &[(0..1, 0, &[0]), (1..3, 0, &[1])]).check(&limits).unwrap();
+    refused(
+        step(3, &[(0..1, 0, &[0]), (1..3, 1, &[1])]).check(&limits),
+        "sequence 1 does not come",
+    );
+}
+
+#[test]
+fn a_graph_knows_how_wide_given_rows_are() {
+    let mut graph = Graph::new();
+    assert_eq!(graph.given_width(), 0);
+    graph.embed("table", 10, 8).unwrap();
+    assert_eq!(graph.given_width(), 8);
+    graph.given(8..12).unwrap();
+    graph.given(2..5).unwrap();
+    assert_eq!(graph.given_width(), 12);
+    refused(graph.given(3..3), "columns 3..3");
+    refused(graph.given(0..usize::MAX), "given: columns");
+    let x = graph.given(0..6).unwrap();
+    refused(graph.layer_norm(x, "norm", 4, 1e-6), "norm of 4 does not divide a row of 6");
+    let spec = Attention { window: Some(3), causal: false, ..SPEC };
+    let state = graph.state(Slot::Paged { kv_heads: 1, head_dim: 4 });
+    let (q, k) = (graph.given(0..8).unwrap(), graph.given(0..4).unwrap());
+    refused(graph.attention((q, k, k), state, spec), "a window that is not causal");
+    assert!(!graph.takes_whole_sequences());
+    graph.attention((q, k, k), state, Attention { window: None, ..spec }).unwrap();
+    assert!(graph.takes_whole_sequences());
 }
 
 #[test]

@@ -115,9 +115,9 @@ impl Hub {
         let (commit, names) = self.client.files(model, revision, &waiting)?;
         let selection = select::select(model, &names)?;
         let path = match &selection {
-            Selection::Gguf(file) => {
-                self.bring(repo, model, &commit, std::slice::from_ref(file), progress)?;
-                repo.snapshot(&commit).join(file)
+            Selection::Gguf(files) => {
+                self.bring(repo, model, &commit, files, progress)?;
+                first(repo, &commit, files)
             }
             Selection::Folder { files, weights } => {
                 // The small files first: one of them may say which large ones there are.
@@ -204,7 +204,7 @@ impl Hub {
             other => other,
         };
         let path = match select::select(model, &names).map_err(in_cache)? {
-            Selection::Gguf(file) => repo.snapshot(&commit).join(file),
+            Selection::Gguf(files) => first(repo, &commit, &files),
             Selection::Folder { weights, .. } => {
                 let weights = match weights[..] {
                     [] => self.indexed(repo, model, &commit)?,
@@ -218,4 +218,10 @@ impl Hub {
         };
         Ok(Fetched { path, commit, notes: vec![] })
     }
+}
+
+/// Where the first of these files is.
+fn first(repo: &Repo, commit: &str, files: &[String]) -> PathBuf {
+    let snapshot = repo.snapshot(commit);
+    files.first().map_or(snapshot.clone(), |file| snapshot.join(file))
 }

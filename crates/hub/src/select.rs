@@ -7,20 +7,22 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// What keeve reads besides weights, where a repository has it.
-const SIDE_FILES: [&str; 6] = [
+const SIDE_FILES: [&str; 8] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     INDEX,
 ];
 
 /// The files that make up a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Selection {
-    /// A GGUF file.
-    Gguf(String),
+    /// A GGUF file, or all parts of one, the first part first.
+    Gguf(Vec<String>),
     /// A folder's files, `config.json` among them. Where there is an index, it says which weights.
     Folder {
         files: Vec<String>,
@@ -35,15 +37,18 @@ pub(crate) enum Selection {
 pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, Error> {
     let has = |name: &str| names.iter().any(|other| other == name);
     let choice = |problem: String| Error::Choice { repo: model.repo(), problem };
+    let gguf = |name: &str| parts(name, names).map(Selection::Gguf).map_err(choice);
+    let ggufs = || names.iter().filter(|name| name.ends_with(".gguf") && !is_companion(name));
+    // A model in parts is one choice: its first part.
     let ggufs: Vec<&String> =
-        names.iter().filter(|name| name.ends_with(".gguf") && !is_companion(name)).collect();
+        ggufs().filter(|name| Part::read(name).is_none_or(|part| part.number == 1)).collect();
     if let Some(wanted) = &model.file {
         if wanted.ends_with(".gguf") && has(wanted) {
-            return Ok(Selection::Gguf(wanted.clone()));
+            return gguf(wanted);
         }
         let found: Vec<_> = ggufs.iter().filter(|name| has_label(name, wanted)).collect();
         return match found[..] {
-            [name] => Ok(Selection::Gguf(name.to_string())),
+            [name] => gguf(name),
             [] if ggufs.is_empty() => Err(choice("holds no GGUF file".into())),
             [] => Err(choice(format!("holds no GGUF file '{wanted}'; it holds {}", list(&ggufs)))),
             _ => {
@@ -60,7 +65,7 @@ pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, E
         return Ok(Selection::Folder { files, weights });
     }
     match ggufs[..] {
-        [name] => Ok(Selection::Gguf(name.clone())),
+        [name] => gguf(name),
         [] => {
             Err(choice(format!("holds neither {CONFIG} with model*.safetensors nor a GGUF file")))
         }
@@ -70,6 +75,46 @@ pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, E
             list(&ggufs)
         ))),
     }
+}
+
+/// What the name of a part of a GGUF model says: `<prefix>-00001-of-00003.gguf`.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    prefix: &'a str,
+    number: u32,
+    count: u32,
+}
+
+impl<'a> Part<'a> {
+    /// `None` for names of whole files.
+    fn read(name: &'a str) -> Option<Self> {
+        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (prefix, number) = rest.rsplit_once('-')?;
+        let digits = |text: &str| match text.len() == 5 {
+            true => text.parse::<u32>().ok(),
+            false => None,
+        };
+        let (number, count) = (digits(number)?, digits(count)?);
+        (1..=count).contains(&number).then_some(Self { prefix, number, count })
+    }
+
+    fn name(self, number: u32) -> String {
+        format!("{}-{number:05}-of-{:05}.gguf", self.prefix, self.count)
+    }
+}
+
+/// The files of the GGUF model that `name` is, or is a part of.
+fn parts(name: &str, names: &[String]) -> Result<Vec<String>, String> {
+    let Some(part) = Part::read(name) else { return Ok(vec![name.to_owned()]) };
+    let there: std::collections::HashSet<&str> = names.iter().map(String::as_str).collect();
+    let found = |number| {
+        let name = part.name(number);
+        match there.contains(name.as_str()) {
+            true => Ok(name),
+            false => Err(format!("holds {}, but not {name}", part.name(part.number))),
+        }
+    };
+    (1..=part.count).map(found).collect()
 }
 
 fn is_weights(name: &str) -> bool {
@@ -157,7 +202,7 @@ mod tests {
     fn a_gguf_file_is_chosen_by_name_or_label() {
         let names =
             ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m.Q8_0.gguf", "f16/m-F16.gguf", "mmproj-F16.gguf"];
-        let gguf = |name: &str| Ok(Selection::Gguf(name.into()));
+        let gguf = |name: &str| Ok(Selection::Gguf(vec![name.into()]));
         assert_eq!(chosen("a/b:Q4_K_M", &names), gguf("m-Q4_K_M.gguf"));
         assert_eq!(chosen("a/b:q8_0", &names), gguf("m.Q8_0.gguf"));
         assert_eq!(chosen("a/b:f16", &names[..2]).unwrap_err().matches("Q4_K").count(), 2);
@@ -170,6 +215,21 @@ mod tests {
         assert!(
             chosen("a/b", &["pytorch_model.bin", "config.json"]).unwrap_err().contains("neither")
         );
+    }
+
+    #[test]
+    fn a_gguf_model_in_parts_is_one_choice_of_many_files() {
+        let names = ["m-Q4_K_M-00002-of-00002.gguf", "m-Q4_K_M-00001-of-00002.gguf", "m-Q8_0.gguf"];
+        let both = Ok(Selection::Gguf(vec![names[1].into(), names[0].into()]));
+        assert_eq!(chosen("a/b:Q4_K_M", &names), both);
+        assert_eq!(chosen("a/b", &names[..2]), both);
+        assert_eq!(chosen("a/b:m-Q4_K_M-00002-of-00002.gguf", &names), both);
+        let torn = chosen("a/b", &names[1..2]).unwrap_err();
+        assert!(torn.contains("but not m-Q4_K_M-00002-of-00002.gguf"), "{torn}");
+        // Names that only look like parts are whole files.
+        for name in ["m-00000-of-00002.gguf", "m-00003-of-00002.gguf", "m-1-of-2.gguf"] {
+            assert_eq!(chosen("a/b", &[name]), Ok(Selection::Gguf(vec![name.into()])));
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use keeve::{Activations, Codec, Isa, KvCodec};
+use keeve::{Activations, Codec, Isa, KvCodec, Speculation};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -111,6 +111,43 @@ pub struct Compute {
     pub profile: bool,
 }
 
+/// How tokens are guessed ahead, to be checked several at a time. That changes no answer.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Speculate {
+    /// A small model with the same tokenizer that guesses what the model will say.
+    #[arg(long, value_name = "MODEL")]
+    pub draft_model: Option<String>,
+    /// Where guesses come from.
+    #[arg(long, value_enum, default_value_t = SpeculateMode::Auto)]
+    pub speculate: SpeculateMode,
+    /// Tokens that are guessed ahead, at most.
+    #[arg(long, value_name = "TOKENS", default_value = "8", value_parser = draft_tokens)]
+    pub draft_tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpeculateMode {
+    /// The draft model if there is one, else what the text repeats; as many as pay.
+    Auto,
+    /// What the text repeats, always as many as allowed.
+    Ngram,
+    /// The draft model, always as many as allowed.
+    Draft,
+    /// There are none.
+    Off,
+}
+
+impl From<SpeculateMode> for Speculation {
+    fn from(mode: SpeculateMode) -> Self {
+        match mode {
+            SpeculateMode::Auto => Self::Auto,
+            SpeculateMode::Ngram => Self::Ngram,
+            SpeculateMode::Draft => Self::Draft,
+            SpeculateMode::Off => Self::Off,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
@@ -178,6 +215,13 @@ pub struct Run {
     /// The prompt as token ids, used as they are.
     #[arg(long, value_name = "IDS", value_delimiter = ',', num_args = 1, value_parser = token_id)]
     pub prompt_ids: Option<Vec<u32>>,
+    /// Show the model this image (PNG, JPEG or WebP); may be given several times, and the prompt follows
+    /// the images.
+    #[arg(
+        long, value_name = "FILE", action = ArgAction::Append,
+        conflicts_with_all = ["prompt_ids", "no_chat_template"]
+    )]
+    pub image: Vec<PathBuf>,
     /// A system prompt.
     #[arg(long, conflicts_with_all = ["prompt_ids", "no_chat_template"])]
     pub system: Option<String>,
@@ -198,6 +242,8 @@ pub struct Run {
     /// Go on after the model's end tokens.
     #[arg(long)]
     pub ignore_eos: bool,
+    #[command(flatten)]
+    pub speculate: Speculate,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -245,6 +291,12 @@ pub struct Serve {
     /// The longest body of a request, in MiB.
     #[arg(long, value_name = "MIB", default_value = "16", value_parser = at_least_one)]
     pub max_body: usize,
+    /// Images of one request.
+    #[arg(long, value_name = "COUNT", default_value = "16", value_parser = at_least_one)]
+    pub max_images: usize,
+    /// Fetch images from addresses that requests name. Only public addresses are connected to.
+    #[arg(long)]
+    pub allow_remote_images: bool,
     /// Connections at a time.
     #[arg(long, value_name = "COUNT", default_value = "1024", value_parser = at_least_one)]
     pub max_connections: usize,
@@ -260,6 +312,8 @@ pub struct Serve {
     /// The most MiB that the files of loaded models may have together; idle ones make room.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_budget: Option<u64>,
+    #[command(flatten)]
+    pub speculate: Speculate,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -286,6 +340,8 @@ pub struct Chat {
     pub no_history: bool,
     #[command(flatten)]
     pub sampling: Sampling,
+    #[command(flatten)]
+    pub speculate: Speculate,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -680,6 +736,17 @@ fn named_model(text: &str) -> Result<(String, String), String> {
 
 fn token_id(text: &str) -> Result<u32, String> {
     text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
+}
+
+/// The most tokens that may be guessed ahead: a step has so many rows more for each sequence.
+const MOST_DRAFT_TOKENS: usize = 64;
+
+fn draft_tokens(text: &str) -> Result<usize, String> {
+    let count = at_least_one(text)?;
+    match count <= MOST_DRAFT_TOKENS {
+        true => Ok(count),
+        false => Err(format!("expected at most {MOST_DRAFT_TOKENS}")),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

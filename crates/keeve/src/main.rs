@@ -5,6 +5,7 @@ mod chat;
 mod commands;
 mod config_file;
 mod hub;
+mod images;
 mod interrupt;
 mod model;
 mod output;

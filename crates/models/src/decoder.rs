@@ -14,6 +14,8 @@ const MAX_LAYERS: u64 = 2048;
 
 /// The dimensions that decoders share, read from a config.
 pub(crate) struct Decoder {
+    /// What the names of all tensors but the head's begin with.
+    pub prefix: &'static str,
     pub layers: usize,
     pub hidden: usize,
     pub feed_forward: usize,
@@ -57,6 +59,9 @@ pub(crate) struct Decoder {
     pub logits_cap: Option<f32>,
     pub max_positions: usize,
     pub tied_head: bool,
+    /// The first layers, this many, after which rows that the step gives are added to, each layer with
+    /// columns of its own.
+    pub added_layers: usize,
     vocabulary: usize,
 }
 
@@ -167,6 +172,7 @@ impl Decoder {
         let layers = config.integer("num_hidden_layers", 1..=MAX_LAYERS)?;
         let attention_bias = config.flag("attention_bias", false)?;
         Ok(Self {
+            prefix: "model",
             layers: layers.ok_or_else(|| wrong("num_hidden_layers", "is missing"))?,
             hidden,
             feed_forward: config.required("intermediate_size")?,
@@ -197,6 +203,7 @@ impl Decoder {
             vocabulary: config.required("vocab_size")?,
             max_positions: config.width("max_position_embeddings")?.unwrap_or(2048),
             tied_head: config.flag("tie_word_embeddings", false)?,
+            added_layers: 0,
         })
     }
 
@@ -214,7 +221,7 @@ impl Decoder {
             Some(local) => Some((graph.rope_table(local.rope.clone())?, &local.layers)),
             None => None,
         };
-        let embedding = "model.embed_tokens";
+        let embedding = &format!("{}.embed_tokens", self.prefix);
         let mut x = graph.embed(&format!("{embedding}.weight"), self.vocabulary, self.hidden)?;
         if let Some(scale) = self.embedding_scale {
             x = graph.scale(x, scale)?;
@@ -228,11 +235,18 @@ impl Decoder {
             };
             let unturned = self.unturned.as_ref().is_some_and(|layers| layers[index]);
             x = self.layer(&mut graph, x, index, (!unturned).then_some(rope), window)?;
+            if index < self.added_layers {
+                // No overflow: the hidden state is at most 2^24 wide, and there are few layers.
+                let columns = (index + 1) * self.hidden..(index + 2) * self.hidden;
+                let added = graph.given(columns)?;
+                x = graph.add(x, added)?;
+            }
         }
         let head = if self.tied_head { embedding } else { "lm_head" };
         for want in [Want::Hidden, Want::Logits] {
             let rows = graph.select_rows(x, want)?;
-            let mut value = self.norm(&mut graph, rows, "model.norm", self.hidden)?;
+            let mut value =
+                self.norm(&mut graph, rows, &format!("{}.norm", self.prefix), self.hidden)?;
             if want == Want::Logits {
                 value = graph.linear(value, head, self.vocabulary, false)?;
                 if let Some(scale) = self.logits_scale {
@@ -255,6 +269,7 @@ impl Decoder {
             layers: self.layers,
             hidden: self.hidden,
             tied_head: self.tied_head,
+            vision: None,
         })
     }
 

@@ -33,7 +33,7 @@ impl Decoder {
         rope: Option<RopeId>,
         window: Option<usize>,
     ) -> Result<ValueId, Error> {
-        let layer = format!("model.layers.{index}");
+        let layer = format!("{}.layers.{index}", self.prefix);
         let (attention, feed_forward) = self.norms.names();
         let x = self.part(graph, x, &layer, attention, |graph, x| {
             self.attention(graph, x, &format!("{layer}.self_attn"), rope, window)
@@ -105,7 +105,15 @@ impl Decoder {
         }
         let state = graph.state(Slot::Paged { kv_heads, head_dim });
         let scale = self.attention_scale.unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt());
-        let spec = Attention { heads, kv_heads, head_dim, scale, window, soft_cap: self.score_cap };
+        let spec = Attention {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            window,
+            soft_cap: self.score_cap,
+            causal: true,
+        };
         let (mut attended, _) = graph.attention((q, k, v), state, spec)?;
         if self.sub_norms {
             let name = format!("{name}.attn_sub_norm");

@@ -19,14 +19,18 @@ mod long_rope;
 mod olmo2;
 mod phi3;
 mod qwen;
+mod qwen3_vl;
+mod qwen3_vl_vision;
 mod rope;
 mod smollm3;
+mod vision;
 
 use keeve_graph::Graph;
 use serde_json::Value;
 
 use config::{Config, quoted, wrong};
 pub use error::Error;
+pub use vision::{Block, PatchPlace, PositionTable, Vision};
 
 /// What a config becomes.
 #[derive(Debug, Clone)]
@@ -45,12 +49,14 @@ pub struct Model {
     pub hidden: usize,
     /// Whether the head is the embedding table.
     pub tied_head: bool,
+    /// What turns images into rows that steps give, if the model sees.
+    pub vision: Option<Vision>,
 }
 
 type Build = fn(&Config<'_>) -> Result<Model, Error>;
 
 /// Every architecture by `model_type`.
-const ARCHITECTURES: [(&str, Build); 16] = [
+const ARCHITECTURES: [(&str, Build); 17] = [
     ("bitnet", bitnet::build),
     ("gemma", gemma::build),
     ("gemma2", gemma::build2),
@@ -66,6 +72,7 @@ const ARCHITECTURES: [(&str, Build); 16] = [
     ("qwen2_moe", qwen::build2_experts),
     ("qwen3", qwen::build3),
     ("qwen3_moe", qwen::build3_experts),
+    ("qwen3_vl", qwen3_vl::build),
     ("smollm3", smollm3::build),
 ];
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::images::{ImageRules, ImageWork};
 use crate::models::Models;
 
 /// How the server meets the world.
@@ -23,6 +24,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// The longest that a client may take to send a body.
     pub body_timeout: Duration,
+    /// The longest that a client may take nothing of what is sent to it.
+    pub write_timeout: Duration,
     /// The most connections at a time.
     pub max_connections: usize,
     /// The longest that an answer may take.
@@ -31,6 +34,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// The most answers (`n`) and prompts of one request.
     pub max_choices: usize,
+    /// Which images are taken.
+    pub images: ImageRules,
 }
 
 impl ServerConfig {
@@ -51,10 +56,12 @@ impl Default for ServerConfig {
             max_body: 16 << 20,
             head_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             max_connections: 1024,
             request_timeout: Some(Duration::from_secs(600)),
             drain_timeout: Duration::from_secs(30),
             max_choices: 16,
+            images: ImageRules::default(),
         }
     }
 }
@@ -63,6 +70,7 @@ impl Default for ServerConfig {
 pub(crate) struct App {
     pub config: ServerConfig,
     pub models: Models,
+    pub images: ImageWork,
     /// Whether the server is ending.
     pub draining: AtomicBool,
     /// Whether the address is this machine's own, so that only it can connect.
@@ -78,6 +86,7 @@ impl App {
         Self {
             config,
             models,
+            images: ImageWork::default(),
             draining: AtomicBool::new(false),
             loopback,
             ids: AtomicU64::new(1),

@@ -11,13 +11,17 @@ mod base64;
 mod body;
 mod error;
 mod guard;
+mod images;
 mod metrics;
 mod models;
 mod parse;
+mod remote;
 mod serve;
+mod slow;
 mod sse;
 mod web;
 
 pub use app::ServerConfig;
-pub use models::{ModelSource, ModelsConfig};
+pub use images::ImageRules;
+pub use models::{ModelSource, ModelsConfig, Opener};
 pub use serve::{Observer, Server, ServerError, Stop, serve};

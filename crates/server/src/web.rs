@@ -9,13 +9,14 @@ use axum::routing::get;
 use crate::app::Shared;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Path, type and content of each file.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 5] = [
     ("/", "text/html; charset=utf-8", include_str!("web/index.html")),
     ("/web/style.css", "text/css; charset=utf-8", include_str!("web/style.css")),
     ("/web/chat.js", "text/javascript; charset=utf-8", include_str!("web/chat.js")),
+    ("/web/images.js", "text/javascript; charset=utf-8", include_str!("web/images.js")),
     ("/web/markdown.js", "text/javascript; charset=utf-8", include_str!("web/markdown.js")),
 ];
 

@@ -182,7 +182,7 @@ fn what_is_wrong_is_named() {
     let image = json!([{ "role": "user", "content": [
         { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAA" } }] }]);
     let error = server.fails(CHAT, &with("messages", image), 400);
-    assert_eq!(error["param"], "messages[0].content[0]");
+    assert_eq!(error["param"], "messages[0].content[0].image_url");
     let error = server.fails(CHAT, &with("model", json!("gpt-9")), 404);
     assert_eq!(error["code"], "model_not_found");
     let long = "word ".repeat(5000);

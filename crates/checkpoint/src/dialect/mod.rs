@@ -100,6 +100,16 @@ impl Entry {
         self
     }
 
+    /// The tensor that `change` makes of this one. It fails with the end of a sentence that begins with
+    /// the tensor's name.
+    pub(crate) fn then(
+        self,
+        change: impl Fn(PackedTensor) -> Result<PackedTensor, String> + Send + Sync + 'static,
+    ) -> Self {
+        let build = self.build;
+        Self { info: self.info, build: Box::new(move || change(build()?)) }
+    }
+
     /// Puts the tensor together.
     pub(crate) fn tensor(&self) -> Result<PackedTensor, Error> {
         (self.build)().map_err(|problem| Error::tensor(&self.info.file, &self.info.name, problem))

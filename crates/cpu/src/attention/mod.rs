@@ -4,7 +4,8 @@
 //!
 //! Nothing here holds scores of more than a piece of the context. The tokens of a sequence are cut,
 //! from its beginning, into splits of [`SPLIT`] and those into blocks of [`BLOCK`]. For one row and one
-//! head, with `s[j]` the score of token `j` and only tokens that the row sees:
+//! head, with `s[j]` the score of token `j` and only tokens that the row sees (itself and what came
+//! before it, or the whole sequence where attention is not causal):
 //!
 //! ```text
 //! for each split:  m = -inf, l = 0, o = 0
@@ -143,6 +144,8 @@ pub(crate) struct Queries<'a> {
     kv_head: usize,
     /// The place of the first row's token in its sequence.
     position: usize,
+    /// Tokens of the sequence, all rows of the step included.
+    tokens: usize,
     /// Queries of the rows: `[rows, heads * head_dim]`.
     q: &'a [f32],
 }
@@ -159,13 +162,16 @@ impl Queries<'_> {
 
     /// The tokens that a row sees.
     fn sees(&self, row: usize) -> Range<usize> {
+        if !self.spec.causal {
+            return 0..self.tokens;
+        }
         let end = self.position + row + 1;
         self.spec.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 
     /// The tokens that some row sees.
     fn all_see(&self) -> Range<usize> {
-        self.sees(0).start..self.position + self.rows()
+        self.sees(0).start..self.sees(self.rows().saturating_sub(1)).end
     }
 
     /// The queries of a row: `[group * head_dim]`.
@@ -315,7 +321,7 @@ pub(crate) fn append(
     });
 }
 
-/// Attends each row of `q` to the tokens of its sequence up to itself. Padding rows give zeros.
+/// Attends each row of `q` to the tokens of its sequence that it sees. Padding rows give zeros.
 /// `float` says that activations are not rounded.
 #[allow(clippy::too_many_arguments)] // Where to, from what, by whom.
 pub(crate) fn attend(
@@ -389,6 +395,7 @@ impl<'a> Data<'a> {
             pages: run.sequence.pages,
             kv_head,
             position: run.position(),
+            tokens: run.sequence.past + run.sequence.rows.len(),
             q: &self.q[run.rows.start * width..run.rows.end * width],
         }
     }

@@ -38,7 +38,7 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
 
 fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
     let scale = 1.0 / (head_dim as f32).sqrt();
-    Attention { heads, kv_heads, head_dim, scale, window: None, soft_cap: None }
+    Attention { heads, kv_heads, head_dim, scale, window: None, soft_cap: None, causal: true }
 }
 
 /// Queries, keys and values of a whole sequence, and where its pages are.
@@ -175,7 +175,7 @@ fn run(
 
 /// What a row of a sequence should get, in `f64`, from keys and values as they are stored.
 fn naive(spec: Attention, kv: &KeyValues, sequence: &Sequence, row: usize) -> Vec<f64> {
-    let Attention { heads, kv_heads, head_dim, scale, window, soft_cap } = spec;
+    let Attention { heads, kv_heads, head_dim, scale, window, soft_cap, .. } = spec;
     let mut out = vec![];
     let mut number = vec![0.0; head_dim];
     for head in 0..heads {
@@ -420,6 +420,7 @@ fn memory_does_not_grow_with_the_context() {
                     pages: &pages,
                     kv_head: 1,
                     position,
+                    tokens: position + 64,
                     q: &q,
                 };
                 let mut scratch = Scratch::default();

@@ -90,6 +90,20 @@ fn element_wise_primitives_of_every_length() {
             tier.rms_norm(&x, &gain, 1e-5, &mut found);
             assert_near(&found, &expected, &format!("rms_norm {isa} {n}"));
 
+            let bias = random.values(n);
+            Scalar.layer_norm(&x, &gain, &bias, 1e-5, &mut expected);
+            tier.layer_norm(&x, &gain, &bias, 1e-5, &mut found);
+            assert_near(&found, &expected, &format!("layer_norm {isa} {n}"));
+
+            expected = random.values(n).iter().map(|x| x * 6.0).collect();
+            found = expected.clone();
+            Scalar.gelu_tanh(&mut expected);
+            tier.gelu_tanh(&mut found);
+            // Far below zero, the oracle subtracts numbers that are nearly the same.
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-6, "gelu_tanh {isa} {n}: {found} {expected}");
+            }
+
             expected = random.values(n).iter().map(|x| x * 20.0).collect();
             found = expected.clone();
             Scalar.silu(&mut expected);
@@ -100,14 +114,18 @@ fn element_wise_primitives_of_every_length() {
 }
 
 #[test]
-fn silu_has_the_right_ends() {
-    for (isa, tier) in tiers("silu").into_iter().filter(|(isa, _)| *isa != Isa::Scalar) {
-        let mut x = [0.0, -0.0, 100.0, -100.0, 3e38, -3e38, f32::INFINITY, f32::NAN];
-        let mut expected = x;
-        tier.silu(&mut x);
-        Scalar.silu(&mut expected);
-        for (found, expected) in x.into_iter().zip(expected) {
-            assert!(found == expected || found.is_nan() && expected.is_nan(), "{isa}: {found}");
+fn silu_and_gelu_have_the_right_ends() {
+    type Function = fn(&dyn Kernels, &mut [f32]);
+    let functions: [Function; 2] = [|tier, x| tier.silu(x), |tier, x| tier.gelu_tanh(x)];
+    for (isa, tier) in tiers("ends").into_iter().filter(|(isa, _)| *isa != Isa::Scalar) {
+        for function in functions {
+            let mut x = [0.0, -0.0, 100.0, -100.0, 3e38, -3e38, f32::INFINITY, f32::NAN];
+            let mut expected = x;
+            function(tier, &mut x);
+            function(&Scalar, &mut expected);
+            for (found, expected) in x.into_iter().zip(expected) {
+                assert!(found == expected || found.is_nan() && expected.is_nan(), "{isa}: {found}");
+            }
         }
     }
 }

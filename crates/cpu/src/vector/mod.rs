@@ -19,6 +19,8 @@ mod prefetch;
 mod tier;
 mod unpack;
 
+use crate::kernels::{GELU_CUBE, SQRT_2_OVER_PI};
+
 pub(crate) use lanes::Lanes;
 pub(crate) use prefetch::prefetch;
 #[cfg(target_arch = "aarch64")]
@@ -185,6 +187,55 @@ unsafe fn rms_norm<V: Lanes>(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32])
     }
 }
 
+/// `out = (x - mean(x)) / sqrt(variance(x) + eps) * gain + bias`.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+unsafe fn layer_norm<V: Lanes>(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let width = x.len();
+    let same = [gain.len(), bias.len(), out.len()].iter().all(|&len| len == width);
+    assert!(same, "rows of {width} values");
+    let (whole, part) = (width - width % V::COUNT, width % V::COUNT);
+    let (x, gain, bias, out) = (x.as_ptr(), gain.as_ptr(), bias.as_ptr(), out.as_mut_ptr());
+    // SAFETY: the caller vouches for the instructions; `at` ends at the last whole register of the
+    // four slices, and what the last part touches ends with them.
+    unsafe {
+        let mut sum = V::splat(0.0);
+        for at in (0..whole).step_by(V::COUNT) {
+            sum = sum.add(V::load(x.add(at)));
+        }
+        if part > 0 {
+            sum = sum.add(V::load_part(x.add(whole), part));
+        }
+        let mean = V::splat(sum.sum() / width as f32);
+        let mut squares = V::splat(0.0);
+        for at in (0..whole).step_by(V::COUNT) {
+            let apart = V::load(x.add(at)).sub(mean);
+            squares = apart.mul_add(apart, squares);
+        }
+        if part > 0 {
+            // Lanes past the end are not part of the sum.
+            let apart = V::load_part(x.add(whole), part).sub(mean).first(part, V::splat(0.0));
+            squares = apart.mul_add(apart, squares);
+        }
+        let factor = V::splat(1.0 / (squares.sum() / width as f32 + eps).sqrt());
+        for at in (0..whole).step_by(V::COUNT) {
+            let apart = V::load(x.add(at)).sub(mean).mul(factor);
+            apart.mul_add(V::load(gain.add(at)), V::load(bias.add(at))).store(out.add(at));
+        }
+        if part > 0 {
+            let apart = V::load_part(x.add(whole), part).sub(mean).mul(factor);
+            let gain = V::load_part(gain.add(whole), part);
+            let bias = V::load_part(bias.add(whole), part);
+            apart.mul_add(gain, bias).store_part(out.add(whole), part);
+        }
+    }
+}
+
 /// `e^x`. Zero and infinity where the result is too small or too large, NaN for NaN.
 ///
 /// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and the Taylor series of `e^r` up to `r^7 / 7!`: what
@@ -227,24 +278,34 @@ unsafe fn exp_all<V: Lanes>(x: &mut [f32]) {
     }
 }
 
-/// Replaces each `x` by `x * sigmoid(x)`.
+/// Replaces each `x` by what `function` makes of it, a register at a time.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn silu<V: Lanes>(x: &mut [f32]) {
+unsafe fn each<V: Lanes>(x: &mut [f32], function: impl Fn(V) -> V) {
     let (whole, part) = (x.len() - x.len() % V::COUNT, x.len() % V::COUNT);
     let x = x.as_mut_ptr();
     // SAFETY: the caller vouches for the instructions; `at` ends at the last whole register of the
     // slice, and what the last part touches ends with it.
     unsafe {
         for at in (0..whole).step_by(V::COUNT) {
-            silu_of(V::load(x.add(at))).store(x.add(at));
+            function(V::load(x.add(at))).store(x.add(at));
         }
         if part > 0 {
-            silu_of(V::load_part(x.add(whole), part)).store_part(x.add(whole), part);
+            function(V::load_part(x.add(whole), part)).store_part(x.add(whole), part);
         }
     }
+}
+
+/// Replaces each `x` by `x * sigmoid(x)`.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+unsafe fn silu<V: Lanes>(x: &mut [f32]) {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { each::<V>(x, |x| silu_of(x)) }
 }
 
 /// `x * sigmoid(x)`.
@@ -252,7 +313,25 @@ unsafe fn silu<V: Lanes>(x: &mut [f32]) {
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn silu_of<V: Lanes>(x: V) -> V {
+pub(crate) unsafe fn silu_of<V: Lanes>(x: V) -> V {
     // SAFETY: the caller vouches for the instructions.
     unsafe { x.div(V::splat(1.0).add(exp(V::splat(0.0).sub(x)))) }
+}
+
+/// Replaces each `x` by `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + GELU_CUBE * x^3)`, which is
+/// `x * sigmoid(2 u)`.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+unsafe fn gelu_tanh<V: Lanes>(x: &mut [f32]) {
+    const LINEAR: f32 = -2.0 * SQRT_2_OVER_PI;
+    const CUBIC: f32 = LINEAR * GELU_CUBE;
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        each::<V>(x, |x| {
+            let factor = x.mul(x).mul_add(V::splat(CUBIC), V::splat(LINEAR));
+            x.div(V::splat(1.0).add(exp(x.mul(factor))))
+        });
+    }
 }

@@ -12,7 +12,7 @@ use keeve_codec::{Codec, Row};
 
 #[cfg(target_arch = "aarch64")]
 use super::neon_ints::{Sdot, TileInts, Widening};
-use super::{decode, dots, panels, rms_norm, silu, unpack};
+use super::{decode, dots, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -61,6 +61,26 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(x, gain, eps, out) }
+            }
+
+            fn layer_norm(&self, x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { layer_norm::<$lanes>(x, gain, bias, eps, out) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x, gain, bias, eps, out) }
+            }
+
+            fn gelu_tanh(&self, x: &mut [f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(x: &mut [f32]) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { gelu_tanh::<$lanes>(x) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x) }
             }
 
             fn silu(&self, x: &mut [f32]) {

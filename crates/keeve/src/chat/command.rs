@@ -14,6 +14,8 @@ pub enum Command {
     /// Show a setting, or set it.
     Set(Setting, Option<String>),
     Sampling,
+    /// Show the model an image with what is said next.
+    Image(PathBuf),
     Load(PathBuf),
     Save(PathBuf),
     History(History),
@@ -28,11 +30,12 @@ pub enum History {
 }
 
 /// Commands that are no settings: name, arguments, what they do.
-const COMMANDS: [(&str, &str, &str); 8] = [
+const COMMANDS: [(&str, &str, &str); 9] = [
     ("help", "", "show this"),
     ("clear", "", "forget the conversation"),
     ("system", "[TEXT|-]", "show, set or remove the system prompt"),
     ("sampling", "", "show all of the settings below"),
+    ("image", "FILE", "show the model an image with what you say next; may be given several times"),
     ("load", "FILE", "go on with a conversation that was saved"),
     ("save", "FILE", "save the conversation, as JSON"),
     ("history", "on|off|clear", "keep what is typed for later, do not, or forget all of it"),
@@ -76,6 +79,7 @@ pub fn parse(line: &str) -> Option<Result<Command, String>> {
         "sampling" => alone(Command::Sampling),
         "quit" | "exit" => alone(Command::Quit),
         "system" => Ok(Command::System(given)),
+        "image" => file().map(Command::Image),
         "load" => file().map(Command::Load),
         "save" => file().map(Command::Save),
         "history" => match argument {
@@ -105,10 +109,19 @@ mod tests {
         );
         assert_eq!(parse("/temp 0.5"), Some(Ok(Command::Set(Setting::Temp, Some("0.5".into())))));
         assert_eq!(parse("/top-k"), Some(Ok(Command::Set(Setting::TopK, None))));
+        assert_eq!(parse("/image a b.png"), Some(Ok(Command::Image("a b.png".into()))));
         assert_eq!(parse("/load a b.json"), Some(Ok(Command::Load("a b.json".into()))));
         assert_eq!(parse("/history off"), Some(Ok(Command::History(History::Off))));
-        for wrong in ["/", "/nothing", "/load", "/save ", "/history", "/history maybe", "/quit now"]
-        {
+        for wrong in [
+            "/",
+            "/nothing",
+            "/image",
+            "/load",
+            "/save ",
+            "/history",
+            "/history maybe",
+            "/quit now",
+        ] {
             assert!(matches!(parse(wrong), Some(Err(_))), "{wrong}");
         }
         // Each name that is completed and explained is one that is understood.

@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use keeve::engine::chat::Part;
+use keeve::image::Patches;
 use keeve::{Engine, Message, RenderOptions};
 use serde_json::{Map, Value, json};
+
+use crate::images::Image;
 
 /// Larger files are no conversations.
 const MAX_FILE: u64 = 16 << 20;
@@ -13,15 +18,47 @@ const MAX_FILE: u64 = 16 << 20;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conversation {
     pub system: Option<String>,
-    turns: Vec<Message>,
+    turns: Vec<Turn>,
     /// Variables of the chat template.
     pub template_args: Map<String, Value>,
 }
 
+/// What was said at a time, and what was shown with it.
+#[derive(Debug, Clone, PartialEq)]
+struct Turn {
+    role: &'static str,
+    text: String,
+    images: Vec<Image>,
+}
+
+impl Turn {
+    /// As the chat template takes it. Images come before the text.
+    fn message(&self) -> Message {
+        if self.images.is_empty() {
+            return Message::text(self.role, &self.text);
+        }
+        let images = self.images.iter().map(|_| Part::image());
+        Message::parts(self.role, images.chain([Part::text(&self.text)]).collect())
+    }
+
+    /// As a file has it: images by their paths.
+    fn to_value(&self) -> Value {
+        if self.images.is_empty() {
+            return json!({ "role": self.role, "content": self.text });
+        }
+        let image = |image: &Image| json!({ "type": "image", "image": image.path });
+        let mut content: Vec<_> = self.images.iter().map(image).collect();
+        content.push(json!({ "type": "text", "text": self.text }));
+        json!({ "role": self.role, "content": content })
+    }
+}
+
 /// What the model is shown before it goes on with its reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
+    /// Each image is one token here.
     pub ids: Vec<u32>,
+    pub images: Vec<Arc<Patches>>,
     /// Messages at the beginning that were left out.
     pub left_out: usize,
 }
@@ -37,25 +74,25 @@ impl Conversation {
         self.turns.clear();
     }
 
-    /// The person says something.
-    pub fn ask(&mut self, text: &str) {
-        self.turns.push(Message::text("user", text));
+    /// The person says something, and shows images with it.
+    pub fn ask(&mut self, text: &str, images: Vec<Image>) {
+        self.turns.push(Turn { role: "user", text: text.into(), images });
     }
 
     /// The model said something.
     pub fn reply(&mut self, text: &str) {
-        self.turns.push(Message::text("assistant", text));
+        self.turns.push(Turn { role: "assistant", text: text.into(), images: vec![] });
     }
 
-    /// The person's last message is taken back.
-    pub fn take_back(&mut self) {
-        self.turns.pop();
+    /// The person's last message is taken back. Gives the images that came with it.
+    pub fn take_back(&mut self) -> Vec<Image> {
+        self.turns.pop().map(|turn| turn.images).unwrap_or_default()
     }
 
     /// The messages, the system prompt first.
     fn messages(&self, left_out: usize) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::text("system", text));
-        system.chain(self.turns[left_out..].iter().cloned()).collect()
+        system.chain(self.turns[left_out..].iter().map(Turn::message)).collect()
     }
 
     /// The conversation as tokens, with `reply` as the beginning of the model's answer, so that at
@@ -81,30 +118,33 @@ impl Conversation {
             let messages = self.messages(left_out);
             let mut ids =
                 engine.chat_prompt(&messages, &options).map_err(|error| error.to_string())?;
-            if ids.len() + reply.len() + room <= window {
+            let shown = || self.turns[left_out..].iter().flat_map(|turn| &turn.images);
+            let images = shown().map(|image| image.patches.clone()).collect();
+            // The place of each image is one of its tokens already.
+            let tokens = ids.len() + shown().map(|image| image.tokens - 1).sum::<usize>();
+            if tokens + reply.len() + room <= window {
                 ids.extend(reply);
-                return Ok(Prompt { ids, left_out });
+                return Ok(Prompt { ids, images, left_out });
             }
             if left_out + 2 < self.turns.len() {
                 left_out += 2;
                 continue;
             }
-            let Some(kept) = window.checked_sub(ids.len() + room).filter(|_| !reply.is_empty())
-            else {
+            let Some(kept) = window.checked_sub(tokens + room).filter(|_| !reply.is_empty()) else {
                 return Err(format!(
-                    "this message and the system prompt are {} tokens, but the window is {window}, of \
-                     which {room} are for the reply",
-                    ids.len()
+                    "this message and the system prompt are {tokens} tokens, but the window is {window}, \
+                     of which {room} are for the reply"
                 ));
             };
             ids.extend(&reply[reply.len() - kept.min(reply.len())..]);
-            return Ok(Prompt { ids, left_out });
+            return Ok(Prompt { ids, images, left_out });
         }
     }
 
     /// Writes the conversation to a file, which is replaced as a whole.
     pub fn save(&self, path: &Path) -> Result<usize, String> {
-        let messages = self.messages(0);
+        let system = self.system.iter().map(|text| json!({ "role": "system", "content": text }));
+        let messages: Vec<_> = system.chain(self.turns.iter().map(Turn::to_value)).collect();
         let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = serde_json::to_string_pretty(&json!({ "messages": messages }))
             .map_err(|error| problem(&error))?;
@@ -115,8 +155,13 @@ impl Conversation {
         Ok(messages.len())
     }
 
-    /// Reads a conversation from a file: an object with `messages`, or the messages alone.
-    pub fn load(&self, path: &Path) -> Result<Self, String> {
+    /// Reads a conversation from a file: an object with `messages`, or the messages alone. Images are
+    /// read from their own files by `image`.
+    pub fn load(
+        &self,
+        path: &Path,
+        image: &dyn Fn(&Path) -> Result<Image, String>,
+    ) -> Result<Self, String> {
         let problem = |problem: &str| format!("{}: {problem}", path.display());
         let size = fs::metadata(path).map_err(|error| problem(&error.to_string()))?;
         if !size.is_file() || size.len() > MAX_FILE {
@@ -134,16 +179,18 @@ impl Conversation {
         };
         let mut loaded = Self { system: None, turns: vec![], ..self.clone() };
         for (index, message) in list.iter().enumerate() {
-            let field = |name: &str| message.get(name).and_then(Value::as_str);
-            let (Some(role), Some(content)) = (field("role"), field("content")) else {
+            let Some((role, text, paths)) = parts(message) else {
                 return Err(problem(&format!(
-                    "message {index} has no 'role' and 'content', both expected to be texts"
+                    "message {index} has no 'role' and 'content', expected to be a text, or texts and images"
                 )));
             };
             let expected = if loaded.turns.len().is_multiple_of(2) { "user" } else { "assistant" };
             match role {
-                "system" if index == 0 => loaded.system = Some(content.into()),
-                role if role == expected => loaded.turns.push(Message::text(role, content)),
+                "system" if index == 0 && paths.is_empty() => loaded.system = Some(text),
+                role if role == expected => {
+                    let images = paths.into_iter().map(image).collect::<Result<_, _>>()?;
+                    loaded.turns.push(Turn { role: expected, text, images });
+                }
                 _ => {
                     let role: String = role.escape_debug().take(20).collect();
                     return Err(problem(&format!(
@@ -164,6 +211,24 @@ impl Conversation {
     }
 }
 
+/// Role, text and images of a message in a file, if it is one.
+fn parts(message: &Value) -> Option<(&str, String, Vec<&Path>)> {
+    let role = message.get("role")?.as_str()?;
+    let content = match message.get("content")? {
+        Value::String(text) => return Some((role, text.clone(), vec![])),
+        content => content.as_array()?,
+    };
+    let (mut texts, mut images) = (vec![], vec![]);
+    for part in content {
+        match part.get("type")?.as_str()? {
+            "text" => texts.push(part.get("text")?.as_str()?),
+            "image" => images.push(Path::new(part.get("image")?.as_str()?)),
+            _ => return None,
+        }
+    }
+    Some((role, texts.join("\n"), images))
+}
+
 #[cfg(test)]
 mod tests {
     use keeve::EngineOptions;
@@ -174,12 +239,37 @@ mod tests {
         let mut conversation =
             Conversation { system: Some("Be kind.".into()), ..Default::default() };
         for turn in 0..6 {
-            conversation
-                .ask(&format!("Question number {turn}, and some words to fill the window?"));
+            conversation.ask(
+                &format!("Question number {turn}, and some words to fill the window?"),
+                vec![],
+            );
             conversation.reply(&format!("Answer number {turn}."));
         }
-        conversation.ask("The last question?");
+        conversation.ask("The last question?", vec![]);
         conversation
+    }
+
+    fn no_image(path: &Path) -> Result<Image, String> {
+        Err(format!("{}: there are no images here", path.display()))
+    }
+
+    #[test]
+    fn images_are_saved_by_their_paths_and_counted_by_their_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("talk.json");
+        let image = |path: &Path| {
+            let patches = Arc::new(Patches::new(vec![0.5; 16], [1, 4, 4]));
+            Ok::<_, String>(Image { path: path.into(), patches, tokens: 4 })
+        };
+        let shown = image(Path::new("a picture.png")).unwrap();
+        let mut talk = Conversation::default();
+        talk.ask("What is this?", vec![shown.clone(), shown.clone()]);
+        talk.reply("A picture, twice.");
+        assert_eq!(talk.save(&path), Ok(2));
+        assert_eq!(Conversation::default().load(&path, &image), Ok(talk.clone()));
+        assert_eq!(talk.messages(0)[0].images(), 2);
+        talk.ask("And this?", vec![shown.clone()]);
+        assert_eq!(talk.take_back(), [shown]);
     }
 
     #[test]
@@ -189,13 +279,13 @@ mod tests {
         let mut talk = conversation();
         talk.take_back();
         assert_eq!(talk.save(&path), Ok(13));
-        assert_eq!(Conversation::default().load(&path), Ok(talk.clone()));
+        assert_eq!(Conversation::default().load(&path, &no_image), Ok(talk.clone()));
         fs::write(
             &path,
             r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#,
         )
         .unwrap();
-        let loaded = talk.load(&path).unwrap();
+        let loaded = talk.load(&path, &no_image).unwrap();
         assert_eq!((loaded.len(), loaded.system), (2, None));
     }
 
@@ -208,6 +298,8 @@ mod tests {
             ("", "is no JSON"),
             ("\u{0}\u{1b}[", "is no JSON"),
             ("{}", "no list of 'messages'"),
+            (r#"[{"role": "user", "content": [{"type": "video"}]}]"#, "message 0 has no"),
+            (r#"[{"role": "user", "content": [{"type": "image", "image": "a.png"}]}]"#, "a.png"),
             (r#"{"messages": 3}"#, "no list of 'messages'"),
             ("[1]", "message 0 has no 'role' and 'content'"),
             (r#"[{"role": "user", "content": [1]}]"#, "message 0 has no"),
@@ -217,13 +309,16 @@ mod tests {
             (&"[".repeat(100_000), "is no JSON"),
         ] {
             fs::write(&path, text).unwrap();
-            let problem = Conversation::default().load(&path).unwrap_err();
+            let problem = Conversation::default().load(&path, &no_image).unwrap_err();
             assert!(problem.contains(expected) && !problem.contains('\n'), "{problem}");
         }
         assert!(
-            Conversation::default().load(folder.path()).unwrap_err().contains("expected a file")
+            Conversation::default()
+                .load(folder.path(), &no_image)
+                .unwrap_err()
+                .contains("expected a file")
         );
-        assert!(Conversation::default().load(&folder.path().join("no")).is_err());
+        assert!(Conversation::default().load(&folder.path().join("no"), &no_image).is_err());
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Completer for Completion {
         context: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..at];
-        if typed.starts_with("/load ") || typed.starts_with("/save ") {
+        if ["/image ", "/load ", "/save "].into_iter().any(|command| typed.starts_with(command)) {
             return self.files.complete(line, at, context);
         }
         let (start, candidates) = completions(typed);

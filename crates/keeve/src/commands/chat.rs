@@ -1,5 +1,6 @@
 //! `keeve chat`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use keeve::{Engine, Event, FinishReason, Request};
@@ -10,6 +11,7 @@ use crate::chat::conversation::Conversation;
 use crate::chat::input::{Entered, Input};
 use crate::chat::settings::{Setting, Settings};
 use crate::commands::run;
+use crate::images::{self, Image};
 use crate::output::{Failure, Outcome, Output, one_line};
 use crate::{interrupt, model};
 
@@ -26,12 +28,12 @@ pub fn run(args: &Chat, output: &Output) -> Outcome {
         max_context: args.max_kv_size.or(args.compute.max_context),
         ..args.compute.clone()
     };
-    let engine = model::load_for_one(&checkpoint, &compute, output)?;
+    let engine = model::load_to_answer(&checkpoint, &compute, &args.speculate, output)?;
     engine.tokenizer()?;
     let conversation = Conversation::new(args.system.clone(), template_args);
     // A model that cannot chat is found out before anything is typed.
     let mut hello = conversation.clone();
-    hello.ask("hello");
+    hello.ask("hello", vec![]);
     hello.prompt(&engine, &[], usize::MAX, 0)?;
     model::notes(&engine, output);
     let input = Input::new(!args.no_history, output)?;
@@ -39,13 +41,15 @@ pub fn run(args: &Chat, output: &Output) -> Outcome {
     if at_terminal {
         output.note("/help lists the commands; Ctrl-D leaves");
     }
-    Session { engine, conversation, settings, input, output, at_terminal }.run()?;
+    Session { engine, conversation, images: vec![], settings, input, output, at_terminal }.run()?;
     Ok(ExitCode::SUCCESS)
 }
 
 struct Session<'a> {
     engine: Engine,
     conversation: Conversation,
+    /// To be shown with what is said next.
+    images: Vec<Image>,
     settings: Settings,
     input: Input,
     output: &'a Output,
@@ -80,7 +84,10 @@ impl Session<'_> {
         let say = |text: String| self.output.text(&format!("{text}\n"));
         match command {
             Command::Help => self.output.text(&command::help())?,
-            Command::Clear => self.conversation.clear(),
+            Command::Clear => {
+                self.conversation.clear();
+                self.images.clear();
+            }
             Command::System(None) => say(match &self.conversation.system {
                 Some(text) => text.clone(),
                 None => "no system prompt".into(),
@@ -91,8 +98,14 @@ impl Session<'_> {
             Command::Set(setting, None) => say(self.settings.get(setting))?,
             Command::Set(setting, Some(value)) => self.set(setting, &value)?,
             Command::Sampling => say(self.settings.summary())?,
+            Command::Image(path) => {
+                let image = images::read(&self.engine, &path)?;
+                say(format!("{}: {} tokens", path.display(), image.tokens))?;
+                self.images.push(image);
+            }
             Command::Load(path) => {
-                self.conversation = self.conversation.load(&path)?;
+                let image = |path: &Path| images::read(&self.engine, path);
+                self.conversation = self.conversation.load(&path, &image)?;
                 say(format!("{} messages", self.conversation.len()))?;
             }
             Command::Save(path) => {
@@ -112,9 +125,9 @@ impl Session<'_> {
     }
 
     /// Answers what the person said. A reply that was stopped is kept as far as it came; if there is none
-    /// at all, the question is forgotten too.
+    /// at all, the question is forgotten too, but not the images that came with it.
     fn answer(&mut self, question: &str) -> Result<(), Failure> {
-        self.conversation.ask(question);
+        self.conversation.ask(question, std::mem::take(&mut self.images));
         let mut text = String::new();
         let outcome = self.generate(&mut text);
         interrupt::forget();
@@ -122,7 +135,7 @@ impl Session<'_> {
             self.output.text("\n")?;
         }
         match text.is_empty() && outcome.is_err() {
-            true => self.conversation.take_back(),
+            true => self.images = self.conversation.take_back(),
             false => self.conversation.reply(&text),
         }
         outcome
@@ -150,6 +163,7 @@ impl Session<'_> {
             sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(reply.len() as u64));
             let generation = self.engine.submit(Request {
                 prompt: prompt.ids,
+                images: prompt.images,
                 sampling,
                 max_tokens: Some(left),
                 ..Request::default()

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use keeve::engine::chat::Part;
 use keeve::{
     Engine, Event, FinishReason, Message, RenderOptions, Request, SamplingParams, Timings,
 };
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::args::{Run, Sampling};
 use crate::output::{Failure, Outcome, Output, bytes, one_line, standard_input};
-use crate::{interrupt, model};
+use crate::{images, interrupt, model};
 
 /// Where the prompt comes from.
 enum Prompt {
@@ -28,13 +29,16 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
     // Not earlier: Ctrl-C ends the reading of standard input at once.
     interrupt::watch()?;
     let checkpoint = model::open(model.as_deref())?;
-    let engine = model::load(&checkpoint, &args.compute, output)?;
+    let engine = model::load_to_answer(&checkpoint, &args.compute, &args.speculate, output)?;
+    let images = args.image.iter().map(|path| images::read(&engine, path));
+    let images: Vec<_> = images.collect::<Result<_, _>>()?;
     let prompt = match prompt {
         Prompt::Ids(ids) => ids,
         Prompt::Text(text) => prompt_ids(&engine, args, &text, template_args)?,
     };
     let mut generation = engine.submit(Request {
         prompt: prompt.clone(),
+        images: images.into_iter().map(|image| image.patches).collect(),
         sampling,
         max_tokens: Some(args.max_tokens),
         stop: args.stop.clone(),
@@ -162,6 +166,7 @@ fn prompt_ids(
     if args.no_chat_template || engine.chat_template()?.is_none() {
         let tokenizer = engine.tokenizer()?;
         let needing = [
+            ("--image", !args.image.is_empty()),
             ("--system", args.system.is_some()),
             ("--chat-template-args", args.chat_template_args.is_some()),
         ];
@@ -171,7 +176,13 @@ fn prompt_ids(
         return Ok(tokenizer.encode(text, true, true)?);
     }
     let system = args.system.iter().map(|text| Message::text("system", text));
-    let messages: Vec<_> = system.chain([Message::text("user", text)]).collect();
+    let question = if args.image.is_empty() {
+        Message::text("user", text)
+    } else {
+        let images = args.image.iter().map(|_| Part::image());
+        Message::parts("user", images.chain([Part::text(text)]).collect())
+    };
+    let messages: Vec<_> = system.chain([question]).collect();
     let options =
         RenderOptions { add_generation_prompt: true, extra: template_args, ..Default::default() };
     Ok(engine.chat_prompt(&messages, &options)?)
@@ -203,14 +214,20 @@ fn timings_json(engine: &Engine, timings: &Timings) -> Value {
         "decode_tokens": timings.decode_tokens,
         "decode_s": timings.decode.as_secs_f64(),
         "decode_tok_s": timings.decode_rate(),
+        "drafted_tokens": timings.drafted_tokens,
+        "accepted_tokens": timings.accepted_tokens,
         "peak_memory": keeve::engine::memory::peak(),
     })
 }
 
 fn summary(engine: &Engine, timings: &Timings) -> String {
     let peak = keeve::engine::memory::peak().map_or_else(|| "unknown".into(), bytes);
+    let drafts = match timings.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(" ({} of {drafted} guesses right)", timings.accepted_tokens),
+    };
     format!(
-        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s, peak memory {peak}",
+        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s{drafts}, peak memory {peak}",
         engine.info().load_time.as_secs_f64(),
         timings.prompt_tokens,
         timings.prompt_rate(),

@@ -10,13 +10,14 @@ use super::chat_types::{
     Alternative, AnswerMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChatRequest,
     ChunkChoice, ChunkDelta, FunctionDelta, Logprobs, MadeCall, MadeFunction, TokenReport,
 };
-use super::common::{Choosing, Texts, Usage, token_text};
+use super::common::{Choosing, Delivery, Usage, token_text};
 use super::format::ResponseFormat;
 use super::tool_use::ToolUse;
 use super::turn::{Chosen, Running, Turn};
 use crate::app::{Shared, now};
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
+use crate::images::Images;
 use crate::models::Model;
 use crate::parse::Delta;
 use crate::sse;
@@ -36,20 +37,14 @@ pub(crate) async fn create(
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let model = app.models.get(&request.model).await?;
-    let stream = request.stream.unwrap_or(false);
-    let options = request.stream_options.clone();
-    if options.is_some() && !stream {
-        return Err(ApiError::field("stream_options", "stream_options needs stream"));
-    }
-    let include_usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+    let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
     let logprobs = request.logprobs.unwrap_or(false);
     let count = request.n.unwrap_or(1) as usize;
     let running = turn(request)?.start(&app, &model).await?;
     let reply = Reply { id: app.id("chatcmpl-"), created: now(), model, logprobs, app };
-    if stream {
-        Ok(reply.stream(running, count, include_usage))
-    } else {
-        Ok(Json(reply.whole(running, count).await?).into_response())
+    match delivery {
+        Delivery::Stream { usage } => Ok(reply.stream(running, count, usage)),
+        Delivery::Whole => Ok(Json(reply.whole(running, count).await?).into_response()),
     }
 }
 
@@ -61,30 +56,23 @@ fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
     if top_logprobs > 0 && request.logprobs != Some(true) {
         return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs"));
     }
+    let choosing = Choosing {
+        max_tokens: request.max_completion_tokens.or(request.max_tokens),
+        top_logprobs: top_logprobs as usize,
+        ..request.choosing()
+    };
     let tools = request.tools.unwrap_or_default().into_iter().map(|tool| tool.function).collect();
+    let mut images = Images::default();
     let messages = request.messages.into_iter().enumerate();
-    let messages = messages.map(|(at, message)| message.into_message(at));
+    let messages = messages.map(|(at, message)| message.into_message(at, &mut images));
+    let messages = messages.collect::<Result<_, _>>()?;
     Ok(Turn {
-        messages: messages.collect::<Result<_, _>>()?,
+        messages,
+        images,
         tools: ToolUse::new(tools, request.tool_choice, request.parallel_tool_calls)?,
         format: request.response_format.and_then(ResponseFormat::grammar),
         template_args: request.chat_template_kwargs.unwrap_or_default(),
-        choosing: Choosing {
-            n: request.n,
-            seed: request.seed,
-            stop: request.stop.map(Texts::into_vec).unwrap_or_default(),
-            max_tokens: request.max_completion_tokens.or(request.max_tokens),
-            temperature: request.temperature,
-            top_p: request.top_p,
-            top_k: request.top_k,
-            min_p: request.min_p,
-            presence_penalty: request.presence_penalty,
-            frequency_penalty: request.frequency_penalty,
-            repetition_penalty: request.repetition_penalty,
-            logit_bias: request.logit_bias,
-            top_logprobs: top_logprobs as usize,
-            ignore_eos: request.ignore_eos.unwrap_or(false),
-        },
+        choosing,
     })
 }
 

@@ -1,94 +1,52 @@
 //! What `POST /v1/chat/completions` takes and gives.
 
-use std::collections::BTreeMap;
-
 use keeve_engine::Message;
 use keeve_engine::chat::{Content, Part};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::common::{StreamOptions, Texts, Unused, Usage};
-use super::format::ResponseFormat;
+use super::common::{Unused, Usage, choosing_request};
 use super::tool_use::{Tool, ToolChoice};
 use crate::error::ApiError;
+use crate::images::Images;
 
-/// A conversation to go on with. Fields that are not listed are refused.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ChatRequest {
-    /// The model. May be left out where there is only one.
-    #[serde(default)]
-    pub model: String,
-    /// The conversation.
-    #[schema(min_items = 1)]
-    pub messages: Vec<ChatMessage>,
-    /// Send the answer in pieces as it is generated.
-    pub stream: Option<bool>,
-    pub stream_options: Option<StreamOptions>,
-    /// How many answers.
-    #[schema(minimum = 1)]
-    pub n: Option<u32>,
-    /// Repeats the same random choices.
-    pub seed: Option<i64>,
-    /// Texts that end the answer.
-    pub stop: Option<Texts>,
-    /// The most tokens to generate.
-    #[schema(minimum = 1)]
-    pub max_tokens: Option<u32>,
-    /// The same, under its newer name.
-    #[schema(minimum = 1)]
-    pub max_completion_tokens: Option<u32>,
-    /// 0 takes the likeliest token each time.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f32>,
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub top_p: Option<f32>,
-    /// Choose among so many likeliest tokens; 0 or -1: among all.
-    #[schema(minimum = -1)]
-    pub top_k: Option<i64>,
-    #[schema(minimum = 0, maximum = 1)]
-    pub min_p: Option<f32>,
-    #[schema(minimum = -2, maximum = 2)]
-    pub presence_penalty: Option<f32>,
-    #[schema(minimum = -2, maximum = 2)]
-    pub frequency_penalty: Option<f32>,
-    #[schema(exclusive_minimum = 0, maximum = 10)]
-    pub repetition_penalty: Option<f32>,
-    /// Added to the scores of tokens, by id: -100 to 100.
-    pub logit_bias: Option<BTreeMap<String, f32>>,
-    /// Report the log probability of each token.
-    pub logprobs: Option<bool>,
-    /// How many alternatives to report with each token; needs `logprobs`.
-    #[schema(maximum = 20)]
-    pub top_logprobs: Option<u32>,
-    pub response_format: Option<ResponseFormat>,
-    pub tools: Option<Vec<Tool>>,
-    pub tool_choice: Option<ToolChoice>,
-    /// Whether an answer may have several tool calls.
-    pub parallel_tool_calls: Option<bool>,
-    /// Further variables for the chat template.
-    pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Go on after the model's end tokens.
-    pub ignore_eos: Option<bool>,
-    /// Has no effect.
-    #[serde(rename = "user")]
-    pub _user: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "metadata")]
-    pub _metadata: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "store")]
-    pub _store: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "service_tier")]
-    pub _service_tier: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "safety_identifier")]
-    pub _safety_identifier: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "prompt_cache_key")]
-    pub _prompt_cache_key: Option<Unused>,
+choosing_request! {
+    /// A conversation to go on with. Fields that are not listed are refused.
+    pub(crate) struct ChatRequest {
+        /// The conversation.
+        #[schema(min_items = 1)]
+        pub messages: Vec<ChatMessage>,
+        /// `max_tokens` under its newer name.
+        #[schema(minimum = 1)]
+        pub max_completion_tokens: Option<u32>,
+        /// Report the log probability of each token.
+        pub logprobs: Option<bool>,
+        /// How many alternatives to report with each token; needs `logprobs`.
+        #[schema(maximum = 20)]
+        pub top_logprobs: Option<u32>,
+        pub tools: Option<Vec<Tool>>,
+        pub tool_choice: Option<ToolChoice>,
+        /// Whether an answer may have several tool calls.
+        pub parallel_tool_calls: Option<bool>,
+        /// Further variables for the chat template.
+        pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// Has no effect.
+        #[serde(rename = "metadata")]
+        pub _metadata: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "store")]
+        pub _store: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "service_tier")]
+        pub _service_tier: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "safety_identifier")]
+        pub _safety_identifier: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "prompt_cache_key")]
+        pub _prompt_cache_key: Option<Unused>,
+    }
 }
 
 /// Who speaks.
@@ -144,17 +102,46 @@ pub(crate) enum MessageContent {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ContentPart {
-    /// `text`; images (`image_url`) are refused as long as the model cannot see.
+    /// `text` or `image_url`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The text of a `text` part.
     pub text: Option<String>,
     /// The image of an `image_url` part.
-    #[serde(rename = "image_url")]
-    pub _image_url: Option<Unused>,
+    pub image_url: Option<ImageAddress>,
     /// Has no effect.
     #[serde(rename = "cache_control")]
     pub _cache_control: Option<Unused>,
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum ImageAddress {
+    /// The address alone.
+    Plain(String),
+    /// The address and how it is wanted.
+    Detailed(DetailedAddress),
+}
+
+/// Where an image is.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DetailedAddress {
+    /// `data:image/...;base64,...`; also `http:` and `https:` where the server is told to fetch images.
+    pub url: String,
+    /// Has no effect.
+    #[serde(rename = "detail")]
+    pub _detail: Option<Unused>,
+}
+
+impl ImageAddress {
+    fn into_text(self) -> String {
+        match self {
+            Self::Plain(address) => address,
+            Self::Detailed(detailed) => detailed.url,
+        }
+    }
 }
 
 /// A call that the assistant made.
@@ -185,8 +172,8 @@ pub(crate) struct MadeFunction {
 }
 
 impl ChatMessage {
-    /// The message as the engine takes it. `at` is its place, for errors.
-    pub fn into_message(self, at: usize) -> Result<Message, ApiError> {
+    /// The message as the engine takes it, its images apart. `at` is its place, for errors.
+    pub fn into_message(self, at: usize, images: &mut Images) -> Result<Message, ApiError> {
         let wrong = |field: &str, message: &str| {
             Err(ApiError::field(format!("messages[{at}].{field}"), message))
         };
@@ -200,25 +187,31 @@ impl ChatMessage {
             None => None,
             Some(MessageContent::Text(text)) => Some(Content::Text(text)),
             Some(MessageContent::Parts(parts)) => {
-                let mut texts = vec![];
+                let mut content = vec![];
                 for (index, part) in parts.into_iter().enumerate() {
                     let field = format!("content[{index}]");
-                    match (&*part.kind, part.text) {
-                        ("text", Some(text)) => texts.push(Part {
-                            kind: part.kind,
-                            text: Some(text),
-                            other: Map::new(),
-                        }),
-                        ("text", None) => return wrong(&field, "a part of type text needs text"),
-                        ("image_url", _) => return wrong(&field, "this model cannot see images"),
-                        (kind, _) => {
+                    content.push(match (&*part.kind, part.text, part.image_url) {
+                        ("text", Some(text), None) => Part::text(text),
+                        ("text", ..) => {
+                            return wrong(&field, "a part of type text needs text alone");
+                        }
+                        ("image_url", None, Some(address)) => {
+                            let field = format!("messages[{at}].{field}.image_url");
+                            images.add_address(field, address.into_text());
+                            Part::image()
+                        }
+                        ("image_url", ..) => {
+                            let message = "a part of type image_url needs image_url alone";
+                            return wrong(&field, message);
+                        }
+                        (kind, ..) => {
                             let kind: String = kind.chars().take(40).collect();
                             let message = format!("parts of type {kind:?} are not supported");
                             return wrong(&field, &message);
                         }
-                    }
+                    });
                 }
-                Some(Content::Parts(texts))
+                Some(Content::Parts(content))
             }
         };
         if content.is_none() && self.role != Role::Assistant {

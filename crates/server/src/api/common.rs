@@ -52,6 +52,34 @@ pub(crate) struct StreamOptions {
     pub _include_obfuscation: Option<bool>,
 }
 
+/// How the pieces of an answer are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Delivery {
+    /// The answer as a whole.
+    Whole,
+    /// In pieces, and the usage after them if so.
+    Stream {
+        /// Whether the usage is sent.
+        usage: bool,
+    },
+}
+
+impl Delivery {
+    /// What `stream` and `stream_options` of a request say.
+    pub fn new(stream: Option<bool>, options: Option<&StreamOptions>) -> Result<Self, ApiError> {
+        match (stream.unwrap_or(false), options) {
+            (false, Some(_)) => {
+                Err(ApiError::field("stream_options", "stream_options needs stream"))
+            }
+            (false, None) => Ok(Self::Whole),
+            (true, options) => {
+                let usage = options.and_then(|options| options.include_usage).unwrap_or(false);
+                Ok(Self::Stream { usage })
+            }
+        }
+    }
+}
+
 /// What was used.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct Usage {
@@ -112,6 +140,82 @@ pub(crate) struct Choosing {
     pub top_logprobs: usize,
     pub ignore_eos: bool,
 }
+
+/// Defines a request whose tokens are chosen: the fields given, and those that OpenAI's forms share.
+/// (A flattened structure would do, but then errors do not name the field.)
+macro_rules! choosing_request {
+    ($(#[$about:meta])* pub(crate) struct $name:ident { $($own:tt)* }) => {
+        $(#[$about])*
+        #[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct $name {
+            /// The model. May be left out where there is only one.
+            #[serde(default)]
+            pub model: String,
+            $($own)*
+            /// Send the answer in pieces as it is generated.
+            pub stream: Option<bool>,
+            pub stream_options: Option<$crate::api::common::StreamOptions>,
+            /// How many answers.
+            #[schema(minimum = 1)]
+            pub n: Option<u32>,
+            /// Repeats the same random choices.
+            pub seed: Option<i64>,
+            /// Texts that end the answer.
+            pub stop: Option<$crate::api::common::Texts>,
+            /// The most tokens to generate.
+            #[schema(minimum = 1)]
+            pub max_tokens: Option<u32>,
+            /// 0 takes the likeliest token each time.
+            #[schema(minimum = 0, maximum = 2)]
+            pub temperature: Option<f32>,
+            #[schema(exclusive_minimum = 0, maximum = 1)]
+            pub top_p: Option<f32>,
+            /// Choose among so many likeliest tokens; 0 or -1: among all.
+            #[schema(minimum = -1)]
+            pub top_k: Option<i64>,
+            #[schema(minimum = 0, maximum = 1)]
+            pub min_p: Option<f32>,
+            #[schema(minimum = -2, maximum = 2)]
+            pub presence_penalty: Option<f32>,
+            #[schema(minimum = -2, maximum = 2)]
+            pub frequency_penalty: Option<f32>,
+            #[schema(exclusive_minimum = 0, maximum = 10)]
+            pub repetition_penalty: Option<f32>,
+            /// Added to the scores of tokens, by id: -100 to 100.
+            pub logit_bias: Option<std::collections::BTreeMap<String, f32>>,
+            pub response_format: Option<$crate::api::format::ResponseFormat>,
+            /// Go on after the model's end tokens.
+            pub ignore_eos: Option<bool>,
+            /// Has no effect.
+            #[serde(rename = "user")]
+            pub _user: Option<$crate::api::common::Unused>,
+        }
+
+        impl $name {
+            /// What the shared fields say. Log probabilities are not among them.
+            pub(crate) fn choosing(&self) -> $crate::api::common::Choosing {
+                $crate::api::common::Choosing {
+                    n: self.n,
+                    seed: self.seed,
+                    stop: self.stop.clone().map($crate::api::common::Texts::into_vec).unwrap_or_default(),
+                    max_tokens: self.max_tokens,
+                    temperature: self.temperature,
+                    top_p: self.top_p,
+                    top_k: self.top_k,
+                    min_p: self.min_p,
+                    presence_penalty: self.presence_penalty,
+                    frequency_penalty: self.frequency_penalty,
+                    repetition_penalty: self.repetition_penalty,
+                    logit_bias: self.logit_bias.clone(),
+                    top_logprobs: 0,
+                    ignore_eos: self.ignore_eos.unwrap_or(false),
+                }
+            }
+        }
+    };
+}
+pub(crate) use choosing_request;
 
 /// Stop texts of a request, and bytes of each, at most.
 const MOST_STOPS: usize = 16;

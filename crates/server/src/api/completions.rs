@@ -11,7 +11,7 @@ use keeve_engine::{Event, FinishReason};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::common::{Choosing, StreamOptions, Texts, Unused, Usage, finish_reason, token_text};
+use super::common::{Choosing, Delivery, Usage, choosing_request, finish_reason, token_text};
 use super::format::ResponseFormat;
 use crate::answer::Answers;
 use crate::app::{Shared, now};
@@ -20,61 +20,22 @@ use crate::error::{ApiError, ErrorBody};
 use crate::models::{Model, blocking};
 use crate::sse;
 
-/// A text to go on with. Fields that are not listed are refused.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CompletionRequest {
-    /// The model. May be left out where there is only one.
-    #[serde(default)]
-    pub model: String,
-    /// The text or texts, or their token ids.
-    pub prompt: Prompts,
-    /// Send the answer in pieces as it is generated.
-    pub stream: Option<bool>,
-    pub stream_options: Option<StreamOptions>,
-    /// How many answers to each prompt.
-    #[schema(minimum = 1)]
-    pub n: Option<u32>,
-    /// Repeats the same random choices.
-    pub seed: Option<i64>,
-    /// Texts that end the answer.
-    pub stop: Option<Texts>,
-    /// The most tokens to generate; 16 if not given.
-    #[schema(minimum = 1)]
-    pub max_tokens: Option<u32>,
-    /// 0 takes the likeliest token each time.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f32>,
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub top_p: Option<f32>,
-    /// Choose among so many likeliest tokens; 0 or -1: among all.
-    #[schema(minimum = -1)]
-    pub top_k: Option<i64>,
-    #[schema(minimum = 0, maximum = 1)]
-    pub min_p: Option<f32>,
-    #[schema(minimum = -2, maximum = 2)]
-    pub presence_penalty: Option<f32>,
-    #[schema(minimum = -2, maximum = 2)]
-    pub frequency_penalty: Option<f32>,
-    #[schema(exclusive_minimum = 0, maximum = 10)]
-    pub repetition_penalty: Option<f32>,
-    /// Added to the scores of tokens, by id: -100 to 100.
-    pub logit_bias: Option<BTreeMap<String, f32>>,
-    /// Report the log probability of each token with so many alternatives.
-    #[schema(maximum = 20)]
-    pub logprobs: Option<u32>,
-    pub response_format: Option<ResponseFormat>,
-    /// Go on after the model's end tokens.
-    pub ignore_eos: Option<bool>,
-    /// Only false: the prompt is not repeated.
-    pub echo: Option<bool>,
-    /// Only 1, or the same as `n`.
-    pub best_of: Option<u32>,
-    /// Only null or empty: text cannot be filled in.
-    pub suffix: Option<String>,
-    /// Has no effect.
-    #[serde(rename = "user")]
-    pub _user: Option<Unused>,
+choosing_request! {
+    /// A text to go on with; 16 tokens if `max_tokens` is not given. Fields that are not listed are
+    /// refused.
+    pub(crate) struct CompletionRequest {
+        /// The text or texts, or their token ids.
+        pub prompt: Prompts,
+        /// Report the log probability of each token with so many alternatives.
+        #[schema(maximum = 20)]
+        pub logprobs: Option<u32>,
+        /// Only false: the prompt is not repeated.
+        pub echo: Option<bool>,
+        /// Only 1, or the same as `n`.
+        pub best_of: Option<u32>,
+        /// Only null or empty: text cannot be filled in.
+        pub suffix: Option<String>,
+    }
 }
 
 /// Prompts as text or as token ids.
@@ -151,11 +112,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     refuse_unsupported(&request)?;
     let model = app.models.get(&request.model).await?;
-    let stream = request.stream.unwrap_or(false);
-    if request.stream_options.is_some() && !stream {
-        return Err(ApiError::field("stream_options", "stream_options needs stream"));
-    }
-    let include_usage = request.stream_options.as_ref().and_then(|options| options.include_usage);
+    let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
     let (owner, prompts) = (model.clone(), request.prompt.clone());
     let format = request.response_format.clone().and_then(ResponseFormat::grammar);
     let prepared = blocking(move || {
@@ -171,7 +128,13 @@ pub(crate) async fn create(
         return Err(ApiError::field("prompt", message));
     }
     let report = request.logprobs.is_some();
-    let choosing = choosing(request);
+    /// As in the OpenAI API.
+    const MAX_TOKENS: u32 = 16;
+    let choosing = Choosing {
+        max_tokens: request.max_tokens.or(Some(MAX_TOKENS)),
+        top_logprobs: request.logprobs.unwrap_or(0) as usize,
+        ..request.choosing()
+    };
     let each = choosing.n.unwrap_or(1) as usize;
     let mut requests = vec![];
     for prompt in prompts {
@@ -186,10 +149,9 @@ pub(crate) async fn create(
     let choices = (0..count).map(|_| Written::default()).collect();
     let id = app.id("cmpl-");
     let reply = Reply { id, created: now(), model, answers, choices, each, report };
-    if stream {
-        Ok(reply.stream(include_usage.unwrap_or(false)))
-    } else {
-        Ok(Json(reply.whole().await?).into_response())
+    match delivery {
+        Delivery::Stream { usage } => Ok(reply.stream(usage)),
+        Delivery::Whole => Ok(Json(reply.whole().await?).into_response()),
     }
 }
 
@@ -204,27 +166,6 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
         return Err(ApiError::field("suffix", "suffix is not supported"));
     }
     Ok(())
-}
-
-fn choosing(request: CompletionRequest) -> Choosing {
-    /// As in the OpenAI API.
-    const MAX_TOKENS: u32 = 16;
-    Choosing {
-        n: request.n,
-        seed: request.seed,
-        stop: request.stop.map(Texts::into_vec).unwrap_or_default(),
-        max_tokens: Some(request.max_tokens.unwrap_or(MAX_TOKENS)),
-        temperature: request.temperature,
-        top_p: request.top_p,
-        top_k: request.top_k,
-        min_p: request.min_p,
-        presence_penalty: request.presence_penalty,
-        frequency_penalty: request.frequency_penalty,
-        repetition_penalty: request.repetition_penalty,
-        logit_bias: request.logit_bias,
-        top_logprobs: request.logprobs.unwrap_or(0) as usize,
-        ignore_eos: request.ignore_eos.unwrap_or(false),
-    }
 }
 
 impl Prompts {

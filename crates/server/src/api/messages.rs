@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use keeve_engine::Message;
+use keeve_engine::chat::{Content, Part};
+use keeve_engine::{Grammar, Message};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -15,10 +16,11 @@ use super::common::{Choosing, Unused};
 use super::tool_use::{
     NamedFunction, NamedTool, ToolChoice, ToolFunction, ToolKind, ToolMode, ToolUse,
 };
-use super::turn::{End, Running, Turn};
+use super::turn::{End, Running, Turn, joined};
 use crate::app::Shared;
 use crate::body::Body;
 use crate::error::ApiError;
+use crate::images::Images;
 use crate::models::Model;
 use crate::parse::Delta;
 use crate::sse::{self, Gone, Out};
@@ -52,6 +54,10 @@ pub(crate) struct MessagesRequest {
     pub tool_choice: Option<InputToolChoice>,
     /// Whether the model is to reason first, where its chat template lets that be chosen.
     pub thinking: Option<Thinking>,
+    pub output_config: Option<OutputConfig>,
+    /// Has no effect: beginnings that were computed are always found again.
+    #[serde(rename = "cache_control")]
+    pub _cache_control: Option<Unused>,
     /// Has no effect.
     #[serde(rename = "metadata")]
     pub _metadata: Option<Unused>,
@@ -88,12 +94,18 @@ pub(crate) enum InputContent {
 
 /// A block of a message.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum InputBlock {
     /// Text.
     Text {
         /// The text.
         text: String,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "citations")]
+        _citations: Option<Unused>,
     },
     /// A call that the assistant made.
     ToolUse {
@@ -103,6 +115,12 @@ pub(crate) enum InputBlock {
         name: String,
         /// Its arguments.
         input: Map<String, Value>,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "caller")]
+        _caller: Option<Unused>,
     },
     /// What a tool answered.
     ToolResult {
@@ -111,14 +129,58 @@ pub(crate) enum InputBlock {
         /// The answer.
         #[schema(no_recursion)]
         content: Option<Box<InputContent>>,
+        /// Has no effect: the answer says what went wrong.
+        #[serde(rename = "is_error")]
+        _is_error: Option<bool>,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
     },
     /// What the assistant thought.
     Thinking {
         /// The thought.
         thinking: String,
+        /// Has no effect: thoughts are not signed here.
+        #[serde(rename = "signature")]
+        _signature: Option<String>,
     },
-    /// An image: refused as long as the model cannot see.
-    Image {},
+    /// An image.
+    Image {
+        /// The image.
+        source: ImageSource,
+        /// Has no effect.
+        #[serde(rename = "cache_control")]
+        _cache_control: Option<Unused>,
+    },
+}
+
+/// Where an image is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum ImageSource {
+    /// Here.
+    Base64 {
+        /// Has no effect: the image itself says what it is.
+        #[serde(rename = "media_type")]
+        _media_type: Option<Unused>,
+        /// The image in base64.
+        data: String,
+    },
+    /// Elsewhere.
+    Url {
+        /// `http:` and `https:`, where the server is told to fetch images.
+        url: String,
+    },
+}
+
+impl ImageSource {
+    /// Adds the image to those of the request.
+    fn add_to(self, images: &mut Images, field: &str) {
+        match self {
+            Self::Base64 { data, .. } => images.add_base64(format!("{field}.source.data"), data),
+            Self::Url { url } => images.add_address(format!("{field}.source.url"), url),
+        }
+    }
 }
 
 /// A tool.
@@ -136,6 +198,9 @@ pub(crate) struct InputTool {
     /// Has no effect.
     #[serde(rename = "cache_control")]
     pub _cache_control: Option<Unused>,
+    /// Has no effect: a forced call always follows the schema to the letter.
+    #[serde(rename = "strict")]
+    pub _strict: Option<bool>,
 }
 
 /// Whether the model has to use a tool.
@@ -162,8 +227,39 @@ pub(crate) enum Thinking {
         #[serde(rename = "budget_tokens")]
         _budget_tokens: Option<u64>,
     },
+    /// As the chat template has it.
+    Adaptive {},
     /// No.
     Disabled {},
+}
+
+impl Thinking {
+    /// What the chat template is told; `None`: nothing.
+    fn enabled(&self) -> Option<bool> {
+        match self {
+            Self::Enabled { .. } => Some(true),
+            Self::Adaptive {} => None,
+            Self::Disabled {} => Some(false),
+        }
+    }
+}
+
+/// What an answer has to look like.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OutputConfig {
+    pub format: Option<OutputFormat>,
+}
+
+/// What the text of an answer has to look like.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum OutputFormat {
+    /// A JSON value of a schema.
+    JsonSchema {
+        /// The schema.
+        schema: Map<String, Value>,
+    },
 }
 
 /// An answer.
@@ -254,11 +350,13 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
         return Err(ApiError::field("messages", "messages is empty"));
     }
     let mut messages = vec![];
+    let mut images = Images::default();
     if let Some(system) = request.system {
-        messages.push(Message::text("system", text_of(system, "system")?));
+        let content = Some(content_of(system, "system", None)?);
+        messages.push(Message { content, ..Message::text("system", "") });
     }
     for (at, message) in request.messages.into_iter().enumerate() {
-        add_message(&mut messages, message, at)?;
+        add_message(&mut messages, &mut images, message, at)?;
     }
     let mut tools = vec![];
     for (at, tool) in request.tools.into_iter().flatten().enumerate() {
@@ -289,14 +387,17 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
         }
     };
     let mut template_args = Map::new();
-    if let Some(thinking) = request.thinking {
-        let enabled = matches!(thinking, Thinking::Enabled { .. });
+    if let Some(enabled) = request.thinking.and_then(|thinking| thinking.enabled()) {
         template_args.insert("enable_thinking".into(), enabled.into());
     }
+    let format = request.output_config.and_then(|config| config.format);
+    let format = format
+        .map(|OutputFormat::JsonSchema { schema }| Grammar::JsonSchema(Value::Object(schema)));
     Ok(Turn {
         messages,
+        images,
         tools: ToolUse::new(tools, choice, single.map(|single| !single))?,
-        format: None,
+        format,
         template_args,
         choosing: Choosing {
             stop: request.stop_sequences.unwrap_or_default(),
@@ -309,23 +410,34 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
     })
 }
 
-/// The text of content that may only be text.
-fn text_of(content: InputContent, field: &str) -> Result<String, ApiError> {
-    match content {
-        InputContent::Text(text) => Ok(text),
-        InputContent::Blocks(blocks) => {
-            let texts = blocks.into_iter().map(|block| match block {
-                InputBlock::Text { text } => Ok(text),
-                InputBlock::Image {} => Err(ApiError::field(field, "this model cannot see images")),
-                _ => Err(ApiError::field(field, "expected blocks of type text")),
-            });
-            Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
-        }
+/// What a system prompt or a tool says: blocks of text, and where `images` are given also those.
+fn content_of(
+    content: InputContent,
+    field: &str,
+    mut images: Option<&mut Images>,
+) -> Result<Content, ApiError> {
+    let blocks = match content {
+        InputContent::Text(text) => return Ok(Content::Text(text)),
+        InputContent::Blocks(blocks) => blocks,
+    };
+    let mut parts = vec![];
+    for (index, block) in blocks.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        parts.push(match (block, &mut images) {
+            (InputBlock::Text { text, .. }, _) => Part::text(text),
+            (InputBlock::Image { source, .. }, Some(images)) => {
+                source.add_to(images, &field);
+                Part::image()
+            }
+            _ => return Err(ApiError::field(field, "a block of this type cannot stand here")),
+        });
     }
+    Ok(joined(parts))
 }
 
 fn add_message(
     messages: &mut Vec<Message>,
+    images: &mut Images,
     message: InputMessage,
     at: usize,
 ) -> Result<(), ApiError> {
@@ -338,33 +450,43 @@ fn add_message(
         }
         InputContent::Blocks(blocks) => blocks,
     };
-    let (mut texts, mut calls, mut thoughts) = (vec![], vec![], vec![]);
-    for block in blocks {
+    let (mut parts, mut calls, mut thoughts) = (vec![], vec![], vec![]);
+    let mut own = Images::default();
+    for (index, block) in blocks.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
         match block {
-            InputBlock::Text { text } => texts.push(text),
-            InputBlock::Thinking { thinking } => thoughts.push(thinking),
-            InputBlock::Image {} => {
-                return Err(ApiError::field(field, "this model cannot see images"));
+            InputBlock::Text { text, .. } => parts.push(Part::text(text)),
+            InputBlock::Thinking { thinking, .. } => thoughts.push(thinking),
+            InputBlock::Image { source, .. } => {
+                source.add_to(&mut own, &field);
+                parts.push(Part::image());
             }
-            InputBlock::ToolUse { id, name, input } => calls.push(json!({
+            InputBlock::ToolUse { id, name, input, .. } => calls.push(json!({
                 "id": id, "type": "function",
                 "function": { "name": name, "arguments": Value::Object(input).to_string() },
             })),
-            // Results come before what the user says next.
-            InputBlock::ToolResult { tool_use_id, content } => {
-                let text = content.map(|content| text_of(*content, &field)).transpose()?;
-                let mut result = Message::text("tool", text.unwrap_or_default());
-                result.tool_call_id = Some(tool_use_id);
-                messages.push(result);
+            // Results come before what the user says next, and so do their images.
+            InputBlock::ToolResult { tool_use_id, content, .. } => {
+                let content = content.map_or(Ok(Content::Text(String::new())), |content| {
+                    content_of(*content, &format!("{field}.content"), Some(images))
+                });
+                messages.push(Message {
+                    content: Some(content?),
+                    tool_call_id: Some(tool_use_id),
+                    ..Message::text("tool", "")
+                });
             }
         }
     }
-    if !texts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
-        let mut message = Message::text(role, texts.join("\n"));
-        message.tool_calls = (!calls.is_empty()).then_some(calls);
-        message.reasoning_content = (!thoughts.is_empty()).then(|| thoughts.join("\n"));
-        messages.push(message);
+    if !parts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
+        messages.push(Message {
+            content: Some(joined(parts)),
+            tool_calls: (!calls.is_empty()).then_some(calls),
+            reasoning_content: (!thoughts.is_empty()).then(|| thoughts.join("\n")),
+            ..Message::text(role, "")
+        });
     }
+    images.append(own);
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use keeve_engine::chat::{Content, Part};
 use keeve_engine::{Grammar, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -16,10 +17,11 @@ use super::response_events::Builder;
 use super::tool_use::{
     NamedFunction, NamedTool, ToolChoice, ToolFunction, ToolKind, ToolMode, ToolUse,
 };
-use super::turn::{Running, Turn};
+use super::turn::{Running, Turn, joined};
 use crate::app::{Shared, now};
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
+use crate::images::Images;
 use crate::models::Model;
 use crate::sse::{self, Gone, Out};
 
@@ -129,13 +131,13 @@ pub(crate) enum ItemContent {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ItemPart {
-    /// `input_text` or `output_text`; `input_image` is refused as long as the model cannot see.
+    /// `input_text`, `output_text` or `input_image`.
     #[serde(rename = "type")]
     pub kind: String,
     pub text: Option<String>,
-    /// The image of an `input_image`.
-    #[serde(rename = "image_url")]
-    pub _image_url: Option<Unused>,
+    /// The image of an `input_image`: `data:image/...;base64,...`; also `http:` and `https:` where the
+    /// server is told to fetch images.
+    pub image_url: Option<String>,
     /// Has no effect.
     #[serde(rename = "detail")]
     pub _detail: Option<Unused>,
@@ -272,11 +274,12 @@ fn frame(app: &Shared, model: &Arc<Model>, request: &ResponsesRequest) -> Value 
 fn turn(request: ResponsesRequest) -> Result<Turn, ApiError> {
     let mut messages: Vec<_> =
         request.instructions.iter().map(|text| Message::text("system", text)).collect();
+    let mut images = Images::default();
     match request.input {
         Input::Text(text) => messages.push(Message::text("user", text)),
         Input::Items(items) => {
             for (at, item) in items.into_iter().enumerate() {
-                add_item(&mut messages, item, at)?;
+                add_item(&mut messages, &mut images, item, at)?;
             }
         }
     }
@@ -303,6 +306,7 @@ fn turn(request: ResponsesRequest) -> Result<Turn, ApiError> {
     };
     Ok(Turn {
         messages,
+        images,
         tools: ToolUse::new(tools.collect(), choice, request.parallel_tool_calls)?,
         format: format.map(Grammar::JsonSchema),
         template_args: Map::new(),
@@ -315,7 +319,12 @@ fn turn(request: ResponsesRequest) -> Result<Turn, ApiError> {
     })
 }
 
-fn add_item(messages: &mut Vec<Message>, item: InputItem, at: usize) -> Result<(), ApiError> {
+fn add_item(
+    messages: &mut Vec<Message>,
+    images: &mut Images,
+    item: InputItem,
+    at: usize,
+) -> Result<(), ApiError> {
     let wrong = |field: &str, message: String| {
         Err(ApiError::field(format!("input[{at}].{field}"), message))
     };
@@ -327,28 +336,37 @@ fn add_item(messages: &mut Vec<Message>, item: InputItem, at: usize) -> Result<(
                 Some("assistant") => "assistant",
                 _ => return wrong("role", "expected system, developer, user or assistant".into()),
             };
-            let text = match item.content {
+            let content = match item.content {
                 None => return wrong("content", "a message needs content".into()),
-                Some(ItemContent::Text(text)) => text,
+                Some(ItemContent::Text(text)) => Content::Text(text),
                 Some(ItemContent::Parts(parts)) => {
-                    let mut texts = vec![];
-                    for part in parts {
-                        match (&*part.kind, part.text) {
-                            ("input_text" | "output_text" | "text", Some(text)) => texts.push(text),
-                            ("input_image", _) => {
-                                return wrong("content", "this model cannot see images".into());
+                    let mut content = vec![];
+                    for (index, part) in parts.into_iter().enumerate() {
+                        let field = format!("content[{index}]");
+                        content.push(match (&*part.kind, part.text, part.image_url) {
+                            ("input_text" | "output_text" | "text", Some(text), None) => {
+                                Part::text(text)
                             }
-                            (kind, _) => {
+                            ("input_image", None, Some(address)) => {
+                                images
+                                    .add_address(format!("input[{at}].{field}.image_url"), address);
+                                Part::image()
+                            }
+                            ("input_image", ..) => {
+                                let message = "a part of type input_image needs image_url alone";
+                                return wrong(&field, message.into());
+                            }
+                            (kind, ..) => {
                                 let kind: String = kind.chars().take(40).collect();
                                 let message = format!("parts of type {kind:?} are not supported");
-                                return wrong("content", message);
+                                return wrong(&field, message);
                             }
-                        }
+                        });
                     }
-                    texts.join("\n")
+                    joined(content)
                 }
             };
-            messages.push(Message::text(role, text));
+            messages.push(Message { content: Some(content), ..Message::text(role, "") });
         }
         "function_call" => {
             let (Some(id), Some(name), Some(arguments)) = (item.call_id, item.name, item.arguments)

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use keeve_engine::chat::{Content, Part};
 use keeve_engine::sampling::TokenLogprob;
 use keeve_engine::{Event, FinishReason, Grammar, Message, RenderOptions, Timings};
 use serde_json::{Map, Value};
@@ -13,12 +14,15 @@ use super::tool_use::ToolUse;
 use crate::answer::Answers;
 use crate::app::Shared;
 use crate::error::ApiError;
+use crate::images::{Images, Prepared};
 use crate::models::{Model, blocking};
 use crate::parse::{AnswerParser, Delta};
 
 /// What the model is asked.
 pub(crate) struct Turn {
     pub messages: Vec<Message>,
+    /// Those of the messages, in order.
+    pub images: Images,
     pub tools: ToolUse,
     pub format: Option<Grammar>,
     pub template_args: Map<String, Value>,
@@ -58,6 +62,7 @@ pub(crate) struct Running {
     answers: Answers,
     choices: Vec<Choice>,
     one_call: bool,
+    _images: Prepared,
 }
 
 struct Choice {
@@ -88,6 +93,7 @@ impl Turn {
             ..RenderOptions::default()
         };
         let grammar = forced.or(self.format);
+        let images = self.images.prepare(app, model).await?;
         let (messages, owner) = (self.messages, model.clone());
         // Rendering and compiling take a while.
         let prepared = blocking(move || {
@@ -104,7 +110,10 @@ impl Turn {
             Ok::<_, ApiError>((prompt, reasoning, constraint))
         });
         let (prompt, reasoning, constraint) = prepared.await??;
-        let requests = self.choosing.requests(app, model, prompt, constraint)?;
+        let mut requests = self.choosing.requests(app, model, prompt, constraint)?;
+        for request in &mut requests {
+            request.images = images.patches.clone();
+        }
         let choice = |_: &_| Choice {
             parser: AnswerParser::new(reasoning, style),
             calls: false,
@@ -112,7 +121,17 @@ impl Turn {
         };
         let choices = requests.iter().map(choice).collect();
         let answers = Answers::start(model.clone(), requests)?;
-        Ok(Running { answers, choices, one_call })
+        Ok(Running { answers, choices, one_call, _images: images })
+    }
+}
+
+/// Parts as what a message says: one text where there is no image.
+pub(crate) fn joined(parts: Vec<Part>) -> Content {
+    if parts.iter().all(|part| part.text.is_some()) {
+        let texts: Vec<_> = parts.into_iter().filter_map(|part| part.text).collect();
+        Content::Text(texts.join("\n"))
+    } else {
+        Content::Parts(parts)
     }
 }
 

@@ -1,5 +1,6 @@
 // The chat page: one conversation, sent whole with each question.
 
+import { takeImages, thumbnails } from "./images.js";
 import { blocks, make } from "./markdown.js";
 
 const at = (id) => document.getElementById(id);
@@ -7,7 +8,7 @@ const log = at("log");
 const input = at("input");
 const SETTINGS = ["system", "temperature", "top_p", "top_k", "max_tokens", "seed"];
 
-/** @type {{role: string, content: string, reasoning?: string}[]} */
+/** @type {{role: string, content: string, images?: {name: string, url: string}[], reasoning?: string}[]} */
 let conversation = [];
 /** What stops the answer that is being written. */
 let running = null;
@@ -52,7 +53,9 @@ function draw() {
   conversation.forEach((message, index) => {
     const turn = make("article", `turn ${message.role}`);
     if (message.role === "user") {
-      turn.append(make("div", "text", message.content));
+      const said = make("div", "text", message.content);
+      if (message.images?.length) said.prepend(make("div", "images", ...thumbnails(message.images)));
+      turn.append(said);
     } else {
       const body = make("div", "");
       drawAnswer(body, message, false);
@@ -69,7 +72,12 @@ function draw() {
 }
 
 function request() {
-  const messages = conversation.map(({ role, content }) => ({ role, content }));
+  const messages = conversation.map(({ role, content, images }) => {
+    if (!images?.length) return { role, content };
+    const parts = images.map(({ url }) => ({ type: "image_url", image_url: { url } }));
+    if (content) parts.push({ type: "text", text: content });
+    return { role, content: parts };
+  });
   const system = at("system").value.trim();
   if (system) messages.unshift({ role: "system", content: system });
   const body = { model: at("model").value, messages, stream: true, stream_options: { include_usage: true } };
@@ -160,8 +168,8 @@ async function answer() {
 function submit(event) {
   event?.preventDefault();
   const text = input.value.trim();
-  if (!text || running) return;
-  conversation.push({ role: "user", content: text });
+  if ((!text && !images.any()) || running) return;
+  conversation.push({ role: "user", content: text, images: images.take() });
   input.value = "";
   fit();
   draw();
@@ -179,6 +187,7 @@ function regenerate() {
 function fresh() {
   running?.abort();
   conversation = [];
+  images.take();
   say("");
   draw();
   input.focus();
@@ -217,7 +226,9 @@ async function loadModels() {
   }));
 }
 
+const images = takeImages({ tray: at("tray"), place: document.querySelector("main"), input, chooser: at("chooser"), say });
 at("form").addEventListener("submit", submit);
+at("attach").addEventListener("click", () => at("chooser").click());
 at("stop").addEventListener("click", () => running?.abort());
 at("new").addEventListener("click", fresh);
 at("theme").addEventListener("click", toggleTheme);

@@ -18,5 +18,23 @@ const response = await client.responses.create({ model: "keeve-demo", input: "He
 assert.equal(response.status, "incomplete");
 const { data } = await client.embeddings.create({ model: "keeve-demo", input: "a cat" });
 assert.equal(data[0].embedding.length, 512);
+const city = { type: "object", properties: { city: { enum: ["Ulm", "Bonn"] } }, required: ["city"], additionalProperties: false };
+const formed = await client.chat.completions.create({
+  ...asked, max_tokens: 60, logprobs: true, top_logprobs: 2,
+  response_format: { type: "json_schema", json_schema: { name: "city", schema: city, strict: true } },
+});
+assert.match(JSON.parse(formed.choices[0].message.content).city, /^(Ulm|Bonn)$/);
+assert.equal(formed.choices[0].logprobs.content[0].top_logprobs.length, 2);
+const tools = [{ type: "function", function: { name: "weather", parameters: city } }];
+const called = await client.chat.completions
+  .stream({ ...asked, max_tokens: 100, tools, tool_choice: "required", parallel_tool_calls: false })
+  .finalChatCompletion();
+assert.equal(called.choices[0].finish_reason, "tool_calls");
+assert.match(JSON.parse(called.choices[0].message.tool_calls[0].function.arguments).city, /^(Ulm|Bonn)$/);
+const kinds = [];
+for await (const event of await client.responses.create({ model: "keeve-demo", input: "Hello", max_output_tokens: 5, stream: true })) {
+  kinds.push(event.type);
+}
+assert.deepEqual([kinds[0], kinds.at(-1)], ["response.created", "response.incomplete"]);
 await assert.rejects(client.chat.completions.create({ ...asked, n: -1 }), OpenAI.BadRequestError);
 console.log("ok node");

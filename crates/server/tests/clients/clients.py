@@ -4,8 +4,11 @@ import json
 import os
 
 import anthropic
-import litellm
 import openai
+
+# Without this litellm looks for a price list on the network.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+import litellm  # noqa: E402
 
 URL, KEY = os.environ["KEEVE_URL"], os.environ["KEEVE_KEY"]
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
@@ -100,21 +103,42 @@ def errors():
 
 def messages():
     claude = anthropic.Anthropic(base_url=URL, api_key=KEY)
-    answer = claude.messages.create(model="keeve-demo", max_tokens=40, temperature=0, messages=FRANCE)
+    # Newer versions of the client have no parameter for the temperature.
+    asked = {"model": "keeve-demo", "max_tokens": 100, "messages": FRANCE, "extra_body": {"temperature": 0}}
+    answer = claude.messages.create(**asked)
     assert "Paris" in answer.content[0].text
-    with claude.messages.stream(model="keeve-demo", max_tokens=40, temperature=0, messages=FRANCE) as stream:
+    with claude.messages.stream(**asked) as stream:
         assert "".join(stream.text_stream) == answer.content[0].text
-    called = claude.messages.create(
-        model="keeve-demo", max_tokens=100, temperature=0, messages=FRANCE,
-        tools=[{"name": "weather", "input_schema": CITY}],
-        tool_choice={"type": "tool", "name": "weather", "disable_parallel_tool_use": True})
-    assert called.stop_reason == "tool_use" and called.content[0].input["city"] in ("Ulm", "Bonn")
+        assert stream.get_final_message().usage.output_tokens == answer.usage.output_tokens
+    called = {
+        **asked, "tools": [{"name": "weather", "input_schema": CITY}],
+        "tool_choice": {"type": "tool", "name": "weather", "disable_parallel_tool_use": True}}
+    whole = claude.messages.create(**called)
+    assert whole.stop_reason == "tool_use" and whole.content[0].input["city"] in ("Ulm", "Bonn")
+    with claude.messages.stream(**called) as stream:
+        assert stream.get_final_message().content[0].input == whole.content[0].input
+    formed = claude.messages.create(**asked, output_config={"format": {"type": "json_schema", "schema": CITY}})
+    assert json.loads(formed.content[0].text)["city"] in ("Ulm", "Bonn")
+    try:
+        claude.messages.create(**{**asked, "max_tokens": 0})
+    except anthropic.BadRequestError as error:
+        assert error.body["error"]["type"] == "invalid_request_error"
+    else:
+        raise AssertionError("no tokens were taken")
 
 
 def lite():
-    answer = litellm.completion(
-        model="openai/keeve-demo", api_base=URL + "/v1", api_key=KEY, messages=FRANCE, temperature=0, max_tokens=40)
-    assert "Paris" in answer.choices[0].message.content
+    asked = {
+        "model": "openai/keeve-demo", "api_base": URL + "/v1", "api_key": KEY, "messages": FRANCE,
+        "temperature": 0, "max_tokens": 40}
+    answer = litellm.completion(**asked)
+    text = answer.choices[0].message.content
+    assert "Paris" in text
+    pieces = litellm.completion(**asked, stream=True)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == text
+    answer = litellm.embedding(
+        model="openai/keeve-demo", api_base=URL + "/v1", api_key=KEY, input=["a cat"], encoding_format="float")
+    assert len(answer.data[0]["embedding"]) == 512
 
 
 for test in [chat, logprobs, schema, tools, embeddings, responses, completions, errors, messages, lite]:

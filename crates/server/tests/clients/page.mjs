@@ -2,7 +2,8 @@
 //
 //   node page.mjs http://127.0.0.1:8341 screenshot.png
 //
-// Needs node 22 or newer (or 20 with --experimental-websocket) and Chromium (its path in CHROMIUM, if it is not `chromium`).
+// Needs node 22 or newer (or 20 with --experimental-websocket) and Chromium (its path in CHROMIUM, if it
+// is not `chromium`). `run` beside this file does it with the rest.
 import assert from "node:assert";
 import { spawn } from "node:child_process";
 import { mkdtempSync, writeFileSync } from "node:fs";
@@ -66,6 +67,18 @@ const type = async (text) => {
   await send("Input.insertText", { text });
   await key("Enter", 0, "\r");
 };
+
+// The story that is stopped would end by itself too soon.
+await send("Page.addScriptToEvaluateOnNewDocument", { source: `
+  const plain = window.fetch;
+  let lengthened = false;
+  window.fetch = (path, options = {}) => {
+    if (!lengthened && options.body?.includes("long story")) {
+      lengthened = true;
+      options = { ...options, body: JSON.stringify({ ...JSON.parse(options.body), ignore_eos: true, max_tokens: 1500 }) };
+    }
+    return plain(path, options);
+  };` });
 
 try {
   await send("Page.navigate", { url });

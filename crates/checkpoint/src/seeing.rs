@@ -1,0 +1,137 @@
+//! Models that also see, read whole: under Hugging Face's names, with the config as it stands.
+//!
+//! Sources: huggingface/transformers `models/qwen3_vl/modeling_qwen3_vl.py`; for MLX's names and the
+//! order of its patch embedding, Blaizzy/mlx-vlm `mlx_vlm/models/qwen3_vl`.
+
+use keeve_codec::{Codec, PackedTensor, Parts};
+use serde_json::Value;
+
+use crate::dialect::Entry;
+
+/// The values of `model_type` that are read whole.
+const KINDS: [&str; 1] = ["qwen3_vl"];
+
+/// The weight of the convolution that makes patches rows.
+const PATCH_EMBEDDING: &str = "model.visual.patch_embed.proj.weight";
+
+/// Whether a config is of such a model.
+pub(crate) fn is_whole(config: &Value) -> bool {
+    let name = config.get("model_type").and_then(Value::as_str);
+    name.is_some_and(|name| KINDS.contains(&name)) && config.get("text_config").is_some()
+}
+
+/// The tensors under Hugging Face's names, the patch embedding as a matrix whose columns are ordered
+/// (channel, frame, y, x), as rows of patches are.
+pub(crate) fn whole_entries(config: &Value, entries: Vec<Entry>) -> Vec<Entry> {
+    let channels = config.pointer("/vision_config/in_channels").and_then(Value::as_u64);
+    let channels = channels.and_then(|channels| usize::try_from(channels).ok()).unwrap_or(3);
+    let canonical = |mut entry: Entry| {
+        entry.info.name = whole_name(&entry.info.name);
+        match entry.info.name == PATCH_EMBEDDING {
+            true => patch_embedding(entry, channels),
+            false => entry,
+        }
+    };
+    entries.into_iter().map(canonical).collect()
+}
+
+/// Hugging Face's name of a tensor that MLX may call otherwise.
+fn whole_name(name: &str) -> String {
+    if let Some(rest) = name.strip_prefix("vision_tower.") {
+        return format!("model.visual.{rest}");
+    }
+    match name.strip_prefix("language_model.") {
+        Some(rest) => match rest.strip_prefix("model.") {
+            Some(rest) => format!("model.language_model.{rest}"),
+            // The head stands beside the model.
+            None => rest.into(),
+        },
+        None => name.into(),
+    }
+}
+
+/// A convolution over patches that do not overlap is a product with a matrix. Hugging Face stores
+/// `[out, channel, frame, y, x]`, MLX `[out, frame, y, x, channel]`.
+fn patch_embedding(mut entry: Entry, channels: usize) -> Entry {
+    let [out, a, b, c, d] = entry.info.shape[..] else { return entry };
+    if a != channels && d == channels {
+        entry.info.shape = vec![out, channels, a, b, c];
+        let pixels = a.saturating_mul(b).saturating_mul(c);
+        return entry
+            .then(move |tensor| channels_first(&as_matrix(&tensor, out)?, channels, pixels));
+    }
+    if a != channels {
+        let problem = format!("has the shape {:?}, expected {channels} channels", entry.info.shape);
+        return entry.then(move |_| Err(problem.clone()));
+    }
+    entry.then(move |tensor| as_matrix(&tensor, out))
+}
+
+/// A float tensor whose first dimension counts rows.
+fn as_matrix(tensor: &PackedTensor, rows: usize) -> Result<PackedTensor, String> {
+    let cols = tensor.len().checked_div(rows).unwrap_or(0);
+    PackedTensor::new(tensor.codec(), 1, rows, cols, tensor.parts().clone())
+        .map_err(|error| format!("is wrong: {error}"))
+}
+
+/// A float matrix whose rows are `[pixels, channels]`, as `[channels, pixels]`.
+fn channels_first(
+    matrix: &PackedTensor,
+    channels: usize,
+    pixels: usize,
+) -> Result<PackedTensor, String> {
+    let Codec::Float(_) = matrix.codec() else {
+        return Err(format!("is {}, expected floats", matrix.codec()));
+    };
+    let each = matrix.codec().geometry().block_bytes;
+    let mut data = Vec::with_capacity(matrix.bytes());
+    for row in 0..matrix.rows() {
+        let row = matrix.row(row).data;
+        for channel in 0..channels {
+            for pixel in 0..pixels {
+                data.extend_from_slice(&row[(pixel * channels + channel) * each..][..each]);
+            }
+        }
+    }
+    PackedTensor::new(matrix.codec(), 1, matrix.rows(), matrix.cols(), Parts::data(data))
+        .map_err(|error| format!("is wrong: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_are_hugging_faces() {
+        for (name, whole) in [
+            ("language_model.model.layers.0.x.weight", "model.language_model.layers.0.x.weight"),
+            ("model.language_model.layers.0.x.weight", "model.language_model.layers.0.x.weight"),
+            ("language_model.lm_head.weight", "lm_head.weight"),
+            ("lm_head.weight", "lm_head.weight"),
+            ("vision_tower.blocks.0.norm1.bias", "model.visual.blocks.0.norm1.bias"),
+            ("model.visual.merger.norm.bias", "model.visual.merger.norm.bias"),
+        ] {
+            assert_eq!(whole_name(name), whole);
+        }
+    }
+
+    #[test]
+    fn channels_come_first_in_a_row() {
+        // Two rows of three pixels with two channels.
+        let values: Vec<f32> = (0..12).map(|n| n as f32).collect();
+        let matrix = PackedTensor::from_f32(2, 6, &values).unwrap();
+        let moved = channels_first(&matrix, 2, 3).unwrap();
+        let expected = [0.0, 2.0, 4.0, 1.0, 3.0, 5.0, 6.0, 8.0, 10.0, 7.0, 9.0, 11.0];
+        assert_eq!(keeve_codec::decode(&moved), expected);
+    }
+
+    #[test]
+    fn only_known_models_with_a_language_model_are_read_whole() {
+        assert!(is_whole(&json!({"model_type": "qwen3_vl", "text_config": {}})));
+        assert!(!is_whole(&json!({"model_type": "qwen3_vl"})));
+        assert!(!is_whole(&json!({"model_type": "gemma3", "text_config": {}})));
+        assert!(!is_whole(&json!({"model_type": 3, "text_config": {}})));
+    }
+}
