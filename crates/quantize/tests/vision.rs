@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Event, Request};
 use keeve_graph::Activations;
-use keeve_quantize::{Format, Observer, Options, Plan, Recipe, Scheme, make};
+use keeve_quantize::{Format, Making, Observer, Options, Plan, Recipe, Scheme, make, verify};
 use serde_json::Value;
 
 struct Nobody;
@@ -78,14 +78,14 @@ fn a_model_that_sees_is_made_and_answers() {
         let plan = Plan::new(&source, &recipe, format).unwrap();
         let options = Options {
             force: false,
-            threads: 2,
+            making: Making { importance: None, folds: None, threads: 2 },
             file_type: None,
-            importance: &|_| None,
-            seed: 0,
             observer: &Nobody,
         };
         make(&source, &plan, &out, &options).unwrap();
         let model = Checkpoint::open(&out).unwrap();
+        let findings = verify(&model, 2, &Nobody).unwrap();
+        assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
         for info in source.tensors() {
             let (before, after) = (source.tensor(&info.name), model.tensor(&info.name));
             let (before, after) = (before.unwrap(), after.unwrap());
