@@ -3,7 +3,7 @@
 use keeve_codec::Codec;
 use keeve_graph::Phase;
 
-use crate::gemm::{BF16_COLS, Bf16Rows, Bf16Source, Gemm, Output, to_bf16};
+use crate::gemm::{BF16_COLS, Bf16Rows, Bf16Source, Ending, Gemm, Output, to_bf16};
 use crate::inputs::Input;
 use crate::linear::{PackedLinear, StoredLinear};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
@@ -39,7 +39,12 @@ impl PackedLinear for Bf16Linear {
     ) {
         let mut rows = Bf16Rows::default();
         rows.round(x.x(), self.cols(), pool);
-        self.gemm.bf16(self, &rows, Output { values: out, rows: None, bias }, pool);
+        self.gemm.bf16(
+            self,
+            &rows,
+            Output { values: out, rows: None, bias, ending: Ending::Plain },
+            pool,
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::recipe::Recipe;
-use crate::row_wise::RowSource;
+use crate::row_wise::{RowSource, Rows, Values};
 use crate::tiles::BLOCK;
 
 /// Activations that a task quantizes, at least.
@@ -25,25 +25,28 @@ struct Kept<T> {
 /// Memory for quantized activations. The memory is kept from step to step.
 pub(crate) struct Inputs {
     /// The value that it is made from.
-    of: Option<ValueId>,
+    from: Option<ValueId>,
     /// For products of few rows: by [`Recipe::Block`] and by [`Recipe::Token`].
     rows: [Kept<BlockRows>; 2],
     /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
     tiles: [Kept<Int8Rows>; 3],
+    /// For products of many rows with what is being made: see [`Input::made_next`].
+    next: Int8Rows,
 }
 
 impl Default for Inputs {
     fn default() -> Self {
         let rows = || Kept { made: false, value: BlockRows::EMPTY };
         let tiles = || Kept { made: false, value: Int8Rows::default() };
-        Self { of: None, rows: [rows(), rows()], tiles: [tiles(), tiles(), tiles()] }
+        let tiles = [tiles(), tiles(), tiles()];
+        Self { from: None, rows: [rows(), rows()], tiles, next: Int8Rows::default() }
     }
 }
 
 impl Inputs {
     /// Forgets what was made: the values of a new step are others.
     pub fn forget(&mut self) {
-        self.of = None;
+        self.from = None;
     }
 
     /// `x`, which is `value` in this step.
@@ -58,7 +61,7 @@ impl Inputs {
     }
 
     /// `value` of this step, by its rows.
-    pub fn rows<'a>(
+    fn rows<'a>(
         &'a mut self,
         value: ValueId,
         rows: &'a dyn RowSource,
@@ -68,17 +71,30 @@ impl Inputs {
         Input { x: Source::Rows(rows), kernels, inputs: self }
     }
 
+    /// `value` of this step, held or by its `rows`.
+    pub fn of<'a>(
+        &'a mut self,
+        value: ValueId,
+        values: &'a Values<'a>,
+        rows: &'a Rows<'a>,
+    ) -> Input<'a> {
+        match values.merged[value.index()] {
+            true => self.rows(value, rows, values.kernels),
+            false => self.input(value, values.held(value), values.kernels),
+        }
+    }
+
     /// Forgets what was made of another value than this one.
     fn begin(&mut self, value: ValueId) {
-        if self.of != Some(value) {
-            self.of = Some(value);
+        if self.from != Some(value) {
+            self.from = Some(value);
             self.clear();
         }
     }
 
     /// `x`, which is no value of the graph.
     pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
-        self.of = None;
+        self.from = None;
         self.clear();
         Input { x: Source::Held(x), kernels, inputs: self }
     }
@@ -124,6 +140,11 @@ pub(crate) struct Input<'a> {
 }
 
 impl Input<'_> {
+    /// The tier.
+    pub fn kernels(&self) -> &'static dyn Kernels {
+        self.kernels
+    }
+
     /// As it is; nothing if it can only be read row by row: see
     /// [`crate::linear::PackedLinear::reads_rows`].
     pub fn x(&self) -> &[f32] {
@@ -153,6 +174,27 @@ impl Input<'_> {
         value
     }
 
+    /// As [`Input::by_tiles`], and where to put the result, quantized by the same recipe: call
+    /// [`Input::made_next`] when it is there.
+    pub fn by_tiles_and_next(
+        &mut self,
+        rows: &[usize],
+        cols: usize,
+        recipe: Recipe,
+        pool: &Pool,
+    ) -> (&Int8Rows, &mut Int8Rows) {
+        self.by_tiles(rows, cols, recipe, pool);
+        (&self.inputs.tiles[tiles_of(recipe)].value, &mut self.inputs.next)
+    }
+
+    /// Says that `value` was made quantized by a recipe: all its rows that the recipe is for.
+    pub fn made_next(self, value: ValueId, recipe: Recipe) {
+        self.inputs.begin(value);
+        let Kept { made, value } = &mut self.inputs.tiles[tiles_of(recipe)];
+        *made = true;
+        std::mem::swap(value, &mut self.inputs.next);
+    }
+
     /// As [`Input::by_rows`], for products of many rows.
     ///
     /// # Panics
@@ -164,12 +206,7 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &Int8Rows {
-        let kind = match recipe {
-            Recipe::Token => 1,
-            Recipe::Fine => 2,
-            Recipe::Panel | Recipe::Block | Recipe::Float => 0,
-        };
-        let Kept { made, value } = &mut self.inputs.tiles[kind];
+        let Kept { made, value } = &mut self.inputs.tiles[tiles_of(recipe)];
         if !*made {
             *made = true;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
@@ -186,6 +223,15 @@ impl Input<'_> {
             });
         }
         value
+    }
+}
+
+/// Where a recipe's rows are in [`Inputs::tiles`].
+fn tiles_of(recipe: Recipe) -> usize {
+    match recipe {
+        Recipe::Token => 1,
+        Recipe::Fine => 2,
+        Recipe::Panel | Recipe::Block | Recipe::Float => 0,
     }
 }
 

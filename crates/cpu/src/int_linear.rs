@@ -1,12 +1,12 @@
 //! `linear` with quantized activations.
 
 use keeve_codec::{Codec, PackedTensor};
-use keeve_graph::Phase;
+use keeve_graph::{Phase, ValueId};
 
-use crate::gemm::{Gemm, Output};
+use crate::gemm::{Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
-use crate::linear::{PackedLinear, rows_of};
+use crate::linear::PackedLinear;
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
 use crate::pool::Pool;
 use crate::quantize::BlockRows;
@@ -20,6 +20,15 @@ const TASK_BYTES: usize = 64 << 10;
 /// The most rows that [`Recipe::Token`], whose kernels all give the same bits, takes through the kernel
 /// that reads weights once for every few rows.
 const FEW_ROWS: usize = 8;
+
+/// Whether so many rows are multiplied by the kernels for few.
+fn is_few(recipe: Recipe, rows: usize) -> bool {
+    match recipe {
+        Recipe::Block => true,
+        Recipe::Panel | Recipe::Fine | Recipe::Float => false,
+        Recipe::Token => rows <= FEW_ROWS,
+    }
+}
 
 /// A weight as its tier wants it.
 pub(crate) enum Packed {
@@ -147,24 +156,119 @@ pub(crate) struct IntLinear {
 }
 
 impl IntLinear {
-    /// The products of few rows: `out[rows[r]] = x[r] . weights + bias`.
-    fn few(&self, x: &BlockRows, out: Output<'_>, rows: &[usize], pool: &Pool) {
+    /// Whether `silu` of its products may be multiplied by those of `other` where both are made.
+    pub fn can_gate(&self, other: &Self) -> bool {
+        let form = |linear: &Self| {
+            let layout = linear.packed.layout();
+            (layout.rows, layout.cols, linear.packed.scale_span(), linear.recipes)
+        };
+        form(self) == form(other)
+    }
+
+    /// Whether what a gate makes can go into `next` as it was quantized where it was made.
+    pub fn makes_codes_for(&self, next: &Self) -> bool {
+        let by_block = |recipe| matches!(recipe, Recipe::Panel | Recipe::Fine);
+        self.recipes == next.recipes && by_block(self.recipes.prompt)
+    }
+
+    /// `out[r] = silu(x[r] . weights) * (x[r] . up)`. `codes_of`: the value that this is, if rows of prompts
+    /// are only to be quantized, for products with it, and not written to `out`.
+    ///
+    /// # Panics
+    /// If [`Self::can_gate`] or [`Self::makes_codes_for`] said otherwise.
+    pub fn gate(
+        &self,
+        up: &Self,
+        codes_of: Option<ValueId>,
+        mut x: Input<'_>,
+        phases: &[Phase],
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        let (kernels, cols) = (x.kernels(), self.packed.cols());
+        let weights: [&dyn PanelSource; 2] = [&self.packed, &up.packed];
+        for (rows, recipe) in self.recipes.rows(phases) {
+            let out =
+                Output { values: &mut *out, rows: Some(&rows), bias: None, ending: Ending::Gated };
+            if is_few(recipe, rows.len()) {
+                let x = x.by_rows(&rows, cols, recipe, pool);
+                self.few(Some((up, kernels)), x, out, pool);
+            } else if codes_of.is_some() {
+                let (x, next) = x.by_tiles_and_next(&rows, cols, recipe, pool);
+                self.gemm.gated_codes(recipe, weights, x, next, kernels, pool);
+            } else {
+                let x = x.by_tiles(&rows, cols, recipe, pool);
+                self.gemm.gated(recipe, weights, x, out, pool);
+            }
+        }
+        if let Some(value) = codes_of
+            && phases.contains(&Phase::Prompt)
+        {
+            x.made_next(value, self.recipes.prompt);
+        }
+    }
+
+    /// As [`PackedLinear::forward`], with an ending that is not of a gate.
+    pub fn forward_with(
+        &self,
+        ending: Ending,
+        x: &mut Input<'_>,
+        phases: &[Phase],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        let cols = self.packed.cols();
+        for (rows, recipe) in self.recipes.rows(phases) {
+            let out = Output { values: &mut *out, rows: Some(&rows), bias, ending };
+            if is_few(recipe, rows.len()) {
+                self.few(None, x.by_rows(&rows, cols, recipe, pool), out, pool);
+            } else {
+                let x = x.by_tiles(&rows, cols, recipe, pool);
+                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
+            }
+        }
+    }
+
+    /// The products of few rows.
+    fn few(&self, up: Option<(&Self, &dyn Kernels)>, x: &BlockRows, out: Output<'_>, pool: &Pool) {
         let layout = self.packed.layout();
         let width = layout.rows;
-        let values = SharedOut::new(out.values, width);
+        let Output { values, rows: places, bias, ending } = out;
+        let values = SharedOut::new(values, width);
         let each = TASK_BYTES.div_ceil(layout.tile_bytes());
         let tiles = layout.tiles();
-        pool.run(tiles.div_ceil(each), |task, _| {
+        pool.run(tiles.div_ceil(each), |task, scratch| {
+            let [gates] = scratch.take([up.map_or(0, |_| x.rows.rows * TILE_ROWS)]);
+            let gates = gates.as_chunks_mut::<TILE_ROWS>().0;
             for tile in task * each..tiles.min((task + 1) * each) {
                 let columns = tile * TILE_ROWS..width.min((tile + 1) * TILE_ROWS);
+                let place = |row: usize| {
+                    let place = places.map_or(row, |places| places[row]);
+                    // SAFETY: no two tasks have the same tile, no two rows the same place, and what
+                    // is given for a row is used up before the next is asked for.
+                    unsafe { values.part(place, columns.clone()) }
+                };
+                if let Some((up, kernels)) = up {
+                    self.packed.decode(tile, x, |row, sums| gates[row] = *sums);
+                    kernels.silu(gates.as_flattened_mut());
+                    up.packed.decode(tile, x, |row, sums| {
+                        let both = gates[row].iter().zip(sums);
+                        let out = place(row).iter_mut().zip(both);
+                        out.for_each(|(out, (gate, sum))| *out = gate * sum);
+                    });
+                    continue;
+                }
                 self.packed.decode(tile, x, |row, sums| {
-                    // SAFETY: no two tasks have the same tile, no two rows the same place.
-                    let out_row = unsafe { values.part(rows[row], columns.clone()) };
-                    out_row.copy_from_slice(&sums[..out_row.len()]);
-                    if let Some(bias) = out.bias {
-                        for (out, bias) in out_row.iter_mut().zip(&bias[columns.clone()]) {
-                            *out += bias;
-                        }
+                    let mut sums = *sums;
+                    if let Some(bias) = bias {
+                        let pairs = sums.iter_mut().zip(&bias[columns.clone()]);
+                        pairs.for_each(|(sum, bias)| *sum += bias);
+                    }
+                    let out = place(row).iter_mut().zip(sums);
+                    match ending {
+                        Ending::Added => out.for_each(|(out, sum)| *out += sum),
+                        Ending::Plain | Ending::Gated => out.for_each(|(out, sum)| *out = sum),
                     }
                 });
             }
@@ -195,6 +299,10 @@ impl PackedLinear for IntLinear {
         true
     }
 
+    fn int(&self) -> Option<&IntLinear> {
+        Some(self)
+    }
+
     fn forward(
         &self,
         x: &mut Input<'_>,
@@ -203,29 +311,6 @@ impl PackedLinear for IntLinear {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let cols = self.packed.cols();
-        let mut run = |rows: &[usize], recipe: Recipe| {
-            if rows.is_empty() {
-                return;
-            }
-            let out = Output { values: &mut *out, rows: Some(rows), bias };
-            let few = match recipe {
-                Recipe::Block => true,
-                Recipe::Panel | Recipe::Fine | Recipe::Float => false,
-                Recipe::Token => rows.len() <= FEW_ROWS,
-            };
-            if few {
-                self.few(x.by_rows(rows, cols, recipe, pool), out, rows, pool);
-            } else {
-                let x = x.by_tiles(rows, cols, recipe, pool);
-                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
-            }
-        };
-        let Recipes { generated, prompt } = self.recipes;
-        if generated == prompt {
-            return run(&(0..phases.len()).collect::<Vec<_>>(), prompt);
-        }
-        run(&rows_of(phases, Phase::Generated), generated);
-        run(&rows_of(phases, Phase::Prompt), prompt);
+        self.forward_with(Ending::Plain, x, phases, bias, out, pool);
     }
 }

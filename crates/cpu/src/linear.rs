@@ -4,6 +4,7 @@ use keeve_codec::{Codec, Group, PackedTensor, Row};
 use keeve_graph::Phase;
 
 use crate::inputs::Input;
+use crate::int_linear::IntLinear;
 use crate::kernels::Kernels;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
@@ -30,6 +31,11 @@ pub(crate) trait PackedLinear: Send + Sync {
     /// Whether it reads its input only row by row, and not as a whole.
     fn reads_rows(&self) -> bool {
         false
+    }
+
+    /// Itself, if its products can be used where they are made: [`IntLinear::forward_with`].
+    fn int(&self) -> Option<&IntLinear> {
+        None
     }
 
     /// `out[r, n] = x[r] . weight[n] + bias[n]`. `x` is `[phases.len(), K]`, `out` `[.., N]`.

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::gemm::{BF16_COLS, Bf16Rows, Bf16Source, Block, Gemm, Int8Rows, Output, to_bf16};
+use crate::gemm::{
+    BF16_COLS, Bf16Rows, Bf16Source, Block, Ending, Gemm, Int8Rows, Output, to_bf16,
+};
 use crate::isa::Isa;
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
 use crate::pool::Pool;
@@ -95,7 +97,12 @@ impl TimedProduct {
         let rows = rows.min(self.rows);
         let (n, k, pool) = (self.weights.n, self.weights.k, &machine.pool);
         let x = &self.x[..rows * k];
-        let out = Output { values: &mut self.out[self.skip..][..rows * n], rows: None, bias: None };
+        let out = Output {
+            values: &mut self.out[self.skip..][..rows * n],
+            rows: None,
+            bias: None,
+            ending: Ending::Plain,
+        };
         let start = Instant::now();
         let packed;
         if self.kind == ProductKind::Bf16 {

@@ -13,8 +13,12 @@ use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::{Table, embed};
 use crate::experts::{self, ExpertProduct, ExpertRows};
+use crate::fused::{Fused, Fusions, int};
+use crate::gemm::Ending;
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
+use crate::linear::PackedLinear;
+use crate::memory::Memory;
 use crate::pool::Pool;
 use crate::profile::Profile;
 use crate::rope::Turns;
@@ -28,9 +32,11 @@ const VALUES_PER_TASK: usize = 16 * 1024;
 pub(crate) struct CpuPlan {
     loaded: Arc<Loaded>,
     memory: MemoryPlan,
-    /// Which values are made as they are read.
+    fused: Vec<Option<Fused>>,
+    /// Which values are made as they are read, or by who reads them.
     merged: Vec<bool>,
-    buffers: Vec<Vec<f32>>,
+    /// Each as long as was ever needed: values take what they need of it.
+    buffers: Vec<Memory>,
     inputs: Inputs,
     experts: ExpertRows,
     tapped: Vec<ValueId>,
@@ -65,7 +71,8 @@ impl Context<'_, '_> {
         }
     }
 
-    fn rows(&self, rows: Rows) -> usize {
+    /// How many rows there are.
+    pub fn rows(&self, rows: Rows) -> usize {
         match rows {
             Rows::Tokens => self.step.rows.len(),
             Rows::Wanted(want) => self.wanted(want).len(),
@@ -77,13 +84,15 @@ impl CpuPlan {
     pub fn new(loaded: Arc<Loaded>, options: &CompileOptions) -> Self {
         // Taps see values as they are made, so watching one does not keep it longer.
         let Loaded { graph, weights, .. } = &*loaded;
-        let merged = merged(graph, weights, &options.taps);
+        let fusions = Fusions::find(graph, weights, &options.taps);
+        let merged = merged(graph, weights, &fusions, &options.taps);
         let memory = MemoryPlan::new(graph, &[], &merged);
-        let buffers = memory.buffers.iter().map(|_| vec![]).collect();
+        let buffers = memory.buffers.iter().map(|_| Memory::default()).collect();
         let profile = options.profile.then(Profile::default);
         let (inputs, experts) = (Inputs::default(), ExpertRows::default());
         let tapped = options.taps.clone();
-        Self { loaded, memory, merged, buffers, inputs, experts, tapped, profile }
+        let fused = fusions.of;
+        Self { loaded, memory, fused, merged, buffers, inputs, experts, tapped, profile }
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -123,6 +132,9 @@ impl CpuPlan {
             context,
             kernels: *kernels,
         };
+        if let Some(fused) = self.fused[value.index()] {
+            return self.compute_fused(value, fused, &values, out, inputs);
+        }
         match &node.op {
             Op::Embed { table: id } => {
                 let LoadedWeight { linear, table: stored, .. } = self.weight(*id);
@@ -138,10 +150,7 @@ impl CpuPlan {
                 let Some(linear) = &self.weight(*weight).linear else { return 0 };
                 let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
                 let rows = values.rows(*x);
-                let mut x = match self.merged[x.index()] {
-                    true => inputs.rows(*x, &rows, *kernels),
-                    false => inputs.input(*x, values.held(*x), *kernels),
-                };
+                let mut x = inputs.of(*x, &values, &rows);
                 linear.forward(&mut x, &context.phases(node.shape.rows), bias, out, pool);
                 linear.bytes()
             }
@@ -205,17 +214,67 @@ impl CpuPlan {
         }
     }
 
+    /// Computes a value with the products that it reads, as [`Self::compute`].
+    fn compute_fused(
+        &self,
+        value: ValueId,
+        fused: Fused,
+        values: &Values<'_>,
+        out: &mut [f32],
+        inputs: &mut Inputs,
+    ) -> usize {
+        let Loaded { graph, weights, pool, .. } = &*self.loaded;
+        let shape = graph.node(value).shape;
+        let phases = values.context.phases(shape.rows);
+        match fused {
+            Fused::Gated { x, gate, up, codes } => {
+                let (Some(gate), Some(up)) = (int(weights, gate), int(weights, up)) else {
+                    return 0;
+                };
+                let rows = values.rows(x);
+                let x = inputs.of(x, values, &rows);
+                gate.gate(up, codes.then_some(value), x, &phases, out, pool);
+                gate.bytes() + up.bytes()
+            }
+            Fused::Added { to, x, weight, bias } => {
+                let Some(linear) = int(weights, weight) else { return 0 };
+                let over = self.memory.over[value.index()];
+                if over != Some(to) {
+                    each_row(pool, out, shape.width, values.room(to), |row, out, room| {
+                        values.put(to, row, over, out, room);
+                    });
+                }
+                let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
+                let rows = values.rows(x);
+                let mut x = inputs.of(x, values, &rows);
+                linear.forward_with(Ending::Added, &mut x, &phases, bias, out, pool);
+                linear.bytes()
+            }
+        }
+    }
+
     fn weight(&self, id: WeightId) -> &LoadedWeight {
         &self.loaded.weights[id.index()]
     }
 
-    /// A value that is held.
-    fn value(&self, value: ValueId) -> &[f32] {
-        self.memory.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer])
+    /// A value of `len` numbers that is held.
+    fn value(&self, value: ValueId, len: usize) -> &[f32] {
+        self.memory.buffer_of[value.index()]
+            .map_or(&[], |buffer| &self.buffers[buffer].all()[..len])
     }
 
     /// The name that profiles use.
-    fn label(&self, op: &Op) -> String {
+    fn label(&self, value: ValueId) -> String {
+        let name = |weight: WeightId, name: &str| match &self.weight(weight).linear {
+            Some(linear) => format!("{name} {}", linear.codec()),
+            None => name.into(),
+        };
+        match self.fused[value.index()] {
+            Some(Fused::Gated { up, .. }) => return name(up, "gated linear"),
+            Some(Fused::Added { weight, .. }) => return name(weight, "linear + add"),
+            None => {}
+        }
+        let op = &self.loaded.graph.node(value).op;
         let codec = match op {
             Op::Linear { weight, .. } => self.weight(*weight).linear.as_ref(),
             Op::ExpertLinear { weight, .. } => self.weight(*weight).experts.first(),
@@ -265,25 +324,27 @@ impl Plan for CpuPlan {
             let Some(buffer) = self.memory.buffer_of[value.index()] else { continue };
             let start = Instant::now();
             let mut out = take(&mut self.buffers[buffer]);
-            out.resize(rows * node.shape.width, 0.0);
-            let bytes = self.compute(value, &mut out, &context, pages, &mut inputs, &mut experts);
+            let len = rows * node.shape.width;
+            let place = out.take(len);
+            let bytes = self.compute(value, place, &context, pages, &mut inputs, &mut experts);
             self.buffers[buffer] = out;
-            let label = self.profile.is_some().then(|| self.label(&node.op));
+            let label = self.profile.is_some().then(|| self.label(value));
             if let (Some(profile), Some(label)) = (&mut self.profile, label) {
                 profile.add(label, start, bytes);
             }
             if let Some(tap) = &mut tap
                 && self.tapped.contains(&value)
             {
-                tap.value(value, node.shape.width, self.value(value));
+                tap.value(value, node.shape.width, self.value(value, len));
             }
         }
         (self.inputs, self.experts) = (inputs, experts);
         let mut outputs = Outputs::default();
         for output in graph.outputs() {
             let rows = context.wanted(output.want).len();
-            let values = if rows == 0 { vec![] } else { self.value(output.value).to_vec() };
-            outputs.values.push((output.want, graph.node(output.value).shape.width, values));
+            let width = graph.node(output.value).shape.width;
+            let values = self.value(output.value, rows * width).to_vec();
+            outputs.values.push((output.want, width, values));
         }
         Ok(outputs)
     }

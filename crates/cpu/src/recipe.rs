@@ -65,8 +65,9 @@
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
 
 use keeve_codec::{Codec, Group};
-use keeve_graph::Activations;
+use keeve_graph::{Activations, Phase};
 
+use crate::linear::rows_of;
 use crate::panel::PANEL_COLS;
 use crate::quantize::Rounding;
 use crate::tiles::BLOCK;
@@ -132,6 +133,20 @@ pub(crate) struct Recipes {
 }
 
 impl Recipes {
+    /// The rows that each recipe is for, if there are any.
+    pub fn rows(self, phases: &[Phase]) -> Vec<(Vec<usize>, Recipe)> {
+        let Self { generated, prompt } = self;
+        let mut all = match generated == prompt {
+            true => vec![((0..phases.len()).collect(), prompt)],
+            false => vec![
+                (rows_of(phases, Phase::Generated), generated),
+                (rows_of(phases, Phase::Prompt), prompt),
+            ],
+        };
+        all.retain(|(rows, _)| !rows.is_empty());
+        all
+    }
+
     /// Nothing is quantized.
     pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
     /// What computes with weights as they are stored, as far as it can be had fast.

@@ -8,8 +8,10 @@
 use keeve_graph::{BinaryOp, Graph, Op, UnaryOp, ValueId, WeightId};
 
 use crate::backend::LoadedWeight;
+use crate::fused::Fusions;
 use crate::kernels::Kernels;
 use crate::linear::PackedLinear;
+use crate::memory::Memory;
 use crate::plan::Context;
 use crate::round::round_row;
 
@@ -45,8 +47,14 @@ pub(crate) fn is_row_wise(op: &Op) -> bool {
     }
 }
 
-/// Which values of the graph are not held, but made as they are read: not those in `kept`.
-pub(crate) fn merged(graph: &Graph, weights: &[LoadedWeight], kept: &[ValueId]) -> Vec<bool> {
+/// Which values of the graph are not held, but made as they are read, or by who reads them: not those in
+/// `kept`.
+pub(crate) fn merged(
+    graph: &Graph,
+    weights: &[LoadedWeight],
+    fusions: &Fusions,
+    kept: &[ValueId],
+) -> Vec<bool> {
     let mut readers: Vec<Vec<ValueId>> = vec![vec![]; graph.nodes().len()];
     for value in graph.values() {
         for operand in graph.node(value).op.operands() {
@@ -67,14 +75,15 @@ pub(crate) fn merged(graph: &Graph, weights: &[LoadedWeight], kept: &[ValueId]) 
         let readers = &readers[value.index()];
         // What products quantize is kept from one to the next.
         let once = readers.len() == 1 || readers.iter().all(|&reader| is_linear(reader));
-        is_row_wise(&graph.node(value).op)
+        fusions.of[value.index()].is_none()
+            && is_row_wise(&graph.node(value).op)
             && !readers.is_empty()
             && once
             && readers.iter().all(|&reader| by_row(reader, value))
             && !kept.contains(&value)
             && !is_output(value)
     };
-    graph.values().map(is_merged).collect()
+    graph.values().map(|value| fusions.within[value.index()] || is_merged(value)).collect()
 }
 
 /// Values of room that making a row of `value`, by its operation, needs.
@@ -114,8 +123,8 @@ pub(crate) struct Values<'a> {
     pub merged: &'a [bool],
     /// For each value that is held, its buffer.
     pub buffer_of: &'a [Option<usize>],
-    /// Buffers, `[rows, width]` of the value they hold.
-    pub buffers: &'a [Vec<f32>],
+    /// Buffers, which begin with the value they hold: `[rows, width]`.
+    pub buffers: &'a [Memory],
     /// The step.
     pub context: &'a Context<'a, 'a>,
     /// The tier.
@@ -125,7 +134,9 @@ pub(crate) struct Values<'a> {
 impl Values<'_> {
     /// A value that is held; nothing for others.
     pub fn held(&self, value: ValueId) -> &[f32] {
-        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer])
+        let shape = self.graph.node(value).shape;
+        let len = self.context.rows(shape.rows) * shape.width;
+        self.buffer_of[value.index()].map_or(&[], |buffer| &self.buffers[buffer].all()[..len])
     }
 
     /// The rows of a value.
@@ -221,8 +232,8 @@ impl Values<'_> {
         }
     }
 
-    /// Puts row `row` of `value` into `out`.
-    fn put(
+    /// Puts row `row` of `value` into `out`, which holds that row of the value `over`, if there is one.
+    pub fn put(
         &self,
         value: ValueId,
         row: usize,

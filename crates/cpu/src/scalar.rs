@@ -51,10 +51,13 @@ impl Kernels for Scalar {
     }
 
     fn silu(&self, x: &mut [f32]) {
-        for x in x {
-            *x /= 1.0 + (-*x).exp();
-        }
+        x.iter_mut().for_each(|x| *x = silu(*x));
     }
+}
+
+/// `x * sigmoid(x)`.
+pub(crate) fn silu(x: f32) -> f32 {
+    x / (1.0 + (-x).exp())
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -1,17 +1,15 @@
 //! Memory that a thread keeps between tasks.
 
+use crate::memory::Memory;
+
 /// A thread's scratch memory. It grows to the largest size that was asked for.
 #[derive(Default)]
-pub(crate) struct Scratch(Vec<f32>);
+pub(crate) struct Scratch(Memory);
 
 impl Scratch {
     /// Slices of these lengths, holding anything.
     pub fn take<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
-        let total = lengths.iter().sum();
-        if self.0.len() < total {
-            self.0.resize(total, 0.0);
-        }
-        let mut rest = &mut self.0[..];
+        let mut rest = self.0.take(lengths.iter().sum());
         lengths.map(|length| {
             let (slice, after) = std::mem::take(&mut rest).split_at_mut(length);
             rest = after;
@@ -22,6 +20,6 @@ impl Scratch {
     /// How long it has become.
     #[cfg(test)]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.all().len()
     }
 }

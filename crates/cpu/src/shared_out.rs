@@ -31,6 +31,11 @@ impl<'a, T> SharedOut<'a, T> {
         Self { start: out.as_mut_ptr(), rows, width, borrowed: PhantomData }
     }
 
+    /// Values of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// The columns `range` of `row`.
     ///
     /// # Safety

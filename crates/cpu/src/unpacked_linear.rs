@@ -3,7 +3,7 @@
 use keeve_codec::Codec;
 use keeve_graph::Phase;
 
-use crate::gemm::{Gemm, Output};
+use crate::gemm::{Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::linear::{PackedLinear, StoredLinear, rows_of};
 use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
@@ -51,7 +51,7 @@ impl PackedLinear for UnpackedLinear {
         let prompt = rows_of(phases, Phase::Prompt);
         if !prompt.is_empty() {
             let x = x.by_tiles(&prompt, cols, self.prompt, pool);
-            let out = Output { values: out, rows: Some(&prompt), bias };
+            let out = Output { values: out, rows: Some(&prompt), bias, ending: Ending::Plain };
             self.gemm.by_recipe(self.prompt, self, x, out, pool);
         }
     }

@@ -305,7 +305,10 @@ impl Worker {
     fn see(&mut self) {
         let Some(eyes) = &mut self.eyes else { return };
         eyes.attend(&mut self.scheduler.running);
-        let Err((error, hashes)) = eyes.advance(&mut self.scheduler.running) else { return };
+        let (error, hashes) = match eyes.advance(&mut self.scheduler.running) {
+            Ok(images) => return self.scheduler.counts.images_seen += images as u64,
+            Err(failure) => failure,
+        };
         let error = Arc::new(Error::Graph(error));
         for index in (0..self.scheduler.running.len()).rev() {
             if self.scheduler.running[index].lacks(&hashes) {

@@ -47,6 +47,8 @@ pub(crate) struct Counts {
     pub drafted_tokens: u64,
     /// How many of them were right.
     pub accepted_tokens: u64,
+    /// Images that were seen.
+    pub images_seen: u64,
 }
 
 /// How many rows of each running sequence are in a step; 0 for those that sit it out.

@@ -27,6 +27,8 @@ pub struct Stats {
     pub drafted_tokens: u64,
     /// How many of them were right.
     pub accepted_tokens: u64,
+    /// Images that were seen; those whose features were still known are not counted.
+    pub images_seen: u64,
 }
 
 /// The latest [`Stats`], shared by the engine's thread and its handle.
@@ -48,6 +50,7 @@ impl Gauges {
             preemptions: counts.preemptions,
             drafted_tokens: counts.drafted_tokens,
             accepted_tokens: counts.accepted_tokens,
+            images_seen: counts.images_seen,
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }

@@ -8,13 +8,16 @@
 //!
 //! Sums stay in tile registers over all columns of a step. Where each block has its scales, a step is
 //! one block, and the vector units scale its integers while the tile unit works on the next.
+//!
+//! Memory of results is asked for between products, a few lines at a time: asked for all at once, it holds
+//! everything up until most of it has come.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
 use super::block::{Block, SumTile, TILE};
-use super::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use super::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]
@@ -54,7 +57,15 @@ pub(super) struct Step {
     sums: *mut Square,
     /// Scales of two row tiles.
     x_scales: *const f32,
+    /// The first row of memory that is asked for, and bytes to the next.
+    fetch: *const u8,
+    fetch_stride: usize,
 }
+
+/// Rows whose memory is asked for with each block.
+const FETCHED_ROWS: usize = 8;
+/// So many blocks ask for all the memory of a step.
+pub(super) const FETCHING_BLOCKS: usize = 2 * TILE / FETCHED_ROWS;
 
 /// Bytes of a [`Step`], and where its parts are, for the assembler.
 const STEP: usize = size_of::<Step>();
@@ -64,6 +75,8 @@ const FROM: usize = std::mem::offset_of!(Step, from);
 const FROM_STRIDE: usize = std::mem::offset_of!(Step, from_stride);
 const SUMS: usize = std::mem::offset_of!(Step, sums);
 const X_SCALES: usize = std::mem::offset_of!(Step, x_scales);
+const FETCH: usize = std::mem::offset_of!(Step, fetch);
+const FETCH_STRIDE: usize = std::mem::offset_of!(Step, fetch_stride);
 /// The same of [`Weights`].
 const EACH_WEIGHTS: usize = size_of::<Weights>();
 const SCALES: usize = std::mem::offset_of!(Weights, scales);
@@ -99,8 +112,52 @@ macro_rules! quarter {
             " tmm3, tmm5, tmm7\n",
         )
     };
-    ($dot:literal, $part:literal) => {
-        quarter!($dot, $part, "", "", "", "")
+}
+
+/// Asks for the memory of two rows, to write.
+macro_rules! fetch {
+    () => {
+        concat!(
+            "prefetchw [{fetch}]\n",
+            "prefetchw [{fetch} + 64]\n",
+            "add {fetch}, [{step} + {fetch_stride}]\n",
+            "prefetchw [{fetch}]\n",
+            "prefetchw [{fetch} + 64]\n",
+            "add {fetch}, [{step} + {fetch_stride}]\n",
+        )
+    };
+}
+
+/// Brings eight lines of what comes next into the first level of cache. Loads of tiles wait for each other,
+/// and so would for each line.
+macro_rules! ahead {
+    ($line:literal) => {
+        concat!(
+            "prefetcht0 [{next} + 64*",
+            $line,
+            "]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 1)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 2)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 3)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 4)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 5)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 6)]\n",
+            "prefetcht0 [{next} + 64*(",
+            $line,
+            " + 7)]\n",
+        )
     };
 }
 
@@ -146,10 +203,11 @@ macro_rules! add_products {
                     "mov rcx, [{step} + {from_stride}]",
                     "mov {w0}, [{weights}]",
                     "mov {w1}, [{weights} + 8]",
+                    "mov {fetch}, [{step} + {fetch_at}]",
                     quarter!($dot, 0, exchange!(0), exchange!(1), exchange!(2), exchange!(3)),
-                    quarter!($dot, 1),
-                    quarter!($dot, 2),
-                    quarter!($dot, 3),
+                    quarter!($dot, 1, fetch!(), "", "", ""),
+                    quarter!($dot, 2, fetch!(), "", fetch!(), ""),
+                    quarter!($dot, 3, fetch!(), "", "", ""),
                     "jmp 4f",
                     "3:",
                     "add {weights}, {each_weights}",
@@ -157,10 +215,10 @@ macro_rules! add_products {
                     "add {x1}, 4096",
                     "mov {w0}, [{weights}]",
                     "mov {w1}, [{weights} + 8]",
-                    quarter!($dot, 0),
-                    quarter!($dot, 1),
-                    quarter!($dot, 2),
-                    quarter!($dot, 3),
+                    quarter!($dot, 0, fetch!(), "", "", ""),
+                    quarter!($dot, 1, fetch!(), "", "", ""),
+                    quarter!($dot, 2, fetch!(), "", "", ""),
+                    quarter!($dot, 3, fetch!(), "", "", ""),
                     "4:",
                     "dec {blocks}",
                     "jnz 3b",
@@ -182,12 +240,15 @@ macro_rules! add_products {
                     blocks = out(reg) _,
                     from = out(reg) _,
                     old = inout(reg) nowhere.as_mut_ptr() => _,
+                    fetch = out(reg) _,
                     stride = in(reg) STRIDE,
                     weights_at = const WEIGHTS,
                     blocks_at = const BLOCKS,
                     from_at = const FROM,
                     from_stride = const FROM_STRIDE,
                     sums = const SUMS,
+                    fetch_at = const FETCH,
+                    fetch_stride = const FETCH_STRIDE,
                     size = const STEP,
                     each_weights = const EACH_WEIGHTS,
                     out("rcx") _,
@@ -233,14 +294,15 @@ macro_rules! scale {
 
 /// Adds the products of `steps`, one block each, times their scales to their sums, but those of the
 /// last one: they are left in `products`. The first step is what is scaled while the second one is
-/// multiplied, without products of its own.
+/// multiplied, without products of its own. After the last step there is one that is only looked at: what
+/// would come next.
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
 /// be to a block, sums and scales.
 #[target_feature(enable = "avx512f")]
 unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
-    if steps.len() < 2 {
+    if steps.len() < 3 {
         return;
     }
     // SAFETY: the caller's promise.
@@ -262,24 +324,33 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "mov {x0}, [{step}]",
             "mov {x1}, [{step} + 8]",
             "mov {w1}, [{step} + {weights_at}]",
+            "mov {fetch}, [{step} + {fetch_at}]",
             "mov {w0}, [{w1}]",
             "mov {w1}, [{w1} + 8]",
-            quarter!("tdpbssd", 0, renew!(0), renew!(1), renew!(2), renew!(3)),
+            "mov {next}, [{step} + {size}]",
+            quarter!("tdpbssd", 0,
+                concat!(renew!(0), ahead!(0), fetch!()),
+                concat!(renew!(1), ahead!(8), fetch!()),
+                concat!(renew!(2), ahead!(16), fetch!()),
+                concat!(renew!(3), ahead!(24), fetch!())),
             quarter!("tdpbssd", 1,
-                scale!(0, "0", "zmm30", 0 1 2 3),
-                scale!(0, "0", "zmm30", 4 5 6 7),
-                scale!(0, "0", "zmm30", 8 9 10 11),
-                scale!(0, "0", "zmm30", 12 13 14 15)),
+                concat!(ahead!(32), scale!(0, "0", "zmm30", 0 1 2 3)),
+                concat!(ahead!(40), scale!(0, "0", "zmm30", 4 5 6 7)),
+                concat!(ahead!(48), scale!(0, "0", "zmm30", 8 9 10 11)),
+                concat!(ahead!(56), scale!(0, "0", "zmm30", 12 13 14 15))),
+            "mov {next}, [{step} + {size} + 8]",
             quarter!("tdpbssd", 2,
-                scale!(1, "0", "zmm31", 0 1 2 3 4 5),
-                scale!(1, "0", "zmm31", 6 7 8 9 10 11),
-                concat!(scale!(1, "0", "zmm31", 12 13 14 15), scale!(2, "64", "zmm30", 0 1)),
-                scale!(2, "64", "zmm30", 2 3 4 5 6 7)),
+                concat!(ahead!(0), scale!(1, "0", "zmm31", 0 1 2 3 4 5)),
+                concat!(ahead!(8), scale!(1, "0", "zmm31", 6 7 8 9 10 11)),
+                concat!(ahead!(16),
+                    scale!(1, "0", "zmm31", 12 13 14 15), scale!(2, "64", "zmm30", 0 1)),
+                concat!(ahead!(24), scale!(2, "64", "zmm30", 2 3 4 5 6 7))),
             quarter!("tdpbssd", 3,
-                scale!(2, "64", "zmm30", 8 9 10 11 12 13),
-                concat!(scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
-                scale!(3, "64", "zmm31", 4 5 6 7 8 9),
-                scale!(3, "64", "zmm31", 10 11 12 13 14 15)),
+                concat!(ahead!(32), scale!(2, "64", "zmm30", 8 9 10 11 12 13)),
+                concat!(ahead!(40),
+                    scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
+                concat!(ahead!(48), scale!(3, "64", "zmm31", 4 5 6 7 8 9)),
+                concat!(ahead!(56), scale!(3, "64", "zmm31", 10 11 12 13 14 15))),
             "dec {count}",
             "jnz 2b",
             "tilestored [{products} + {stride}*1], tmm0",
@@ -287,7 +358,7 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "tilestored [{products} + {stride}*1 + 2048], tmm2",
             "tilestored [{products} + {stride}*1 + 3072], tmm3",
             step = inout(reg) steps.as_ptr() => _,
-            count = inout(reg) steps.len() - 1 => _,
+            count = inout(reg) steps.len() - 2 => _,
             x0 = out(reg) _,
             x1 = out(reg) _,
             w0 = out(reg) _,
@@ -296,14 +367,17 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             sums = out(reg) _,
             x_scales = out(reg) _,
             products = in(reg) products,
+            fetch = out(reg) _,
+            next = out(reg) _,
             stride = in(reg) STRIDE,
+            fetch_at = const FETCH,
+            fetch_stride = const FETCH_STRIDE,
             weights_at = const WEIGHTS,
             scales_at = const SCALES,
             from_at = const FROM,
             sums_at = const SUMS,
             x_scales_at = const X_SCALES,
             size = const STEP,
-            out("rcx") _,
             out("zmm0") _, out("zmm1") _, out("zmm30") _, out("zmm31") _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
@@ -324,6 +398,7 @@ pub(super) unsafe fn multiply(
     group: Group,
     product: Product,
     fresh: bool,
+    ahead: Option<Ahead>,
     sums: &mut Sums,
 ) {
     assert!((1..=GROUP_ROWS).contains(&group.row_tiles));
@@ -351,6 +426,8 @@ pub(super) unsafe fn multiply(
         from_stride: 0,
         sums: nowhere.as_mut_ptr(),
         x_scales: (&raw const NOTHING).cast(),
+        fetch: (&raw const NOTHING).cast(),
+        fetch_stride: 0,
     };
     let squares = (&raw mut *sums).cast::<Square>();
     steps.clear();
@@ -359,16 +436,23 @@ pub(super) unsafe fn multiply(
     }
     // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
     // it only where sums have to leave the tile registers after each block anyway.
-    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (operands.blocks, 2) };
+    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (2, GROUP_ROWS) };
     for first in (0..group.row_tiles).step_by(turn) {
         for block in (0..operands.blocks).step_by(blocks) {
             for row in (first..group.row_tiles.min(first + turn)).step_by(2) {
                 let rows = [row, (row + 1).min(group.row_tiles - 1)];
                 let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
                 let sums = squares.wrapping_add(row / 2);
+                let blocks = blocks.min(operands.blocks - block);
                 let mut step = Step { x, weights: &raw const weights[block], blocks, sums, ..none };
                 if block > 0 || !fresh {
                     (step.from, step.from_stride) = (sums, STRIDE);
+                }
+                if let Some(Ahead { start, stride }) = ahead
+                    && block < FETCHING_BLOCKS
+                {
+                    step.fetch = start.wrapping_add((row * TILE + block * FETCHED_ROWS) * stride);
+                    step.fetch_stride = stride;
                 }
                 if scaled {
                     // Scales of a second tile that is none are those of other rows, or zeros: they
@@ -379,19 +463,20 @@ pub(super) unsafe fn multiply(
             }
         }
     }
+    if scaled {
+        steps.push(none);
+    }
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
-        match (product, steps.last()) {
+        match (product, &steps[..]) {
             (Product::Int8, _) => add_int8(steps),
             (Product::Bf16, _) => add_bf16(steps),
-            (Product::ScaledInt8, Some(last)) => {
+            (Product::ScaledInt8, [_, .., last, _]) => {
                 let mut products = MaybeUninit::<Square>::uninit();
                 add_scaled(steps, products.as_mut_ptr());
-                if steps.len() > 1 {
-                    scale_last(products.assume_init_ref(), last);
-                }
+                scale_last(products.assume_init_ref(), last);
             }
-            (Product::ScaledInt8, None) => {}
+            (Product::ScaledInt8, _) => {}
         }
     }
 }

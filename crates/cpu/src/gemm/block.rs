@@ -37,6 +37,14 @@ impl Block {
         unsafe { &mut *(&raw mut self.0).cast() }
     }
 
+    /// As [`Self::within`], to read.
+    pub fn read_within(memory: &[f32], count: usize) -> &[Self] {
+        let skip = memory.as_ptr().align_offset(align_of::<Self>());
+        let blocks = &memory[skip..][..count * Self::FLOATS];
+        // SAFETY: the memory is aligned, and any bytes are a block.
+        unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast(), count) }
+    }
+
     /// `memory` as blocks: at least [`Self::FLOATS`] values each and [`Self::SLACK`].
     pub fn within(memory: &mut [f32], count: usize) -> &mut [Self] {
         let skip = memory.as_ptr().align_offset(align_of::<Self>());

@@ -1,14 +1,29 @@
-//! From sums to results: the scales that are still missing, and the bias.
+//! From sums to results: the scales that are still missing, the bias, and what is done with them then.
+
+use std::ops::Range;
 
 use super::block::{SumTile, TILE};
-use super::operands::{Group, Product, Sums};
+use super::operands::{Ahead, Group, Product, Sums};
+use crate::scalar::silu;
 use crate::shared_out::SharedOut;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use crate::vector::Lanes;
+use crate::vector::{Lanes, silu_of};
+
+/// What is done with products where they are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// They are the result.
+    Plain,
+    /// They are added to what the output holds.
+    Added,
+    /// Tiles of weights are in turn of `gate` and of `up`: the result is `silu(gate) * up`.
+    Gated,
+}
 
 /// How sums become results.
 pub(super) struct Finish<'a> {
     pub product: Product,
+    pub ending: Ending,
     /// A scale for each row of activations, if it is still missing.
     pub x_scales: Option<&'a [f32]>,
     /// `[N]`.
@@ -17,15 +32,18 @@ pub(super) struct Finish<'a> {
     pub places: Option<&'a [usize]>,
     /// Whether results are written past the caches, where the alignment of the output allows.
     pub past_cache: bool,
-    /// `[rows][n]`.
+    /// Row and column of the results that the output begins with.
+    pub first: (usize, usize),
+    /// The output: rows of the results' columns, or of some of them.
     pub out: SharedOut<'a>,
+    /// Columns of the results.
     pub n: usize,
 }
 
 /// A group of sums, and where it belongs.
 pub(super) struct Finished<'a> {
     pub sums: &'a mut Sums,
-    pub group: Group,
+    pub group: &'a Group,
     /// The first weight row.
     pub start: usize,
     /// Scales of the weight rows, if they are still missing, two tiles.
@@ -39,14 +57,41 @@ impl Finish<'_> {
     /// The group must be the task's own.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)] // As in `SharedOut::part`.
-    unsafe fn place(&self, group: Group, start: usize, row: usize) -> &mut [f32] {
+    unsafe fn place(&self, group: &Group, start: usize, row: usize) -> &mut [f32] {
         let from = group.row_tile * TILE + row;
         let to = self.places.map_or(from, |places| places[from]);
+        let Range { start, end } = self.columns(group, start);
+        let (first_row, first_column) = self.first;
         // SAFETY: the caller's promise; no two rows have the same place.
-        unsafe { self.out.part(to, start..(start + group.tiles * TILE).min(self.n)) }
+        unsafe { self.out.part(to - first_row, start - first_column..end - first_column) }
     }
 
-    /// Asks for the memory of results, to write, while they are computed.
+    /// The columns of the output that the group makes whose first weight row is `start`.
+    #[inline(always)]
+    fn columns(&self, group: &Group, start: usize) -> Range<usize> {
+        match self.ending {
+            Ending::Gated => start / 2..(start / 2 + TILE).min(self.n),
+            Ending::Plain | Ending::Added => start..(start + group.tiles * TILE).min(self.n),
+        }
+    }
+
+    /// The memory of a group's results, if its rows follow each other and it is to be asked for.
+    ///
+    /// # Safety
+    /// The group must be the task's own.
+    pub unsafe fn ahead(&self, part: &Finished<'_>) -> Option<Ahead> {
+        let first = part.group.row_tile * TILE;
+        let follow = self.places.is_none_or(|places| {
+            let places = &places[first..][..part.group.rows];
+            places.windows(2).all(|pair| pair[1] == pair[0] + 1)
+        });
+        // SAFETY: the caller's promise.
+        let start = unsafe { self.place(part.group, part.start, 0).as_ptr().cast() };
+        let ahead = Ahead { start, stride: self.out.width() * size_of::<f32>() };
+        (follow && !self.past_cache).then_some(ahead)
+    }
+
+    /// Asks for the memory of results, to write, before they are computed.
     ///
     /// # Safety
     /// The group must be the task's own.
@@ -77,18 +122,23 @@ impl Finish<'_> {
             // SAFETY: the caller's promise.
             let out = unsafe { self.place(part.group, part.start, row) };
             let x_scale = self.x_scale(part.group, row);
-            for (column, out) in out.iter_mut().enumerate() {
+            let value = |column: usize| {
                 let sum = line(&part.sums.0[row / TILE][column / TILE], row)[column % TILE];
-                *out = match (self.product, x_scale) {
+                let value = match (self.product, x_scale) {
                     (Product::Int8, Some(x)) => {
                         sum.to_bits() as i32 as f32 * x * part.scales[column]
                     }
                     (_, Some(x_scale)) => sum * x_scale,
                     (_, None) => sum,
                 };
-                if let Some(bias) = self.bias {
-                    *out += bias[part.start + column];
-                }
+                self.bias.map_or(value, |bias| value + bias[part.start + column])
+            };
+            for (column, out) in out.iter_mut().enumerate() {
+                *out = match self.ending {
+                    Ending::Plain => value(column),
+                    Ending::Added => *out + value(column),
+                    Ending::Gated => silu(value(column)) * value(TILE + column),
+                };
             }
         }
     }
@@ -100,17 +150,21 @@ impl Finish<'_> {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]
     pub unsafe fn finish_lanes<V: Lanes>(&self, part: &Finished<'_>) {
-        let width = (part.group.tiles * TILE).min(self.n - part.start);
-        let bias = self.bias.map(|bias| &bias[part.start..][..width]);
-        for column in (0..width).step_by(V::COUNT) {
-            let count = (width - column).min(V::COUNT);
+        let columns = self.columns(part.group, part.start);
+        let bias = self.bias.map(|bias| &bias[columns.clone()]);
+        for column in (0..columns.len()).step_by(V::COUNT) {
+            let count = (columns.len() - column).min(V::COUNT);
             let whole = count == V::COUNT;
             // SAFETY: the caller vouches for the instructions; as many values are there as are read
             // and written, in the sums and scales whole registers.
             unsafe {
-                let scales = match self.product {
+                let scales = |column: usize| match self.product {
                     Product::Int8 => V::load(part.scales[column..][..V::COUNT].as_ptr()),
                     _ => V::splat(1.0),
+                };
+                let (own_scales, other_scales) = match self.ending {
+                    Ending::Gated => (scales(column), scales(TILE + column)),
+                    Ending::Plain | Ending::Added => (scales(column), V::splat(1.0)),
                 };
                 let bias = bias.map(|bias| match whole {
                     true => V::load(bias[column..].as_ptr()),
@@ -119,17 +173,18 @@ impl Finish<'_> {
                 for row in 0..part.group.rows {
                     let out = &mut self.place(part.group, part.start, row)[column..][..count];
                     let out = out.as_mut_ptr();
-                    let sums = line(&part.sums.0[row / TILE][column / TILE], row);
-                    let sums = sums[column % TILE..][..V::COUNT].as_ptr();
-                    let mut value = match (self.product, self.x_scale(part.group, row)) {
-                        (Product::Int8, Some(x_scale)) => {
-                            V::load_i32(sums.cast()).mul(V::splat(x_scale)).mul(scales)
-                        }
-                        (_, Some(x_scale)) => V::load(sums).mul(V::splat(x_scale)),
-                        (_, None) => V::load(sums),
-                    };
+                    let mut value = self.scaled(part, row, column, own_scales);
                     if let Some(bias) = bias {
                         value = value.add(bias);
+                    }
+                    match self.ending {
+                        Ending::Plain => {}
+                        Ending::Added if whole => value = V::load(out).add(value),
+                        Ending::Added => value = V::load_part(out, count).add(value),
+                        Ending::Gated => {
+                            let other = self.scaled(part, row, TILE + column, other_scales);
+                            value = silu_of(value).mul(other);
+                        }
                     }
                     if !whole {
                         value.store_part(out, count);
@@ -139,6 +194,33 @@ impl Finish<'_> {
                         value.store(out);
                     }
                 }
+            }
+        }
+    }
+
+    /// The products of a row of a group from its weight row `column` on, with all scales.
+    ///
+    /// # Safety
+    /// The machine must have the instructions of `V`.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[inline(always)]
+    unsafe fn scaled<V: Lanes>(
+        &self,
+        part: &Finished<'_>,
+        row: usize,
+        column: usize,
+        scales: V,
+    ) -> V {
+        let sums = line(&part.sums.0[row / TILE][column / TILE], row);
+        let sums = sums[column % TILE..][..V::COUNT].as_ptr();
+        // SAFETY: the caller vouches for the instructions; a register of sums is there.
+        unsafe {
+            match (self.product, self.x_scale(part.group, row)) {
+                (Product::Int8, Some(x_scale)) => {
+                    V::load_i32(sums.cast()).mul(V::splat(x_scale)).mul(scales)
+                }
+                (_, Some(x_scale)) => V::load(sums).mul(V::splat(x_scale)),
+                (_, None) => V::load(sums),
             }
         }
     }
@@ -154,7 +236,7 @@ impl Finish<'_> {
 
     /// The scale of a row of a group, if it is still missing.
     #[inline(always)]
-    fn x_scale(&self, group: Group, row: usize) -> Option<f32> {
+    fn x_scale(&self, group: &Group, row: usize) -> Option<f32> {
         self.x_scales.map(|scales| scales[group.row_tile * TILE + row])
     }
 }

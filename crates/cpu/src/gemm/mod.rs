@@ -29,6 +29,7 @@ mod avx2;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod bf16_lanes;
 mod block;
+mod codes;
 mod finish;
 #[cfg(target_arch = "aarch64")]
 mod int_lanes;
@@ -47,13 +48,15 @@ mod vnni;
 use std::ops::Range;
 
 use self::block::TILE;
+use self::codes::Codes;
 use self::finish::{Finish, Finished};
 use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 use self::rows::RowTiles;
 use self::source::{Bf16, Int8, Source};
 use self::unit::{Started, Unit};
 use crate::isa::Isa;
-use crate::panel::{PanelSource, Twice};
+use crate::kernels::Kernels;
+use crate::panel::{InTurn, PANEL_COLS, PanelSource, Twice};
 use crate::pool::Pool;
 use crate::recipe::Recipe;
 use crate::scratch::Scratch;
@@ -62,6 +65,7 @@ use crate::shared_out::SharedOut;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::amx::Amx;
 pub(crate) use self::block::{BF16_COLS, Block};
+pub(crate) use self::finish::Ending;
 pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use self::source::Bf16Source;
 
@@ -97,12 +101,61 @@ pub(crate) struct Output<'a> {
     pub rows: Option<&'a [usize]>,
     /// Added to each row: `[N]`.
     pub bias: Option<&'a [f32]>,
+    /// What is done with products.
+    pub ending: Ending,
 }
 
 impl Gemm {
     /// The products of a tier that the machine has.
     pub fn new(isa: Isa) -> Self {
         Self { unit: Unit::of(isa) }
+    }
+
+    /// `silu(x[r] . gate[n]) * (x[r] . up[n])`, with `x` quantized by a recipe.
+    ///
+    /// # Panics
+    /// As [`Self::int8`]; or if the weights differ in shape or in how many columns share a scale, or there is
+    /// a bias.
+    pub fn gated(
+        &self,
+        recipe: Recipe,
+        [gate, up]: [&dyn PanelSource; 2],
+        x: &Int8Rows,
+        out: Output<'_>,
+        pool: &Pool,
+    ) {
+        assert!(out.bias.is_none(), "gates have no bias");
+        let out = Output { ending: Ending::Gated, ..out };
+        self.by_recipe(recipe, &InTurn::new(gate, up), x, out, pool);
+    }
+
+    /// As [`Self::gated`], with the result quantized: by the same recipe, [`Recipe::Panel`] or
+    /// [`Recipe::Fine`].
+    ///
+    /// # Panics
+    /// As [`Self::gated`].
+    pub fn gated_codes(
+        &self,
+        recipe: Recipe,
+        [gate, up]: [&dyn PanelSource; 2],
+        x: &Int8Rows,
+        to: &mut Int8Rows,
+        kernels: &dyn Kernels,
+        pool: &Pool,
+    ) {
+        let (rows, n) = (x.tiles.rows, gate.rows());
+        if rows == 0 || n == 0 {
+            return;
+        }
+        let parts = if recipe == Recipe::Fine { 2 } else { 1 };
+        let writer = to.writer([rows, parts * n.next_multiple_of(PANEL_COLS)]);
+        let codes = Codes { kernels, parts, writer };
+        let weights = InTurn::new(gate, up);
+        let twice = Twice(&weights);
+        let source = Int8(if recipe == Recipe::Fine { &twice } else { &weights });
+        let product = Product::of(&source, x);
+        let out = Output { values: &mut [], rows: None, bias: None, ending: Ending::Gated };
+        self.run(&source, x.rows(), product, out, Some(&codes), pool);
     }
 
     /// As [`Self::int8`], with `x` quantized by a recipe.
@@ -127,11 +180,7 @@ impl Gemm {
     /// output does not have the rows.
     pub fn int8(&self, weights: &dyn PanelSource, x: &Int8Rows, out: Output<'_>, pool: &Pool) {
         let source = Int8(weights);
-        let one_each = !x.scale_per_block && source.scale_blocks() == 1;
-        assert!(!one_each || weights.cols() <= LONGEST_ROW, "rows of {} columns", weights.cols());
-        let product = if one_each { Product::Int8 } else { Product::ScaledInt8 };
-        let x = Rows { tiles: &x.tiles, scales: &x.scales, scale_per_block: x.scale_per_block };
-        self.run(&source, x, product, out, pool);
+        self.run(&source, x.rows(), Product::of(&source, x), out, None, pool);
     }
 
     /// `x` by bf16 weights: row `r` of the output is `x[r] . weights[n] + bias[n]`.
@@ -140,7 +189,7 @@ impl Gemm {
     /// If K of `x` differs from that of the weights, or the output does not have the rows.
     pub fn bf16(&self, weights: &dyn Bf16Source, x: &Bf16Rows, out: Output<'_>, pool: &Pool) {
         let x = Rows { tiles: &x.tiles, scales: &[], scale_per_block: false };
-        self.run(&Bf16(weights), x, Product::Bf16, out, pool);
+        self.run(&Bf16(weights), x, Product::Bf16, out, None, pool);
     }
 
     fn run(
@@ -149,9 +198,14 @@ impl Gemm {
         x: Rows<'_>,
         product: Product,
         out: Output<'_>,
+        codes: Option<&Codes<'_>>,
         pool: &Pool,
     ) {
-        let (n, rows) = (source.rows(), x.tiles.rows);
+        let rows = x.tiles.rows;
+        let n = match out.ending {
+            Ending::Gated => source.rows() / 2,
+            Ending::Plain | Ending::Added => source.rows(),
+        };
         assert!(x.tiles.blocks == source.blocks(), "activations have the columns of the weights");
         assert!(out.rows.is_none_or(|places| places.len() == rows), "a place for each row");
         assert!(out.bias.is_none_or(|bias| bias.len() == n), "a bias for each weight row");
@@ -165,20 +219,24 @@ impl Gemm {
         };
         let places = Places {
             row_tasks: x.tiles.tiles().div_ceil(TASK_ROW_TILES),
-            panels: n.div_ceil(TILE * PANEL_TILES),
+            panels: source.tiles().div_ceil(PANEL_TILES),
             threads: pool.threads(),
+            // What makes a block of codes.
+            each: codes.map(|_| 2 * PANEL_COLS / TILE / PANEL_TILES),
         };
         let missing = product == Product::Int8 || !ones.is_empty();
         let finish = Finish {
             product,
+            ending: out.ending,
             x_scales: missing.then_some(x.scales),
             bias: out.bias,
             places: out.rows,
-            past_cache: rows * n >= PAST_CACHE,
+            past_cache: rows * n >= PAST_CACHE && out.ending != Ending::Added && codes.is_none(),
+            first: (0, 0),
             out: SharedOut::new(out.values, n),
             n,
         };
-        let job = Job { unit: self.unit, source, x, ones: &ones, product, finish };
+        let job = Job { unit: self.unit, source, x, ones: &ones, product, finish, codes };
         pool.run(places.tasks(), |task, scratch| {
             let (rows, panels) = places.task(task);
             let rows = rows.start..rows.end.min(job.x.tiles.tiles());
@@ -187,16 +245,36 @@ impl Gemm {
     }
 }
 
+impl Product {
+    /// How int8 is multiplied.
+    ///
+    /// # Panics
+    /// If sums of whole rows would be too large.
+    fn of(source: &Int8<'_>, x: &Int8Rows) -> Self {
+        if x.scale_per_block || source.scale_blocks() > 1 {
+            return Self::ScaledInt8;
+        }
+        let cols = source.blocks() * PANEL_COLS;
+        assert!(cols <= LONGEST_ROW, "rows of {cols} columns");
+        Self::Int8
+    }
+}
+
 /// How a product is cut into tasks.
 struct Places {
     row_tasks: usize,
     panels: usize,
     threads: usize,
+    /// Panels of a task, if it matters.
+    each: Option<usize>,
 }
 
 impl Places {
     /// Into how many parts the panels are cut.
     fn panel_tasks(&self) -> usize {
+        if let Some(each) = self.each {
+            return self.panels.div_ceil(each);
+        }
         let wanted = (self.threads * TASKS_PER_THREAD).div_ceil(self.row_tasks);
         wanted.max(self.threads).min(self.panels)
     }
@@ -209,8 +287,17 @@ impl Places {
     fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
         let parts = self.panel_tasks();
         let (row, part) = (index / parts, index % parts);
-        let panel = |part: usize| part * self.panels / parts;
+        let panel = |part: usize| match self.each {
+            Some(each) => (part * each).min(self.panels),
+            None => part * self.panels / parts,
+        };
         (row * TASK_ROW_TILES..(row + 1) * TASK_ROW_TILES, panel(part)..panel(part + 1))
+    }
+}
+
+impl Int8Rows {
+    fn rows(&self) -> Rows<'_> {
+        Rows { tiles: &self.tiles, scales: &self.scales, scale_per_block: self.scale_per_block }
     }
 }
 
@@ -229,6 +316,7 @@ struct Job<'a> {
     ones: &'a [f32],
     product: Product,
     finish: Finish<'a>,
+    codes: Option<&'a Codes<'a>>,
 }
 
 /// What a task multiplies at one time.
@@ -263,7 +351,9 @@ impl Job<'_> {
         let groups = rows.len().div_ceil(GROUP_ROWS) * PANEL_TILES.div_ceil(GROUP_TILES);
         let waiting = if runs > 1 { WAITING_PANELS.min(panels.len()) * groups } else { 1 };
         let weights = PANEL_TILES * blocks.div_ceil(runs.max(1));
-        let [weights, scales, sums] = scratch.take([
+        let results = if self.codes.is_some() { rows.len() * TILE * PANEL_COLS } else { 0 };
+        let [results, weights, scales, sums] = scratch.take([
+            results,
             weights * Block::FLOATS + Block::SLACK,
             PANEL_TILES * TILE * self.source.scale_blocks().min(RUN_BLOCKS),
             waiting * Sums::FLOATS + Sums::SLACK,
@@ -271,28 +361,38 @@ impl Job<'_> {
         let sums = Sums::within(sums, waiting);
         let mut room = Room { weights, scales, sums, waits: runs > 1 };
         let mut unit = self.unit.start();
+        let block = panels.start * PANEL_TILES * TILE / 2 / PANEL_COLS;
+        let width = PANEL_COLS.min(self.finish.n - (block * PANEL_COLS).min(self.finish.n));
+        let own = self.codes.map(|_| Finish {
+            first: (rows.start * TILE, block * PANEL_COLS),
+            out: SharedOut::new(results, PANEL_COLS),
+            ..self.finish
+        });
+        let finish = own.as_ref().unwrap_or(&self.finish);
         for first in panels.clone().step_by(WAITING_PANELS) {
             let panels = first..panels.end.min(first + WAITING_PANELS);
             for run in 0..runs {
                 let run = run * blocks / runs..(run + 1) * blocks / runs;
                 for panel in panels.clone() {
-                    let tiles = panel * PANEL_TILES..((panel + 1) * PANEL_TILES).min(self.tiles());
+                    let end = ((panel + 1) * PANEL_TILES).min(self.source.tiles());
+                    let tiles = panel * PANEL_TILES..end;
                     let sums = if runs > 1 { (panel - first) * groups } else { 0 };
                     let part = Part { rows: rows.clone(), tiles, run: run.clone(), sums };
-                    self.panel(&mut unit, part, &mut room);
+                    self.panel(&mut unit, part, finish, &mut room);
                 }
             }
         }
-        self.finish.end();
-    }
-
-    /// Weight tiles.
-    fn tiles(&self) -> usize {
-        self.source.rows().div_ceil(TILE)
+        finish.end();
+        drop(unit);
+        drop(own);
+        if let Some(codes) = self.codes {
+            // SAFETY: tasks have different rows or panels, and a task's panels are those of one block.
+            unsafe { codes.put(&rows, block, width, results) };
+        }
     }
 
     /// A part of the product.
-    fn panel(&self, unit: &mut Started, part: Part, room: &mut Room<'_>) {
+    fn panel(&self, unit: &mut Started, part: Part, finish: &Finish<'_>, room: &mut Room<'_>) {
         let Part { rows, tiles, run, sums: mut at } = part;
         let scale_blocks = self.source.scale_blocks().min(run.len());
         // Kernels read the scales of two tiles at a time.
@@ -303,7 +403,7 @@ impl Job<'_> {
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
         let by_block = self.product == Product::ScaledInt8;
         let operands = Operands {
-            x: &self.x.tiles.memory,
+            x: self.x.tiles.all(),
             x_blocks: self.source.blocks(),
             first_block: run.start,
             blocks: run.len(),
@@ -326,18 +426,21 @@ impl Job<'_> {
                 at += usize::from(room.waits);
                 let part = Finished {
                     sums,
-                    group,
+                    group: &group,
                     start: (tiles.start + tile) * TILE,
                     scales: scales.get(tile * TILE..).unwrap_or(&[]),
                 };
                 // SAFETY: tasks have different rows or weight rows, and so do groups.
                 unsafe {
-                    if last {
-                        self.finish.fetch(&part);
+                    let ahead = if last { finish.ahead(&part) } else { None };
+                    let ahead = ahead.filter(|_| unit.fetches(operands.blocks));
+                    if last && ahead.is_none() {
+                        finish.fetch(&part);
                     }
-                    unit.multiply(&operands, group, self.product, run.start == 0, part.sums);
+                    let fresh = run.start == 0;
+                    unit.multiply(&operands, group, self.product, fresh, ahead, part.sums);
                     if last {
-                        unit.finish(&self.finish, &part);
+                        unit.finish(finish, &part);
                     }
                 }
             }

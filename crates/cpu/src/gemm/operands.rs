@@ -97,6 +97,15 @@ impl Sums {
     }
 }
 
+/// Memory of the results of a group, to be asked for while they are computed.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// That of its first row.
+    pub start: *const u8,
+    /// Bytes from a row's to the next one's.
+    pub stride: usize,
+}
+
 /// What a kernel leaves in the sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Product {

@@ -1,6 +1,7 @@
 //! Activations of one step, laid out as tiles. Packed once, used by all products with them.
 
 use super::block::{BF16_COLS, Block, TILE};
+use crate::memory::Memory;
 use crate::panel::PANEL_COLS;
 #[cfg(test)]
 use crate::panel::QuantizedRows;
@@ -13,27 +14,39 @@ pub(super) struct RowTiles {
     pub rows: usize,
     /// Blocks of a row.
     pub blocks: usize,
-    pub memory: Vec<Block>,
+    memory: Memory,
 }
 
 impl RowTiles {
-    /// Makes room, keeping the memory that is there.
-    fn resize(&mut self, rows: usize, blocks: usize) {
-        let count = rows.div_ceil(TILE) * blocks;
-        self.memory.truncate(count);
-        self.memory.resize(count, Block::ZERO);
+    /// Makes room, holding anything, in the memory that is there.
+    fn resize(&mut self, rows: usize, blocks: usize) -> &mut [Block] {
         (self.rows, self.blocks) = (rows, blocks);
+        let count = rows.div_ceil(TILE) * blocks;
+        Block::within(self.memory.take(count * Block::FLOATS + Block::SLACK), count)
+    }
+
+    /// The blocks.
+    pub fn all(&self) -> &[Block] {
+        match self.tiles() * self.blocks {
+            0 => &[],
+            count => Block::read_within(self.memory.all(), count),
+        }
     }
 
     /// Rows that have scales: kernels read those of two tiles at a time.
     pub fn scale_rows(&self) -> usize {
-        self.tiles().next_multiple_of(2) * TILE
+        scale_rows(self.rows)
     }
 
     /// Tiles of 16 rows, the last one perhaps not full.
     pub fn tiles(&self) -> usize {
         self.rows.div_ceil(TILE)
     }
+}
+
+/// [`RowTiles::scale_rows`] of so many rows.
+fn scale_rows(rows: usize) -> usize {
+    rows.div_ceil(TILE).next_multiple_of(2) * TILE
 }
 
 /// Int8 activations as tiles, with their scales. The memory is kept from step to step.
@@ -80,16 +93,16 @@ impl Int8Rows {
     {
         assert!(span == PANEL_COLS || span >= cols, "activation scales of {span} columns");
         let blocks = cols.div_ceil(PANEL_COLS);
-        self.tiles.resize(rows, blocks);
+        let memory = self.tiles.resize(rows, blocks);
         self.scale_per_block = span < cols;
         let spans = if self.scale_per_block { blocks } else { 1 };
-        let width = self.tiles.scale_rows();
+        let width = scale_rows(rows);
         self.scales.clear();
         self.scales.resize(spans * width, 0.0);
         if rows == 0 || blocks == 0 {
             return;
         }
-        let tiles = SharedOut::new(&mut self.tiles.memory, blocks);
+        let tiles = SharedOut::new(memory, blocks);
         let scales = SharedOut::new(&mut self.scales, width);
         pool.run(rows.div_ceil(TILE), |tile, scratch| {
             let codes_len = blocks * PANEL_COLS / size_of::<f32>();
@@ -122,6 +135,64 @@ impl Int8Rows {
     }
 }
 
+/// Where tasks put codes that they have made, block by block.
+pub(super) struct Int8Writer<'a> {
+    rows: usize,
+    tiles: SharedOut<'a, Block>,
+    scales: SharedOut<'a>,
+}
+
+impl Int8Rows {
+    /// Makes room for `rows` rows of `cols` columns with a scale for each 256 of them, to be written: all
+    /// of the rows' blocks.
+    ///
+    /// # Panics
+    /// If there are no rows or no columns.
+    pub(super) fn writer(&mut self, [rows, cols]: [usize; 2]) -> Int8Writer<'_> {
+        let blocks = cols.div_ceil(PANEL_COLS);
+        let memory = self.tiles.resize(rows, blocks);
+        self.scale_per_block = blocks > 1;
+        let width = scale_rows(rows);
+        self.scales.clear();
+        self.scales.resize(blocks * width, 0.0);
+        let (tiles, scales) =
+            (SharedOut::new(memory, blocks), SharedOut::new(&mut self.scales, width));
+        Int8Writer { rows, tiles, scales }
+    }
+}
+
+impl Int8Writer<'_> {
+    /// Puts the codes of `block` of a row tile, and their scales, where `make` makes them for each row;
+    /// rows that there are not become zeros.
+    ///
+    /// # Safety
+    /// No other task may have the same tile and block.
+    pub unsafe fn put(
+        &self,
+        tile: usize,
+        block: usize,
+        mut make: impl FnMut(usize, &mut [i8; PANEL_COLS]) -> f32,
+    ) {
+        // SAFETY: the caller's promise.
+        let to = unsafe { &mut self.tiles.part(tile, block..block + 1)[0] };
+        // SAFETY: as above.
+        let scales = unsafe { self.scales.part(block, tile * TILE..(tile + 1) * TILE) }.iter_mut();
+        let mut codes = [0; PANEL_COLS];
+        for (lane, scale) in scales.enumerate() {
+            let row = tile * TILE + lane;
+            *scale = if row < self.rows { make(row, &mut codes) } else { 0.0 };
+            if row >= self.rows {
+                codes.fill(0);
+            }
+            for (part, codes) in
+                to.0.as_chunks_mut::<{ TILE * 64 }>().0.iter_mut().zip(codes.as_chunks::<64>().0)
+            {
+                part[lane * 64..][..64].copy_from_slice(codes);
+            }
+        }
+    }
+}
+
 /// Activations rounded to bf16, as tiles. The memory is kept from step to step.
 #[derive(Default)]
 pub(crate) struct Bf16Rows {
@@ -136,11 +207,11 @@ impl Bf16Rows {
     pub fn round(&mut self, x: &[f32], cols: usize, pool: &Pool) {
         assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values in rows of {cols}", x.len());
         let (rows, blocks) = (x.len() / cols, cols.div_ceil(BF16_COLS));
-        self.tiles.resize(rows, blocks);
+        let memory = self.tiles.resize(rows, blocks);
         if rows == 0 {
             return;
         }
-        let tiles = SharedOut::new(&mut self.tiles.memory, blocks);
+        let tiles = SharedOut::new(memory, blocks);
         pool.run(rows.div_ceil(TILE), |tile, _| {
             // SAFETY: no two tasks have the same tile.
             let memory = unsafe { tiles.part(tile, 0..blocks) };

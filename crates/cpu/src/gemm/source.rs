@@ -27,6 +27,9 @@ pub(super) trait Source: Sync {
     /// Weight rows.
     fn rows(&self) -> usize;
 
+    /// Tiles of weight rows.
+    fn tiles(&self) -> usize;
+
     /// Blocks of a row.
     fn blocks(&self) -> usize;
 
@@ -49,6 +52,10 @@ pub(super) struct Int8<'a>(pub &'a dyn PanelSource);
 impl Source for Int8<'_> {
     fn rows(&self) -> usize {
         self.0.rows()
+    }
+
+    fn tiles(&self) -> usize {
+        self.0.tiles()
     }
 
     fn blocks(&self) -> usize {
@@ -78,6 +85,10 @@ pub(super) struct Bf16<'a>(pub &'a dyn Bf16Source);
 impl Source for Bf16<'_> {
     fn rows(&self) -> usize {
         self.0.rows()
+    }
+
+    fn tiles(&self) -> usize {
+        self.0.rows().div_ceil(TILE)
     }
 
     fn blocks(&self) -> usize {

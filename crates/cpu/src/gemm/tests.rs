@@ -144,7 +144,7 @@ fn int8(
     let mut tiles = Int8Rows::default();
     tiles.pack(x, pool);
     let mut values = vec![f32::NAN; x.rows * weights.n];
-    let out = Output { values: &mut values, rows: None, bias };
+    let out = Output { values: &mut values, rows: None, bias, ending: Ending::Plain };
     Gemm::new(isa).int8(weights, &tiles, out, pool);
     values
 }
@@ -250,7 +250,7 @@ fn bf16(
     let mut tiles = Bf16Rows::default();
     tiles.round(x, weights.k, pool);
     let mut values = vec![f32::NAN; x.len() / weights.k * weights.n];
-    let out = Output { values: &mut values, rows: places, bias };
+    let out = Output { values: &mut values, rows: places, bias, ending: Ending::Plain };
     Gemm::new(isa).bf16(weights, &tiles, out, pool);
     values
 }
@@ -401,5 +401,62 @@ fn nothing_is_computed_of_nothing() {
         assert!(int8(isa, &weights, &none, None, &pool).is_empty());
         let weights = Weights::random(&mut random, 0, 64, 64, false);
         assert!(int8(isa, &weights, &random_rows(&mut random, 3, 64, 256), None, &pool).is_empty());
+    }
+}
+
+#[test]
+fn sums_are_added_to_what_is_there() {
+    let (mut random, pool) = (Random(11), Pool::new(2).expect("threads"));
+    for (rows, n, k) in [(1, 33, 256), (40, 49, 1280), (129, 77, 3328)] {
+        let weights = Weights::random(&mut random, n, k, 256, false);
+        let x = random_rows(&mut random, rows, k, 256);
+        let before: Vec<_> = (0..rows * n).map(|_| random.value()).collect();
+        let mut tiles = Int8Rows::default();
+        tiles.pack(&x, &pool);
+        for isa in Isa::found() {
+            let added = int8(isa, &weights, &x, None, &pool);
+            let mut values = before.clone();
+            let out = Output { values: &mut values, rows: None, bias: None, ending: Ending::Added };
+            Gemm::new(isa).int8(&weights, &tiles, out, &pool);
+            let expected: Vec<_> = before.iter().zip(added).map(|(a, b)| a + b).collect();
+            assert_eq!(bits(&values), bits(&expected), "{isa} {rows} rows N={n} K={k}");
+        }
+    }
+}
+
+/// Against products that are made one after the other, opened and quantized with the tier's primitives.
+#[test]
+fn what_gates_open_is_the_same_as_by_parts() {
+    let (mut random, pool) = (Random(13), Pool::new(2).expect("threads"));
+    for (rows, n, k) in [(1usize, 33, 256), (7, 256, 512), (40, 300, 1280), (129, 520, 3328)] {
+        let [gate, up] =
+            [(); 2].map(|()| Weights::random(&mut random, n, k, 256, rows.is_multiple_of(2)));
+        let x = random_rows(&mut random, rows, k, 256);
+        let mut tiles = Int8Rows::default();
+        tiles.pack(&x, &pool);
+        for isa in Isa::found() {
+            let what = format!("{isa} {rows} rows N={n} K={k}");
+            let kernels = crate::kernels::kernels(isa).expect("a tier that was found");
+            let mut expected = int8(isa, &gate, &x, None, &pool);
+            kernels.silu(&mut expected);
+            let other = int8(isa, &up, &x, None, &pool);
+            expected.iter_mut().zip(other).for_each(|(a, b)| *a *= b);
+            let gemm = Gemm::new(isa);
+            let mut values = vec![f32::NAN; rows * n];
+            let out = Output { values: &mut values, rows: None, bias: None, ending: Ending::Plain };
+            gemm.gated(Recipe::Panel, [&gate, &up], &tiles, out, &pool);
+            assert_eq!(bits(&values), bits(&expected), "{what}");
+            let (mut found, mut whole) = (Int8Rows::default(), Int8Rows::default());
+            whole.quantize([rows, n], 256, 0, &pool, |row, codes, scales, _| {
+                let rounding = crate::quantize::Rounding::HalfEven;
+                kernels.quantize(&expected[row * n..][..n], 256, rounding, codes, scales);
+            });
+            gemm.gated_codes(Recipe::Panel, [&gate, &up], &tiles, &mut found, kernels, &pool);
+            assert_eq!(bits(&found.scales), bits(&whole.scales), "{what}");
+            let codes = |rows: &Int8Rows| {
+                rows.tiles.all().iter().flat_map(|block| block.0).collect::<Vec<_>>()
+            };
+            assert!(codes(&found) == codes(&whole), "{what}");
+        }
     }
 }

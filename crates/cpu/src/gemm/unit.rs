@@ -3,7 +3,7 @@
 use super::finish::{Finish, Finished};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
-use super::operands::{Group, Operands, Product, Sums};
+use super::operands::{Ahead, Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -85,13 +85,26 @@ pub(super) enum Started {
 }
 
 impl Started {
-    /// Adds the products of a group to its sums, or to zero if `fresh`.
+    /// Whether the unit asks for memory while it multiplies so many blocks.
+    pub fn fetches(&self, blocks: usize) -> bool {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = blocks;
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => blocks >= amx_products::FETCHING_BLOCKS,
+            _ => false,
+        }
+    }
+
+    /// Adds the products of a group to its sums, or to zero if `fresh`. `ahead`: what memory to ask for, if
+    /// the unit does that.
     pub fn multiply(
         &mut self,
         operands: &Operands<'_>,
         group: Group,
         product: Product,
         fresh: bool,
+        ahead: Option<Ahead>,
         sums: &mut Sums,
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -111,6 +124,8 @@ impl Started {
         let starts_itself = matches!(self, Self::Amx(_));
         #[cfg(not(target_arch = "x86_64"))]
         let starts_itself = false;
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = ahead;
         if fresh && !starts_itself {
             *sums = Sums::ZERO;
         }
@@ -119,7 +134,7 @@ impl Started {
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, fresh, sums);
+                amx_products::multiply(tiles, operands, group, product, fresh, ahead, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]

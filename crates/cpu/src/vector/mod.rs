@@ -305,7 +305,17 @@ unsafe fn each<V: Lanes>(x: &mut [f32], function: impl Fn(V) -> V) {
 #[inline(always)]
 unsafe fn silu<V: Lanes>(x: &mut [f32]) {
     // SAFETY: the caller vouches for the instructions.
-    unsafe { each::<V>(x, |x| x.div(V::splat(1.0).add(exp(V::splat(0.0).sub(x))))) }
+    unsafe { each::<V>(x, |x| silu_of(x)) }
+}
+
+/// `x * sigmoid(x)`.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+pub(crate) unsafe fn silu_of<V: Lanes>(x: V) -> V {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe { x.div(V::splat(1.0).add(exp(V::splat(0.0).sub(x)))) }
 }
 
 /// Replaces each `x` by `x / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (x + GELU_CUBE * x^3)`, which is

@@ -1,0 +1,50 @@
+//! Results that are only quantized: nobody reads their floats.
+
+use std::ops::Range;
+
+use super::block::TILE;
+use super::rows::Int8Writer;
+use crate::kernels::Kernels;
+use crate::panel::PANEL_COLS;
+use crate::quantize::Rounding;
+
+/// Where results go that are quantized where they are made.
+pub(super) struct Codes<'a> {
+    pub kernels: &'a dyn Kernels,
+    /// Blocks that 256 results become.
+    pub parts: usize,
+    pub writer: Int8Writer<'a>,
+}
+
+impl Codes<'_> {
+    /// Quantizes the results of the row tiles `rows` in `block`: `[row][256]`, of which `width` columns are
+    /// there.
+    ///
+    /// # Safety
+    /// No other task may have the same rows and block.
+    pub unsafe fn put(&self, rows: &Range<usize>, block: usize, width: usize, results: &[f32]) {
+        let result = |row: usize| &results[(row - rows.start * TILE) * PANEL_COLS..][..width];
+        for tile in rows.clone() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                if self.parts == 1 {
+                    self.writer.put(tile, block, |row, codes| {
+                        let mut scale = [0.0];
+                        let rounding = Rounding::HalfEven;
+                        self.kernels.quantize(result(row), PANEL_COLS, rounding, codes, &mut scale);
+                        scale[0]
+                    });
+                    continue;
+                }
+                for part in 0..2 {
+                    self.writer.put(tile, 2 * block + part, |row, codes| {
+                        let (mut both, mut scales) = ([0; 2 * PANEL_COLS], [0.0; 2]);
+                        self.kernels.quantize_in_two(result(row), &mut both, &mut scales);
+                        codes.copy_from_slice(&both[part * PANEL_COLS..][..PANEL_COLS]);
+                        scales[part]
+                    });
+                }
+            }
+        }
+    }
+}
