@@ -16,7 +16,7 @@ const PROMPTS: [&str; 8] = [
     "1, 2, 3, 4, 1, 2, 3, 4, 1, 2,",
     "Why is the sky blue? Say it again and again.",
 ];
-const TOKENS: usize = 60;
+const TOKENS: usize = 40;
 
 /// Tokens with their log probabilities, and how long things took.
 type Answer = (Vec<(u32, u32)>, Timings);
@@ -98,7 +98,7 @@ fn guesses_change_no_bit_and_some_are_right() {
                     // The model as its own draft model: it is right wherever nothing but the
                     // distribution decides.
                     Speculation::Draft => assert_eq!(right, drafted),
-                    Speculation::Ngram => assert!(right > 20 && right < drafted, "{right}"),
+                    Speculation::Ngram => assert!(right > 10 && right < drafted, "{right}"),
                     // As many as pay, which depends on the machine.
                     _ => assert!(right <= drafted),
                 }
