@@ -16,7 +16,7 @@ const PROMPTS: [&str; 8] = [
     "1, 2, 3, 4, 1, 2, 3, 4, 1, 2,",
     "Why is the sky blue? Say it again and again.",
 ];
-const TOKENS: usize = 60;
+const TOKENS: usize = 40;
 
 /// Tokens with their log probabilities, and how long things took.
 type Answer = (Vec<(u32, u32)>, Timings);
@@ -89,7 +89,9 @@ fn guesses_change_no_bit_and_some_are_right() {
             (Speculation::Draft, Some(&demo)),
         ] {
             let engine = engine(mode, draft, activations);
-            for together in [false, true] {
+            // Floats are slow: together is enough.
+            let ways = if activations == Activations::Float { &[true][..] } else { &[false, true] };
+            for &together in ways {
                 let found = answers(&engine, together);
                 assert!(tokens(&found) == tokens(&plain), "{mode:?}, together: {together}");
                 let right: usize = found.iter().map(|(_, timings)| timings.accepted_tokens).sum();
@@ -98,7 +100,7 @@ fn guesses_change_no_bit_and_some_are_right() {
                     // The model as its own draft model: it is right wherever nothing but the
                     // distribution decides.
                     Speculation::Draft => assert_eq!(right, drafted),
-                    Speculation::Ngram => assert!(right > 20 && right < drafted, "{right}"),
+                    Speculation::Ngram => assert!(right > 10 && right < drafted, "{right}"),
                     // As many as pay, which depends on the machine.
                     _ => assert!(right <= drafted),
                 }
