@@ -95,7 +95,7 @@ fn data() -> PathBuf {
 fn seeing(images: ImageRules) -> Running {
     let path = data().join("models/demo-qwen3-vl");
     let open = move || keeve_checkpoint::Checkpoint::open(&path).map_err(|error| error.to_string());
-    let source = ModelSource { names: vec!["demo".into()], open: Box::new(open) };
+    let source = ModelSource { names: vec!["demo".into()], open: Box::new(open), draft: None };
     let engine = EngineOptions { activations: Activations::Float, ..loading().engine };
     start(ServerConfig { images, ..config() }, vec![source], ModelsConfig { engine, ..loading() })
 }
