@@ -1,5 +1,7 @@
 //! Images in requests: what is refused, and that it is refused before it costs anything.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 mod common;
 
 use std::path::PathBuf;
