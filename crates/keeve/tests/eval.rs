@@ -200,3 +200,16 @@ fn models_are_judged_as_they_would_be() {
         assert!(error.contains(says), "{error}");
     }
 }
+
+#[test]
+fn verify_compares_predictions() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(6));
+    let verify = |args: &[&str]| keeve(["verify", model.path()]).args(args);
+    let text = path.to_str().unwrap();
+    let result = verify(&["--against", model.path(), "--data", text]).json();
+    let predictions = &result["predictions"];
+    assert_eq!((&predictions["kl_mean"], &predictions["ppl_ratio"]), (&json!(0.0), &json!(1.0)));
+    assert!(number(&predictions["tokens"]) > 100.0);
+    verify(&["--data", text]).fails(2);
+}
