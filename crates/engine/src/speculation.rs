@@ -151,8 +151,11 @@ pub(crate) struct Pace {
 
 /// The weight of a step after another one.
 const KEEP: f64 = 0.98;
-/// What a row costs as a share of a row's part in the step, before anything is known and at least.
-const ASSUMED_COST: f64 = 0.3;
+/// A step costs as much as so many rows more than it has, as far as nothing else is known.
+const FIXED_ROWS: f64 = 2.0;
+/// Steps must differ in their rows by this share of them, about, for what they tell to outweigh that.
+const DOUBT: f64 = 0.25;
+/// What a row costs at least, as a share of its part in a step.
 const LEAST_COST: f64 = 0.05;
 /// How often drafts are right, before anything is known.
 const ASSUMED_RATE: f64 = 0.6;
@@ -183,19 +186,19 @@ impl Pace {
     /// that give a token each: the time it takes, in the time of a token.
     pub fn least(&self, rows: usize, draft_model: bool) -> f64 {
         let [count, sum_rows, sum_time, squares, products] = self.sums;
-        if count == 0.0 || rows == 0 {
-            return ASSUMED_COST;
-        }
         let rows = rows as f64;
+        if count == 0.0 || rows == 0.0 {
+            return rows / (rows + FIXED_ROWS);
+        }
         let (mean_rows, mean_time) = (sum_rows / count, sum_time / count);
         let each = mean_time / mean_rows;
+        let assumed = each * mean_rows / (mean_rows + FIXED_ROWS);
+        // The slope of time over rows. Where steps hardly differ in rows it would only be noise.
         let spread = squares / count - mean_rows * mean_rows;
-        // The slope of time over rows.
-        let row = if spread > 0.01 {
-            ((products / count - mean_rows * mean_time) / spread).clamp(LEAST_COST * each, each)
-        } else {
-            ASSUMED_COST * each
-        };
+        let together = products / count - mean_rows * mean_time;
+        let doubt = (DOUBT * mean_rows).powi(2);
+        let row = (together + doubt * assumed) / (spread + doubt);
+        let row = row.clamp(LEAST_COST * each, each);
         let step = (mean_time + row * (rows - mean_rows)).max(row * rows);
         let extra = if draft_model { self.draft_cost } else { 0.0 };
         (rows * row + extra) / step
@@ -250,7 +253,11 @@ mod tests {
         // Rows cost as much as in a step of their own: never worth it, unless always right.
         let mut pace = Pace::default();
         (0..50).for_each(|at| pace.note(1 + at % 4, millis(10 * (1 + at as u64 % 4))));
-        assert!(pace.least(3, false) > 0.95);
+        assert!(pace.least(3, false) > 0.85);
+        // Many rows that hardly differ in number: whatever noise says, they fill the step.
+        let mut pace = Pace::default();
+        (0..50).for_each(|at| pace.note(63 + at % 2, millis(60 + 7 * (at as u64 % 5))));
+        assert!(pace.least(64, false) > 0.9, "{}", pace.least(64, false));
         // What the draft model takes counts too.
         let before = pace.least(1, true);
         (0..50).for_each(|_| pace.note_draft(millis(20)));

@@ -401,3 +401,31 @@ fn images_are_seen_once_while_there_is_room() {
         assert_eq!(engine.stats().images_seen, expected, "{image_cache_bytes} bytes");
     }
 }
+
+/// Sequences that lose their pages see their images again, and answer as if nothing had been.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn sequences_that_give_up_their_pages_answer_the_same() {
+    let long = |case: &Case| {
+        let mut request = greedy(&case.prompt, &case.images, 120);
+        request.ignore_eos = true;
+        request
+    };
+    let roomy = engine(DEMO, float(64));
+    let cases: Vec<_> = cases(&roomy).into_iter().step_by(2).collect();
+    let expected: Vec<_> =
+        cases.iter().map(|case| answer(roomy.submit(long(case)).unwrap()).0).collect();
+    let page = roomy.stats().page_tokens;
+    // Room for the prompts of most, but not for all answers.
+    let options = EngineOptions {
+        kv_pages: Some((4 * 110usize).div_ceil(page)),
+        image_cache_bytes: 0,
+        ..float(64)
+    };
+    let tight = engine(DEMO, options);
+    let running: Vec<_> = cases.iter().map(|case| tight.submit(long(case)).unwrap()).collect();
+    for ((case, running), expected) in cases.iter().zip(running).zip(expected) {
+        assert_eq!(answer(running).0, expected, "{}", case.id);
+    }
+    assert!(tight.stats().preemptions > 0);
+}

@@ -414,6 +414,7 @@ pub struct Bench {
     #[arg(conflicts_with_all = ["config", "ops", "server"])]
     pub model: Option<String>,
     /// Random weights of the shape of a well-known model (qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b,
+    /// qwen3-vl-2b, qwen3-vl-4b,
     /// llama-3.2-1b, 4b-12l) or of a config.json.
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "ops")]
     pub config: Option<String>,
@@ -450,6 +451,10 @@ pub struct Bench {
     /// Prompt tokens; 0: prompts are not measured.
     #[arg(long, short = 'p', value_name = "TOKENS", default_value_t = 512)]
     pub prompt: usize,
+    /// Images of 1,024 x 1,024 pixels in the prompt, for models that see. Their tokens (1,024 each) are
+    /// among its tokens.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, conflicts_with_all = ["ops", "server"])]
+    pub images: usize,
     /// Generated tokens; 0: generation is not measured.
     #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 64)]
     pub generate: usize,

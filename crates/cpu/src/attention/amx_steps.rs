@@ -221,6 +221,15 @@ impl Seen {
             to: std::array::from_fn(|lane| within(sees(lane).end)),
         }
     }
+
+    /// Some of the keys, of which there are `keys`, that every query sees: a multiple of four from a
+    /// multiple of four on.
+    fn by_all(&self, keys: usize) -> Range<usize> {
+        let first = self.from.iter().fold(0, |most, &from| most.max(from)) as usize;
+        let last = self.to.iter().fold(i32::MAX, |least, &to| least.min(to)) as usize;
+        let start = first.next_multiple_of(4).min(keys);
+        start..(last.min(keys) / 4 * 4).max(start)
+    }
 }
 
 /// Turns products (`[keys, LANES]`, of a multiple of 32 keys) into weights in bf16 (a tile for each 32
@@ -241,15 +250,23 @@ pub(super) fn softmax(
     let before = load(largest_before);
     let unseen = _mm512_set1_ps(f32::NEG_INFINITY);
     let mut most = [unseen; 4];
-    if seen.is_none() && matches!(factors.before, Before::Nothing) {
-        for scores in scores.as_chunks::<{ 4 * LANES }>().0 {
-            for (score, most) in scores.as_chunks::<LANES>().0.iter().zip(&mut most) {
-                *most = _mm512_max_ps(load(score), *most);
-            }
+    // Keys with which there is nothing to do but to look for the largest score.
+    let keys = scores.len() / LANES;
+    let plain = match (&factors.before, &seen) {
+        (Before::Nothing, None) => 0..keys,
+        (Before::Nothing, Some(seen)) => seen.by_all(keys),
+        (Before::Scale(_) | Before::Cap(..), _) => 0..0,
+    };
+    for scores in scores[plain.start * LANES..plain.end * LANES].as_chunks::<{ 4 * LANES }>().0 {
+        for (score, most) in scores.as_chunks::<LANES>().0.iter().zip(&mut most) {
+            *most = _mm512_max_ps(load(score), *most);
         }
-    } else {
+    }
+    if plain.len() < keys {
         let limits = seen.as_ref().map(|seen| (load_ints(&seen.from), load_ints(&seen.to)));
-        for (key, score) in scores.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        let scores = scores.as_chunks_mut::<LANES>().0;
+        for key in (0..plain.start).chain(plain.end..keys) {
+            let score = &mut scores[key];
             let mut value = load(score);
             match factors.before {
                 Before::Nothing => {}

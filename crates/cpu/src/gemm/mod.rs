@@ -384,7 +384,6 @@ impl Job<'_> {
         }
         finish.end();
         drop(unit);
-        drop(own);
         if let Some(codes) = self.codes {
             // SAFETY: tasks have different rows or panels, and a task's panels are those of one block.
             unsafe { codes.put(&rows, block, width, results) };

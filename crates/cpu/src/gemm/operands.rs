@@ -99,6 +99,7 @@ impl Sums {
 
 /// Memory of the results of a group, to be asked for while they are computed.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX asks for memory so"))]
 pub(super) struct Ahead {
     /// That of its first row.
     pub start: *const u8,

@@ -105,6 +105,23 @@ try {
   await key("n", ALT);
   await until("document.querySelectorAll('.turn').length === 0");
   assert.deepEqual(problems, []);
+  // Images: dropped, pasted, taken out, sent. The demo model says that it cannot see.
+  await value(`(async () => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 30 });
+    const blob = await new Promise((done) => canvas.toBlob(done));
+    const data = new DataTransfer();
+    data.items.add(new File([blob], "a.png", { type: "image/png" }));
+    const options = { bubbles: true, cancelable: true };
+    document.querySelector("main").dispatchEvent(new DragEvent("drop", { dataTransfer: data, ...options }));
+    document.querySelector("#input").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, ...options }));
+  })()`);
+  await until("[...document.querySelectorAll('#tray img')].filter((image) => image.naturalWidth === 40).length === 2");
+  await value("document.querySelector('#tray button').click()");
+  await until("document.querySelectorAll('#tray img').length === 1");
+  await type("What is this?");
+  await until("document.querySelector('.user img')?.naturalWidth === 40");
+  await until("document.querySelector('.error')?.innerText.includes('cannot see images')");
+  assert.equal(await value("document.querySelector('#tray').hidden"), true);
   console.log("ok page");
 } finally {
   browser.kill();
