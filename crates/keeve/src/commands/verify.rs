@@ -93,8 +93,8 @@ fn predictions(
         activations: Activations::Float,
         ..EngineOptions::default()
     };
-    let model = model::load_with(checkpoint, &options, output)?;
-    let beside = model::load_with(reference, &options, output)?;
+    let model = model::load_with(checkpoint, None, &options, output)?;
+    let beside = model::load_with(reference, None, &options, output)?;
     let text = super::eval::read(path)?;
     let tokens = Text::new(&text, beside.tokenizer()?)?;
     if Text::new(&text, model.tokenizer()?)?.ids() != tokens.ids() {
