@@ -49,6 +49,19 @@ impl Product {
     }
 }
 
+/// What ggml calls the architecture of a model, for the names of weights; those that keeve writes no GGUF
+/// files of among them. Empty if it has no name for it: canonical names are used then.
+fn architecture(config: &serde_json::Value) -> &'static str {
+    let model_type = config.get("model_type").and_then(serde_json::Value::as_str);
+    layout::architecture(config).unwrap_or(match model_type {
+        Some("mixtral") => "llama",
+        Some("olmoe") => "olmoe",
+        Some("qwen2_moe") => "qwen2moe",
+        Some("qwen3_moe") => "qwen3moe",
+        _ => "",
+    })
+}
+
 /// The products of a graph whose weights are watched.
 fn products(graph: &Graph, architecture: &str, head: bool) -> Vec<Product> {
     let mut products = Vec::new();
@@ -158,7 +171,7 @@ pub fn calibrate(
         let found = tokens.len();
         return Err(input(format!("the text has {found} tokens, less than a piece of {chunk}")));
     }
-    let architecture = layout::architecture(checkpoint.config()).unwrap_or_default();
+    let architecture = architecture(checkpoint.config());
     let graph = Arc::new(model.graph);
     let products = products(&graph, architecture, options.head);
     let routed = products.iter().filter(|product| product.routed.is_some());
@@ -256,7 +269,7 @@ impl Importance {
     /// # Errors
     /// If it has an entry of the wrong size for a weight, or none for any weight: it is of another model.
     pub fn of(checkpoint: &Checkpoint, imatrix: &Imatrix) -> Result<Self, Error> {
-        let architecture = layout::architecture(checkpoint.config()).unwrap_or_default();
+        let architecture = architecture(checkpoint.config());
         let mut means = HashMap::new();
         let mut missing = Vec::new();
         let mut hasher = DefaultHasher::new();
