@@ -598,6 +598,10 @@ pub struct Verify {
     /// Another model with the same tensors: say how far their values are apart.
     #[arg(long, value_name = "MODEL")]
     pub against: Option<String>,
+    /// Say how far their predictions are apart on this text too (its first 4096 tokens, in pieces of 512,
+    /// activations in floats).
+    #[arg(long, value_name = "FILE", requires = "against")]
+    pub data: Option<PathBuf>,
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,

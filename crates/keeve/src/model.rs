@@ -81,7 +81,8 @@ pub fn options(compute: &Compute) -> EngineOptions {
     }
 }
 
-fn load_with(
+/// Loads a checkpoint as `options` say, showing progress.
+pub fn load_with(
     checkpoint: &Checkpoint,
     draft: Option<&Checkpoint>,
     options: &EngineOptions,

@@ -167,7 +167,8 @@ fn models_are_judged_as_they_would_be() {
     let model = Model::demo();
     let (path, drawing) = (data(&model, SENTENCES.repeat(6)), model.file("plot.svg"));
     let eval = |args: &[&str]| {
-        keeve(["eval", model.path(), "--window", "64", "--data"]).arg(&path).args(args)
+        let start = ["eval", model.path(), "--window", "64", "--activations", "float", "--data"];
+        keeve(start).arg(&path).args(args)
     };
     let variants = "q8_0,q3_k_s,int8@int8,int8@float";
     let plot = drawing.to_str().unwrap();
@@ -178,7 +179,7 @@ fn models_are_judged_as_they_would_be() {
         variants.split(',').map(|name| format!("{} as {name}", model.path())).collect();
     assert_eq!(names, expected);
     let activations: Vec<_> = rows.iter().map(|row| row["activations"].as_str().unwrap()).collect();
-    assert_eq!(activations, ["auto", "auto", "int8", "float"]);
+    assert_eq!(activations, ["float", "float", "int8", "float"]);
     let of = |index: usize, field: &str| number(&rows[index][field]);
     assert!((8.5..8.52).contains(&of(0, "bits_per_weight")));
     // Coarser weights cost more, and so do rounded activations.
@@ -190,7 +191,8 @@ fn models_are_judged_as_they_would_be() {
     let file = model.file("made.gguf");
     let made = file.to_str().unwrap();
     keeve(["quantize", model.path(), "--preset", "q3_k_s", "--out", made]).ok();
-    let written = keeve(["eval", made, "--window", "64", "--data"]).arg(&path).json();
+    let written = keeve(["eval", made, "--window", "64", "--activations", "float", "--data"]);
+    let written = written.arg(&path).json();
     assert_eq!(written["models"][0]["ppl"], rows[1]["ppl"]);
 
     for (wrong, says) in
@@ -199,4 +201,17 @@ fn models_are_judged_as_they_would_be() {
         let error = eval(&["--as", wrong]).fails_plainly(2);
         assert!(error.contains(says), "{error}");
     }
+}
+
+#[test]
+fn verify_compares_predictions() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(6));
+    let verify = |args: &[&str]| keeve(["verify", model.path()]).args(args);
+    let text = path.to_str().unwrap();
+    let result = verify(&["--against", model.path(), "--data", text]).json();
+    let predictions = &result["predictions"];
+    assert_eq!((&predictions["kl_mean"], &predictions["ppl_ratio"]), (&json!(0.0), &json!(1.0)));
+    assert!(number(&predictions["tokens"]) > 100.0);
+    verify(&["--data", text]).fails(2);
 }

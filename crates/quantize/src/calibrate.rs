@@ -49,6 +49,19 @@ impl Product {
     }
 }
 
+/// What ggml calls the architecture of a model, for the names of weights; those that keeve writes no GGUF
+/// files of among them. Empty if it has no name for it: canonical names are used then.
+fn architecture(config: &serde_json::Value) -> &'static str {
+    let model_type = config.get("model_type").and_then(serde_json::Value::as_str);
+    layout::architecture(config).unwrap_or(match model_type {
+        Some("mixtral") => "llama",
+        Some("olmoe") => "olmoe",
+        Some("qwen2_moe") => "qwen2moe",
+        Some("qwen3_moe") => "qwen3moe",
+        _ => "",
+    })
+}
+
 /// The products of a graph whose weights are watched.
 fn products(graph: &Graph, architecture: &str, head: bool) -> Vec<Product> {
     let mut products = Vec::new();
@@ -158,7 +171,7 @@ pub fn calibrate(
         let found = tokens.len();
         return Err(input(format!("the text has {found} tokens, less than a piece of {chunk}")));
     }
-    let architecture = layout::architecture(checkpoint.config()).unwrap_or_default();
+    let architecture = architecture(checkpoint.config());
     let graph = Arc::new(model.graph);
     let products = products(&graph, architecture, options.head);
     let routed = products.iter().filter(|product| product.routed.is_some());
@@ -227,6 +240,20 @@ fn sort(values: &mut Vec<ValueId>) {
     values.dedup();
 }
 
+/// The stack that a matrix of one expert belongs to, and which expert it is of: files of Hugging Face have
+/// them apart, importance matrices together.
+fn stack_of(name: &str) -> Option<(String, usize)> {
+    let (block, rest) = name.strip_suffix(".weight")?.split_once(".experts.")?;
+    let (expert, projection) = rest.split_once('.')?;
+    let projection = match projection {
+        "w1" => "gate_proj",
+        "w2" => "down_proj",
+        "w3" => "up_proj",
+        other => other,
+    };
+    Some((format!("{block}.switch_mlp.{projection}.weight"), expert.parse().ok()?))
+}
+
 /// Importance by canonical name, checked against a model.
 pub struct Importance {
     means: HashMap<String, Vec<f32>>,
@@ -242,14 +269,19 @@ impl Importance {
     /// # Errors
     /// If it has an entry of the wrong size for a weight, or none for any weight: it is of another model.
     pub fn of(checkpoint: &Checkpoint, imatrix: &Imatrix) -> Result<Self, Error> {
-        let architecture = layout::architecture(checkpoint.config()).unwrap_or_default();
+        let architecture = architecture(checkpoint.config());
         let mut means = HashMap::new();
         let mut missing = Vec::new();
         let mut hasher = DefaultHasher::new();
         for info in checkpoint.tensors().filter(|info| info.shape.len() > 1) {
-            let ggml = gguf::tensor_name(&info.name, architecture);
-            let entry = ggml.and_then(|name| imatrix.entries.get(&name));
-            let Some(entry) = entry.or_else(|| imatrix.entries.get(&info.name)) else {
+            let entry_of = |name: &str| {
+                let ggml = gguf::tensor_name(name, architecture);
+                let entry = ggml.and_then(|name| imatrix.entries.get(&name));
+                entry.or_else(|| imatrix.entries.get(name))
+            };
+            let apart = stack_of(&info.name);
+            let one = apart.as_ref().and_then(|(stack, expert)| entry_of(stack)?.of(*expert));
+            let Some(entry) = one.as_ref().or_else(|| entry_of(&info.name)) else {
                 missing.push(info.name.clone());
                 continue;
             };

@@ -28,6 +28,13 @@ impl Entry {
         self.sums.len() / self.counts.len().max(1)
     }
 
+    /// The part of one expert, if there are as many.
+    pub fn of(&self, expert: usize) -> Option<Self> {
+        let count = *self.counts.get(expert)?;
+        let sums = self.sums.chunks(self.cols().max(1)).nth(expert)?.to_vec();
+        Some(Self { sums, counts: vec![count] })
+    }
+
     /// Mean squares, as llama.cpp's quantizer uses them: 1 for experts that no row entered.
     pub fn means(&self) -> Vec<f32> {
         let cols = self.cols().max(1);

@@ -111,7 +111,10 @@ pub fn make(
         }
         let making = &options.making;
         let tensor = making.tensor(checkpoint, planned, &|| options.observer.stopped())?;
+        let written = tensor.clone();
         sink.write(planned, tensor)?;
+        // Mapped pages count as memory until they are given back.
+        written.release();
         if making.changes(planned) {
             report.encoded += 1;
             report.float_bytes = report.float_bytes.saturating_add(planned.weights() * 4);

@@ -48,6 +48,7 @@ impl Making<'_> {
         if let Some(folds) = self.folds
             && let Some(folded) = folds.folded(name, &source)?
         {
+            source.release();
             source = folded;
         }
         if source.codec() == planned.to {

@@ -149,6 +149,12 @@ impl Plan {
             values_before += usize::from(*role == Role::Value);
             let wanted = match recipe.exception(&info.name, *role) {
                 Some(exception) => exception,
+                // Packed before, but not to be here: a float again.
+                None if !format.packs(*role)
+                    && info.codec.is_some_and(|codec| !codec.is_float()) =>
+                {
+                    Some(Codec::BF16)
+                }
                 None if recipe.packs(*role) && format.packs(*role) => {
                     Some(recipe.scheme().wanted(*role, index, count, &dimensions))
                 }

@@ -95,3 +95,49 @@ fn matrices_of_other_models_are_refused() {
     let error = Importance::of(&other, &Imatrix::default()).err().unwrap().to_string();
     assert!(error.contains("no entry"), "{error}");
 }
+
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn experts_are_counted_and_summed_apart() {
+    let model = Checkpoint::open(&data().join("fixtures/ckpt/qwen3_moe/hf")).unwrap();
+    let number = |field: &str| model.config()[field].as_u64().unwrap() as usize;
+    let (experts, chosen) = (number("num_experts"), number("num_experts_per_tok"));
+    let tokens: Vec<u32> = (0..96u32).map(|at| at * 37 % number("vocab_size") as u32).collect();
+    let options = CalibrateOptions {
+        chunk: 32,
+        chunks: None,
+        threads: 2,
+        isa: Isa::choose().unwrap(),
+        head: false,
+        observer: &Quiet,
+        save: &mut |_| Ok(()),
+    };
+    let found = calibrate(&model, &tokens, Imatrix::default(), options).unwrap();
+    let (hidden, width) = (number("hidden_size"), number("moe_intermediate_size"));
+    for (part, cols) in [("gate", hidden), ("up", hidden), ("down", width)] {
+        let entry = &found.entries[&format!("blk.0.ffn_{part}_exps.weight")];
+        assert_eq!((entry.sums.len(), entry.counts.len()), (cols * experts, experts));
+        // Each token goes to so many of them.
+        assert_eq!(entry.counts.iter().sum::<f32>() as usize, tokens.len() * chosen);
+        for (sums, count) in entry.sums.chunks(cols).zip(&entry.counts) {
+            assert_eq!(sums.iter().any(|sum| *sum > 0.0), *count > 0.0, "{part}");
+        }
+    }
+    // What enters all experts of a token is one row: over all, their sums are so many times the router's.
+    let (gate, router) =
+        (&found.entries["blk.0.ffn_gate_exps.weight"], &found.entries["blk.0.ffn_gate_inp.weight"]);
+    for col in 0..hidden {
+        let sum: f32 = gate.sums.chunks(hidden).map(|sums| sums[col]).sum();
+        let expected = router.sums[col] * chosen as f32;
+        assert!((sum - expected).abs() <= 1e-4 * expected.abs(), "{col}: {sum} {expected}");
+    }
+    // Files that have experts apart get the part of each.
+    let importance = Importance::of(&model, &found).unwrap();
+    let of = |expert: usize| {
+        importance.get(&format!("model.layers.0.mlp.experts.{expert}.up_proj.weight"))
+    };
+    let up = found.entries["blk.0.ffn_up_exps.weight"].means();
+    for expert in 0..experts {
+        assert_eq!(of(expert).unwrap(), &up[expert * hidden..][..hidden]);
+    }
+}

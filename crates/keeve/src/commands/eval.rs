@@ -113,7 +113,8 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
     }
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
+/// A text file.
+pub fn read(path: &Path) -> Result<String, Failure> {
     let problem = |what: String| format!("{}: {what}", path.display());
     let bytes = std::fs::read(path).map_err(|error| problem(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|error| {
@@ -187,7 +188,8 @@ fn plot(rows: &[Row], path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-struct Follow(TokenBar);
+/// Shows an evaluation on a bar, and ends it on Ctrl-C.
+pub struct Follow(pub TokenBar);
 
 impl Observer for Follow {
     fn running(&mut self, canceller: Canceller) {
