@@ -31,6 +31,21 @@ pub enum Error {
     /// There is nothing to measure.
     #[error("nothing to measure: both the prompt and the generated tokens are 0")]
     Nothing,
+    /// Images were asked for, and the model cannot see.
+    #[error("--images needs a model that can see")]
+    NoVision,
+    /// A prompt that has no room for its images and some text.
+    #[error(
+        "the prompt is {tokens} tokens, but {images} images take {taken}, and text follows them"
+    )]
+    ShortPrompt {
+        /// Tokens asked for.
+        tokens: usize,
+        /// Images asked for.
+        images: usize,
+        /// Tokens of the images.
+        taken: usize,
+    },
     /// The engine refused or failed.
     #[error(transparent)]
     Engine(#[from] keeve_engine::Error),

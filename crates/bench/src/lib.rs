@@ -10,6 +10,7 @@ mod codes;
 pub mod cost;
 mod error;
 mod http;
+mod images;
 pub mod model;
 pub mod ops;
 pub mod plot;

@@ -1,17 +1,22 @@
 //! A whole model through the engine: tokens a second of prompts and of answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{
-    Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, Timings, memory,
+    Engine, EngineOptions, Event, FinishReason, Request, SamplingParams, Speculation, Timings,
+    memory,
 };
 use keeve_graph::OpProfile;
+use keeve_image::Patches;
+use keeve_models::Vision;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::bounds::Bounds;
 use crate::cost::Cost;
+use crate::images::Sight;
 use crate::random::{RandomWeights, token_ids};
 use crate::{Error, Observer, Spread, activations_name};
 use keeve_quantize::{Dimensions, Scheme};
@@ -21,6 +26,8 @@ use keeve_quantize::{Dimensions, Scheme};
 pub struct Protocol {
     /// Tokens of the prompt whose speed is measured; 0: not measured.
     pub prompt: usize,
+    /// Images in that prompt. Their tokens are among its tokens.
+    pub images: usize,
     /// Generated tokens whose speed is measured; 0: not measured.
     pub generated: usize,
     /// Tokens in the context before the generated ones. At 0 there is one nevertheless, since
@@ -42,6 +49,7 @@ impl Protocol {
 /// A loaded model, ready to be measured.
 pub struct ModelBench {
     engine: Engine,
+    sight: Option<Sight>,
     cost: Cost,
     config: String,
     codec: String,
@@ -89,6 +97,8 @@ impl ModelBench {
             max_context: Some(protocol.context()),
             max_sequences: 1,
             prefix_cache: false,
+            // Each token is to be computed, whatever it is.
+            speculation: Speculation::Off,
             ..options.clone()
         };
         let progress = |progress: keeve_graph::Progress| {
@@ -99,6 +109,7 @@ impl ModelBench {
         match source {
             Source::Checkpoint { name, checkpoint } => {
                 let model = build(name, checkpoint.config())?;
+                let sight = sight(&model, protocol)?;
                 let matrices = keeve_engine::matrices_of(&model.graph);
                 let bytes = |weight: &keeve_graph::Weight| {
                     if let Some(codec) = options.weights.filter(|_| matrices.contains(&weight.name))
@@ -130,10 +141,11 @@ impl ModelBench {
                     None => codecs,
                 };
                 let config = (*name).into();
-                Ok(Self { engine, cost, config, codec, options, load_time })
+                Ok(Self { engine, sight, cost, config, codec, options, load_time })
             }
             Source::Random { name, config, scheme } => {
                 let model = build(name, config)?;
+                let sight = sight(&model, protocol)?;
                 let cores = || std::thread::available_parallelism().map_or(1, usize::from);
                 let weights = RandomWeights::new(
                     &model.graph,
@@ -142,6 +154,7 @@ impl ModelBench {
                     model.tied_head,
                     options.threads.unwrap_or_else(cores),
                 );
+                let weights = weights.with(model.vision.iter().flat_map(Vision::weights));
                 let cost = Cost::of(&model.graph, |weight| weights.bytes(&weight.name))?;
                 // Before memory is taken, for the system may end those that take too much.
                 let (bytes, available) = (weights.total_bytes()?, memory::available());
@@ -152,7 +165,7 @@ impl ModelBench {
                 let engine = Engine::from_weights(model, &weights, &options, &progress)?;
                 let load_time = engine.info().load_time.saturating_sub(weights.making());
                 let (config, codec) = ((*name).into(), scheme.name().into());
-                Ok(Self { engine, cost, config, codec, options, load_time })
+                Ok(Self { engine, sight, cost, config, codec, options, load_time })
             }
         }
     }
@@ -177,18 +190,21 @@ impl ModelBench {
         let info = self.engine.info().clone();
         // Before the machine is measured, which takes memory too.
         let peak_memory = memory::peak();
-        let Self { engine, cost, config, codec, options, load_time } = self;
+        let Self { engine, cost, config, codec, options, load_time, .. } = self;
         drop(engine);
         let bounds = match runs {
             Runs::All => Bounds::measure(info.threads, observer)?,
             Runs::Interrupted => Bounds::default(),
         };
         let prefill = Spread::of(&rates.prefill);
+        let seen = Spread::of(&rates.seen);
         let decode = Spread::of(&rates.decode);
         let bytes_per_token = cost.bytes_per_token(protocol.depth, info.token_state_bytes);
         let fraction = |of: Option<f64>, bound: Option<f64>| Some(of? / bound?);
         let read = decode.map(|rate| rate.median * bytes_per_token as f64 / 1e9);
-        let computed = prefill.map(|rate| {
+        // What sees is no part of the cost.
+        let computed = if protocol.images > 0 { seen } else { prefill };
+        let computed = computed.map(|rate| {
             let each =
                 cost.prompt_operations(protocol.prompt) as f64 / protocol.prompt.max(1) as f64;
             rate.median * each / 1e12
@@ -200,10 +216,12 @@ impl ModelBench {
             isa: info.isa.name(),
             threads: info.threads,
             p: protocol.prompt,
+            images: protocol.images,
             n: protocol.generated,
             d: protocol.depth,
             r: protocol.repetitions,
             prefill_tok_s: prefill,
+            prefill_seen_tok_s: seen,
             decode_tok_s: decode,
             bytes_per_token,
             bounds,
@@ -222,7 +240,7 @@ impl ModelBench {
         rates: &mut Rates,
         observer: &dyn Observer,
     ) -> Result<Runs, Error> {
-        let Protocol { prompt, generated, depth, repetitions } = *protocol;
+        let Protocol { prompt, images, generated, depth, repetitions } = *protocol;
         let parts = repetitions.saturating_mul(2).saturating_add(1);
         let mut done = 0;
         let mut step = || {
@@ -231,22 +249,31 @@ impl ModelBench {
         };
         step();
         // The first run of each kind pays for memory that later ones find.
-        if self.request(prompt.max(1), 2, 0, observer)?.is_none() {
+        if self.request(prompt.max(1), self.shown(images, 0), 2, 0, observer)?.is_none() {
             return Ok(Runs::Interrupted);
         }
         for repetition in 0..repetitions as u64 {
             step();
             if prompt > 0 {
-                let Some(times) = self.request(prompt, 1, 2 * repetition + 1, observer)? else {
+                let seed = 2 * repetition + 1;
+                let shown = self.shown(images, seed);
+                let Some(times) = self.request(prompt, shown.clone(), 1, seed, observer)? else {
                     return Ok(Runs::Interrupted);
                 };
                 rates.prefill.push(times.prompt_rate());
+                if images > 0 {
+                    let Some(times) = self.request(prompt, shown, 1, seed, observer)? else {
+                        return Ok(Runs::Interrupted);
+                    };
+                    rates.seen.push(times.prompt_rate());
+                }
             }
             step();
             if generated > 0 {
                 let (before, seed) = (depth.max(1), 2 * repetition + 2);
                 // The first token comes with the prompt; time runs from there to the last.
-                let Some(times) = self.request(before, generated + 1, seed, observer)? else {
+                let Some(times) = self.request(before, vec![], generated + 1, seed, observer)?
+                else {
                     return Ok(Runs::Interrupted);
                 };
                 rates.decode.push(times.decode_rate());
@@ -256,16 +283,29 @@ impl ModelBench {
         Ok(if observer.stopped() { Runs::Interrupted } else { Runs::All })
     }
 
-    /// Runs a prompt of random tokens and generates `generated` ones. `None` if it was cancelled.
+    /// `count` images; others for each `seed`.
+    fn shown(&self, count: usize, seed: u64) -> Vec<Arc<Patches>> {
+        self.sight.map(|sight| sight.images(count, seed)).unwrap_or_default()
+    }
+
+    /// Runs a prompt of `images` and random tokens and generates `generated` ones. `None` if it was
+    /// cancelled.
     fn request(
         &self,
         prompt: usize,
+        images: Vec<Arc<Patches>>,
         generated: usize,
         seed: u64,
         observer: &dyn Observer,
     ) -> Result<Option<Timings>, Error> {
+        let vocabulary = self.engine.info().vocabulary;
+        let prompt = match &self.sight {
+            Some(sight) => sight.prompt(prompt, images.len(), vocabulary, seed)?,
+            None => token_ids(prompt, vocabulary, seed),
+        };
         let generation = self.engine.submit(Request {
-            prompt: token_ids(prompt, self.engine.info().vocabulary, seed),
+            prompt,
+            images,
             sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
             max_tokens: Some(generated),
             ignore_eos: true,
@@ -289,10 +329,25 @@ fn build(name: &str, config: &Value) -> Result<keeve_models::Model, Error> {
     keeve_models::build(config).map_err(|source| Error::Config { name: name.into(), source })
 }
 
+/// How a model sees.
+///
+/// # Errors
+/// If the protocol has images and the model does not see, or the prompt is too short for them.
+fn sight(model: &keeve_models::Model, protocol: &Protocol) -> Result<Option<Sight>, Error> {
+    let sight = model.vision.as_ref().map(Sight::of);
+    if protocol.images > 0 {
+        let sight = sight.ok_or(Error::NoVision)?;
+        sight.prompt(protocol.prompt, protocol.images, model.vocabulary, 0)?;
+    }
+    Ok(sight)
+}
+
 /// Tokens a second, a number for each repetition.
 #[derive(Default)]
 struct Rates {
     prefill: Vec<f64>,
+    /// The same prompts again, their images being known.
+    seen: Vec<f64>,
     decode: Vec<f64>,
 }
 
@@ -330,6 +385,9 @@ pub struct Report {
     pub threads: usize,
     /// Tokens of the prompt.
     pub p: usize,
+    /// Images in the prompt.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub images: usize,
     /// Generated tokens.
     pub n: usize,
     /// Tokens before the generated ones.
@@ -338,6 +396,9 @@ pub struct Report {
     pub r: usize,
     /// Prompt tokens a second, with the head for the last one and its sampling.
     pub prefill_tok_s: Option<Spread>,
+    /// The same where the images were seen before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefill_seen_tok_s: Option<Spread>,
     /// Generated tokens a second at that depth.
     pub decode_tok_s: Option<Spread>,
     /// Bytes that a generated token reads at least: [`Cost::bytes_per_token`].
@@ -347,7 +408,8 @@ pub struct Report {
     pub bounds: Bounds,
     /// Bytes read a second at the median decode rate, over the read bandwidth.
     pub decode_bandwidth_fraction: Option<f64>,
-    /// Operations a second of the linears at the median prefill rate, over [`Bounds::peak_tops`].
+    /// Operations a second of the language model's linears at the median prefill rate, over
+    /// [`Bounds::peak_tops`]; with images, at the rate where they were seen before.
     pub prefill_peak_fraction: Option<f64>,
     /// Seconds to load, without those that making weights took.
     pub load_s: f64,
@@ -381,16 +443,24 @@ impl From<OpProfile> for ProfileRow {
     }
 }
 
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
 impl Report {
     /// A table for a person.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} {}, activations {}, {} threads, {}\n\n{:12} {:>10} {:>10} {:>10} {:>10}\n",
+            "{} {}, activations {}, {} threads, {}{}\n\n{:12} {:>10} {:>10} {:>10} {:>10}\n",
             self.config,
             self.codec,
             self.activations,
             self.threads,
             self.isa,
+            match self.images {
+                0 => String::new(),
+                count => format!(", {count} images of 1024 x 1024"),
+            },
             "tok/s",
             "min",
             "median",
@@ -407,7 +477,12 @@ impl Report {
                 None => format!("{name:12} {:>10} {:>10} {:>10} {:>10}\n", "-", "-", "-", "-"),
             };
         };
-        row(format!("pp{}", self.p), self.prefill_tok_s, self.prefill_peak_fraction);
+        if self.images == 0 {
+            row(format!("pp{}", self.p), self.prefill_tok_s, self.prefill_peak_fraction);
+        } else {
+            row(format!("pp{}, new", self.p), self.prefill_tok_s, None);
+            row(format!("pp{}, seen", self.p), self.prefill_seen_tok_s, self.prefill_peak_fraction);
+        }
         let decode = match self.d {
             0 => format!("tg{}", self.n),
             depth => format!("tg{} @ {depth}", self.n),

@@ -7,6 +7,10 @@ use crate::ops::{OpsReport, Product};
 use crate::server::{Percentiles, ServerReport};
 use crate::{Error, Spread};
 
+mod quality;
+
+pub use quality::{Point, quality};
+
 const FONT: &str = "sans-serif";
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -199,10 +203,12 @@ mod tests {
             isa: "scalar",
             threads: 2,
             p: 512,
+            images: 0,
             n: 64,
             d: 0,
             r: 5,
             prefill_tok_s: Some(SPREAD),
+            prefill_seen_tok_s: None,
             decode_tok_s: decode,
             bytes_per_token: 1000,
             bounds: Bounds::default(),

@@ -113,6 +113,17 @@ impl RandomWeights {
         Self { tensors, threads, time: Mutex::default() }
     }
 
+    /// These and further weights, matrices in bf16.
+    pub fn with<'a>(mut self, further: impl Iterator<Item = &'a keeve_graph::Weight>) -> Self {
+        for weight in further {
+            let codec = if weight.rows == 1 { Codec::F32 } else { Codec::BF16 };
+            let &keeve_graph::Weight { rows, cols, experts, .. } = weight;
+            let seed = self.tensors.len() as u64;
+            self.tensors.insert(weight.name.clone(), Made { codec, rows, cols, experts, seed });
+        }
+        self
+    }
+
     /// The codec of the weight `name`.
     ///
     /// # Errors

@@ -2,8 +2,8 @@
 //!
 //! Every client asks one question after another, greedily. Times are measured at the client: to the
 //! first piece of an answer, and from piece to piece (a piece is a token, unless the server holds
-//! text back). Some clients can be made to hang up in the middle. Finished answers to the same
-//! question must be the same.
+//! text back). Some clients can be made to hang up in the middle. Afterwards every question is asked
+//! once more, alone: finished answers must be the one that this gives.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -69,7 +69,7 @@ pub struct ServerReport {
     pub errors: usize,
     /// The first failure.
     pub first_error: Option<String>,
-    /// Finished answers that differ from another one to the same question.
+    /// Finished answers that differ from the one that the question gets alone.
     pub different: usize,
     /// From the request to the first piece, in milliseconds.
     pub first_piece_ms: Option<Percentiles>,
@@ -95,8 +95,8 @@ struct Seen {
     hung_up: usize,
     errors: usize,
     first_error: Option<String>,
-    different: usize,
-    answers: HashMap<usize, String>,
+    /// How often each answer was given to each question.
+    answers: HashMap<usize, HashMap<String, usize>>,
 }
 
 /// Puts a server under load.
@@ -133,8 +133,15 @@ pub fn run(options: &ServerOptions, observer: &dyn Observer) -> Result<ServerRep
         }
     });
     let seconds = begun.elapsed().as_secs_f64();
-    let Seen { first, next, finished, hung_up, errors, first_error, different, .. } =
-        seen.into_inner().unwrap_or_default();
+    let seen = seen.into_inner().unwrap_or_default();
+    let patient = ServerOptions { hang_up: 0.0, ..options.clone() };
+    let alone = |question: usize| Ok(ask(&target, &model, &patient, question)?.text);
+    let different = seen.different(|question| {
+        observer.progress("questions alone", question, QUESTIONS);
+        if observer.stopped() { Ok(None) } else { alone(question).map(Some) }
+    });
+    let different = different.map_err(failed)?;
+    let Seen { first, next, finished, hung_up, errors, first_error, .. } = seen;
     let pieces = first.len() + next.len();
     Ok(ServerReport {
         server: options.url.clone(),
@@ -176,10 +183,23 @@ impl Seen {
                     return;
                 }
                 self.finished += 1;
-                let known = self.answers.entry(question).or_insert_with(|| answer.text.clone());
-                self.different += usize::from(*known != answer.text);
+                *self.answers.entry(question).or_default().entry(answer.text).or_default() += 1;
             }
         }
+    }
+
+    /// Answers that differ from the one that `alone` gives; `None` ends the comparison.
+    fn different(
+        &self,
+        alone: impl Fn(usize) -> Result<Option<String>, String>,
+    ) -> Result<usize, String> {
+        let mut different = 0;
+        for (&question, answers) in &self.answers {
+            let Some(right) = alone(question)? else { break };
+            let others = answers.iter().filter(|(answer, _)| **answer != right);
+            different += others.map(|(_, count)| count).sum::<usize>();
+        }
+        Ok(different)
     }
 }
 
@@ -330,9 +350,13 @@ mod tests {
         seen.note(0, answer("a"));
         seen.note(0, answer("a"));
         seen.note(1, answer("b"));
-        assert_eq!((seen.different, seen.finished), (0, 3));
         seen.note(1, answer("c"));
         seen.note(2, Err("broken".into()));
-        assert_eq!((seen.different, seen.errors, seen.first.len(), seen.next.len()), (1, 1, 4, 8));
+        assert_eq!((seen.finished, seen.errors, seen.first.len(), seen.next.len()), (4, 1, 4, 8));
+        let right = |text: &'static str| move |_| Ok(Some(text.to_owned()));
+        assert_eq!(seen.different(right("a")), Ok(2));
+        assert_eq!(seen.different(right("b")), Ok(3));
+        assert_eq!(seen.different(|_| Ok(None)), Ok(0));
+        assert!(seen.different(|_| Err("gone".into())).is_err());
     }
 }

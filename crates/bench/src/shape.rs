@@ -22,11 +22,13 @@ struct Shape {
 enum Family {
     Qwen3,
     Qwen3Experts,
+    Qwen3Vl,
     Llama32,
 }
 
-/// From the `config.json` of Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -30B-A3B and meta-llama/Llama-3.2-1B.
-const SHAPES: [Shape; 8] = [
+/// From the `config.json` of Qwen/Qwen3-0.6B, -1.7B, -4B, -8B, -30B-A3B, Qwen3-VL-2B and -4B (Instruct) and
+/// meta-llama/Llama-3.2-1B.
+const SHAPES: [Shape; 10] = [
     Shape {
         name: "qwen3-0.6b",
         also: &["0.6b"],
@@ -70,6 +72,28 @@ const SHAPES: [Shape; 8] = [
         heads: 32,
         kv_heads: 8,
         tied_head: false,
+    },
+    Shape {
+        name: "qwen3-vl-2b",
+        also: &["vl-2b"],
+        family: Family::Qwen3Vl,
+        hidden: 2048,
+        layers: 28,
+        feed_forward: 6144,
+        heads: 16,
+        kv_heads: 8,
+        tied_head: true,
+    },
+    Shape {
+        name: "qwen3-vl-4b",
+        also: &["vl-4b"],
+        family: Family::Qwen3Vl,
+        hidden: 2560,
+        layers: 36,
+        feed_forward: 9728,
+        heads: 32,
+        kv_heads: 8,
+        tied_head: true,
     },
     Shape {
         name: "llama-3.2-1b",
@@ -153,6 +177,20 @@ impl Shape {
                 "moe_intermediate_size": 768,
                 "norm_topk_prob": true,
             }),
+            Family::Qwen3Vl => json!({
+                "model_type": "qwen3_vl_text",
+                "head_dim": 128,
+                "vocab_size": 151_936,
+                "max_position_embeddings": 262_144,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 5e6,
+                "rope_scaling": {
+                    "mrope_interleaved": true,
+                    "mrope_section": [24, 20, 20],
+                    "rope_type": "default",
+                },
+                "hidden_act": "silu",
+            }),
             Family::Llama32 => json!({
                 "model_type": "llama",
                 "head_dim": 64,
@@ -175,7 +213,40 @@ impl Shape {
         config["num_attention_heads"] = json!(self.heads);
         config["num_key_value_heads"] = json!(self.kv_heads);
         config["tie_word_embeddings"] = json!(self.tied_head);
-        config
+        match self.family {
+            Family::Qwen3Vl => self.seeing(config),
+            _ => config,
+        }
+    }
+}
+
+impl Shape {
+    /// The config of a model that sees, around that of its language model. Both sizes see alike.
+    fn seeing(&self, text: Value) -> Value {
+        json!({
+            "model_type": "qwen3_vl",
+            "tie_word_embeddings": self.tied_head,
+            "image_token_id": 151_655,
+            "video_token_id": 151_656,
+            "vision_start_token_id": 151_652,
+            "vision_end_token_id": 151_653,
+            "text_config": text,
+            "vision_config": {
+                "model_type": "qwen3_vl",
+                "depth": 24,
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_heads": 16,
+                "out_hidden_size": self.hidden,
+                "num_position_embeddings": 2304,
+                "deepstack_visual_indexes": [5, 11, 17],
+                "patch_size": 16,
+                "temporal_patch_size": 2,
+                "spatial_merge_size": 2,
+                "in_channels": 3,
+                "hidden_act": "gelu_pytorch_tanh",
+            },
+        })
     }
 }
 
@@ -191,6 +262,8 @@ mod tests {
             ("1.7b", 1_409_286_144, 311_164_928),
             ("4B", 3_633_315_840, 388_956_160),
             ("8b", 6_945_767_424, 622_329_856),
+            ("qwen3-vl-2b", 1_409_286_144, 311_164_928),
+            ("qwen3-vl-4b", 3_633_315_840, 388_956_160),
             ("llama-3.2-1b", 973_078_528, 262_668_288),
             ("4b-12l", 3_633_315_840 / 3, 388_956_160),
             ("30b-a3b", 29_909_581_824, 311_164_928),

@@ -57,10 +57,8 @@ fn patch_embedding(mut entry: Entry, channels: usize) -> Entry {
     if a != channels && d == channels {
         entry.info.shape = vec![out, channels, a, b, c];
         let pixels = a.saturating_mul(b).saturating_mul(c);
-        return entry.then(move |tensor| {
-            let matrix = as_matrix(&tensor, out)?;
-            Ok(channels_first(&matrix, channels, pixels)?)
-        });
+        return entry
+            .then(move |tensor| channels_first(&as_matrix(&tensor, out)?, channels, pixels));
     }
     if a != channels {
         let problem = format!("has the shape {:?}, expected {channels} channels", entry.info.shape);

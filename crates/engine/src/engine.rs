@@ -6,17 +6,19 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use keeve_graph::{OpProfile, Outputs, Plan, State, Step, Want};
+use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Step, Want};
 use keeve_image::Processor;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions};
 use crate::constraint::{Constraint, Grammar, Grammars};
+use crate::draft_model::{DraftModel, Wanted};
 use crate::error::Error;
 use crate::images::{Prompt, Sight};
 use crate::load::ModelInfo;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
 use crate::sequence::{Link, Sequence, Sink};
+use crate::speculation::{Drafting, Pace, Speculation};
 use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
 use crate::tokenizer::Tokenizer;
@@ -58,6 +60,16 @@ pub(crate) struct Worker {
     pub eyes: Option<Eyes>,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
+    pub speculator: Speculator,
+}
+
+/// How drafts are made.
+pub(crate) struct Speculator {
+    pub mode: Speculation,
+    /// Drafts of a sequence in a step, at most.
+    pub most: usize,
+    pub model: Option<DraftModel>,
+    pub pace: Pace,
 }
 
 impl Engine {
@@ -252,11 +264,16 @@ impl Worker {
             sequence.finish(reason);
         }
         self.see();
+        if let Err((drafted, error)) = self.speculator.draft(&mut self.scheduler) {
+            self.fail(&drafted, error);
+        }
         let shares = self.scheduler.schedule();
         let step = self.scheduler.step(&shares);
         if step.rows.is_empty() {
             return;
         }
+        let generated = step.rows.iter().all(|row| row.phase == Phase::Generated);
+        let (begun, rows) = (Instant::now(), step.rows.len());
         let wants = wants(&step);
         let step_hidden: Vec<bool> = step.rows.iter().map(|row| row.hidden).collect();
         let outcome = self.plan.run(&step, &mut *self.state, None);
@@ -265,13 +282,22 @@ impl Worker {
                 self.deliver_hidden(&shares, &step_hidden, &outputs);
                 let (width, logits) = outputs.take(Want::Logits).unwrap_or_default();
                 self.deliver(&shares, &wants, width, &logits);
-            }
-            Err(error) => {
-                let error = Arc::new(Error::Graph(error));
-                for index in (0..shares.len()).rev().filter(|&index| shares[index] > 0) {
-                    self.scheduler.remove(index).fail(error.clone());
+                if generated {
+                    self.speculator.pace.note(rows, begun.elapsed());
                 }
             }
+            Err(error) => {
+                let ran: Vec<_> = (0..shares.len()).filter(|&index| shares[index] > 0).collect();
+                self.fail(&ran, Error::Graph(error));
+            }
+        }
+    }
+
+    /// Ends the running sequences of these indices, which are in order, with an error.
+    fn fail(&mut self, indices: &[usize], error: Error) {
+        let error = Arc::new(error);
+        for &index in indices.iter().rev() {
+            self.scheduler.remove(index).fail(error.clone());
         }
     }
 
@@ -279,7 +305,10 @@ impl Worker {
     fn see(&mut self) {
         let Some(eyes) = &mut self.eyes else { return };
         eyes.attend(&mut self.scheduler.running);
-        let Err((error, hashes)) = eyes.advance(&mut self.scheduler.running) else { return };
+        let (error, hashes) = match eyes.advance(&mut self.scheduler.running) {
+            Ok(images) => return self.scheduler.counts.images_seen += images as u64,
+            Err(failure) => failure,
+        };
         let error = Arc::new(Error::Graph(error));
         for index in (0..self.scheduler.running.len()).rev() {
             if self.scheduler.running[index].lacks(&hashes) {
@@ -310,16 +339,23 @@ impl Worker {
             let sequence = &mut self.scheduler.running[index];
             let wanted = wants.by_ref().take(share).filter(|wanted| **wanted).count();
             let own: Vec<_> = rows.by_ref().take(wanted).collect();
-            sequence.advance(share, width, &own);
-            let mut pages = std::mem::take(&mut sequence.pages);
-            self.scheduler.pool.register(&mut pages, sequence.all_tokens(), sequence.computed);
-            sequence.pages = pages;
-            let outcome = match own.last() {
+            let drafts = sequence.drafting.drafts.len();
+            sequence.advance(share - drafts, width, &own);
+            let checked = sequence.drafting.accepted;
+            let outcome = match own.len().checked_sub(1 + drafts) {
                 _ if sequence.remaining() > 0 => Ok(None),
-                Some(logits) if sequence.max_tokens > 0 => sequence.accept(logits, &self.eos),
+                Some(last) if sequence.max_tokens > 0 => {
+                    sequence.accept_all(&own[last..], &self.eos, &mut self.speculator.pace)
+                }
                 None if sequence.max_tokens > 0 => Err(Error::NoLogits),
                 _ => Ok(Some(FinishReason::Length)),
             };
+            self.scheduler.counts.drafted_tokens += drafts as u64;
+            self.scheduler.counts.accepted_tokens += (sequence.drafting.accepted - checked) as u64;
+            // Wrong drafts are no part of what is in the pages.
+            let mut pages = std::mem::take(&mut sequence.pages);
+            self.scheduler.pool.register(&mut pages, sequence.all_tokens(), sequence.computed);
+            sequence.pages = pages;
             match outcome {
                 Ok(None) => {}
                 Ok(Some(reason)) => ended.push((index, Ok(reason))),
@@ -340,6 +376,50 @@ impl Worker {
         for sequence in running.chain(self.scheduler.waiting.drain(..)) {
             sequence.finish(FinishReason::Cancelled);
         }
+    }
+}
+
+impl Speculator {
+    /// Makes drafts for the sequences whose next step can check some.
+    ///
+    /// # Errors
+    /// If the draft model cannot be run; with the indices of the sequences that it ran for.
+    fn draft(&mut self, scheduler: &mut Scheduler) -> Result<(), (Vec<usize>, Error)> {
+        let Self { mode, most, model, pace } = self;
+        if *mode == Speculation::Off {
+            return Ok(());
+        }
+        let rows = scheduler.running.iter().filter(|sequence| sequence.remaining() == 1).count();
+        let least = match mode {
+            Speculation::Auto => pace.least(rows, model.is_some()),
+            Speculation::Off | Speculation::Ngram | Speculation::Draft => 0.0,
+        };
+        let mut wanted = vec![];
+        for (index, sequence) in scheduler.running.iter_mut().enumerate() {
+            let most = sequence.most_drafts().min(*most);
+            let length = match mode {
+                Speculation::Auto if most > 0 => sequence.drafting.length(most, least, pace),
+                _ => most,
+            };
+            match model {
+                _ if length == 0 => {}
+                // A draft model does not see.
+                Some(_) if sequence.images.is_empty() => {
+                    wanted.push(Wanted { index, most: length, least });
+                }
+                _ => {
+                    let Drafting { lookup, drafts, .. } = &mut sequence.drafting;
+                    *drafts = lookup.propose(&sequence.tokens, length);
+                }
+            }
+        }
+        if let (Some(model), Some(pool)) = (model, &mut scheduler.draft_pool)
+            && !wanted.is_empty()
+        {
+            let made = model.propose(&mut scheduler.running, pool, &wanted, pace);
+            made.map_err(|error| (wanted.iter().map(|wanted| wanted.index).collect(), error))?;
+        }
+        Ok(())
     }
 }
 

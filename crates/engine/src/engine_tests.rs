@@ -27,8 +27,10 @@ type Cell = (u32, Phase);
 struct Pretended {
     cells: HashMap<(PageId, usize), Cell>,
     pages: usize,
-    /// The most prompt rows that a step may have.
-    prompt_rows: usize,
+    /// The most rows of sequences with several that a step may have.
+    long_rows: usize,
+    /// Whether every third token is guessed wrongly, as a draft model may.
+    careless: bool,
 }
 
 struct NoState;
@@ -91,7 +93,7 @@ impl Plan for Pretended {
             return Err(keeve_graph::Error::Step("a bad token".into()));
         }
         let long = step.sequences.iter().filter(|sequence| sequence.rows.len() > 1);
-        assert!(long.map(|sequence| sequence.rows.len()).sum::<usize>() <= self.prompt_rows);
+        assert!(long.map(|sequence| sequence.rows.len()).sum::<usize>() <= self.long_rows);
         let mut values = vec![];
         for sequence in &step.sequences {
             let cell = |at: usize| (sequence.pages[at / PAGE], at % PAGE);
@@ -101,7 +103,11 @@ impl Plan for Pretended {
                 self.cells.insert(cell(position), (row.id, row.phase));
                 if row.logits {
                     let history: Vec<_> = (0..=position).map(|at| self.cells[&cell(at)]).collect();
-                    values.extend(logits(&history));
+                    let mut scores = logits(&history);
+                    if self.careless && position.is_multiple_of(3) {
+                        scores[..BAD as usize].rotate_right(1);
+                    }
+                    values.extend(scores);
                 }
             }
         }
@@ -135,19 +141,49 @@ struct Setup {
     sequences: usize,
     prompt_rows: usize,
     reuse: Reuse,
+    mode: Speculation,
+    /// Pages of the draft model, which is careless or not; 0: there is none.
+    draft: (usize, bool),
 }
 
-const SETUP: Setup = Setup { pages: 100, sequences: 8, prompt_rows: 16, reuse: Reuse::SamePhase };
+const SETUP: Setup = Setup {
+    pages: 100,
+    sequences: 8,
+    prompt_rows: 16,
+    reuse: Reuse::SamePhase,
+    mode: Speculation::Off,
+    draft: (0, false),
+};
+
+/// Drafts of a sequence in a step.
+const DRAFTS: usize = 5;
 
 fn worker(setup: Setup) -> Worker {
-    let Setup { pages, sequences, prompt_rows, reuse } = setup;
+    let Setup { pages, sequences, prompt_rows, reuse, mode, draft: (draft_pages, careless) } =
+        setup;
     let limits = Limits { sequences, prompt_rows };
-    Worker {
-        plan: Box::new(Pretended { cells: HashMap::new(), pages, prompt_rows }),
+    let pretended = |pages, careless| Pretended {
+        cells: HashMap::new(),
+        pages,
+        long_rows: prompt_rows + sequences * (DRAFTS + 1),
+        careless,
+    };
+    let model = (draft_pages > 0).then(|| DraftModel {
+        plan: Box::new(pretended(draft_pages, careless)),
         state: Box::new(NoState),
-        scheduler: Scheduler::new(PagePool::new(pages, PAGE, reuse), limits),
+        context: CONTEXT,
+        own_vocabulary: VOCABULARY,
+        vocabulary: VOCABULARY,
+        prompt_rows,
+    });
+    let draft_pool = (draft_pages > 0).then(|| PagePool::new(draft_pages, PAGE, reuse));
+    Worker {
+        plan: Box::new(pretended(pages, false)),
+        state: Box::new(NoState),
+        scheduler: Scheduler::new(PagePool::new(pages, PAGE, reuse), draft_pool, limits),
         eyes: None,
         eos: vec![EOS],
+        speculator: Speculator { mode, most: DRAFTS, model, pace: Pace::default() },
     }
 }
 
@@ -230,9 +266,18 @@ fn many_random_requests_get_the_answers_they_would_get_alone() {
         // Pages for one sequence of full length and a bit: they keep pushing each other out.
         Setup { pages: 16, ..SETUP },
         Setup { pages: 20, prompt_rows: 5, ..SETUP },
-        Setup { pages: 17, prompt_rows: 1000, sequences: 100, reuse: Reuse::Off },
+        Setup { pages: 17, prompt_rows: 1000, sequences: 100, reuse: Reuse::Off, ..SETUP },
     ];
-    for (round, setup) in setups.into_iter().enumerate() {
+    let drafting = |mode, draft| setups.map(|setup| Setup { mode, draft, ..setup });
+    let setups = setups
+        .into_iter()
+        .chain(drafting(Speculation::Auto, (0, false)))
+        .chain(drafting(Speculation::Ngram, (0, false)))
+        .chain(drafting(Speculation::Auto, (200, true)))
+        .chain(drafting(Speculation::Draft, (200, true)))
+        // Pages of the draft model for one sequence, about.
+        .chain(drafting(Speculation::Draft, (18, false)));
+    for (round, setup) in setups.enumerate() {
         let mut numbers = Numbers(round as u64);
         let engine = engine(setup);
         let requests: Vec<_> = (0..100)
@@ -268,19 +313,64 @@ fn seeded_sampling_does_not_depend_on_company() {
     let alone: Vec<_> = (0..20)
         .map(|i| answer(engine(SETUP).submit(sampled(&prompts[i], i as u64)).unwrap()))
         .collect();
-    let engine = engine(Setup { pages: 18, ..SETUP });
-    let together: Vec<_> =
-        (0..20).map(|i| engine.submit(sampled(&prompts[i], i as u64)).unwrap()).collect();
-    for (generation, alone) in together.into_iter().zip(alone) {
-        assert_eq!(answer(generation), alone);
+    let setups = [
+        Setup { pages: 18, ..SETUP },
+        Setup { mode: Speculation::Ngram, ..SETUP },
+        Setup { mode: Speculation::Draft, draft: (200, true), ..SETUP },
+    ];
+    for setup in setups {
+        let engine = engine(setup);
+        let together: Vec<_> =
+            (0..20).map(|i| engine.submit(sampled(&prompts[i], i as u64)).unwrap()).collect();
+        for (generation, alone) in together.into_iter().zip(&alone) {
+            assert_eq!(&answer(generation), alone);
+        }
+    }
+}
+
+#[test]
+fn drafts_of_the_model_itself_are_always_right() {
+    // Also where tokens are drawn: both draw the same random numbers.
+    for temperature in [0.0, 1.5] {
+        let engine = engine(Setup {
+            prompt_rows: 1000,
+            mode: Speculation::Draft,
+            draft: (200, false),
+            ..SETUP
+        });
+        let mut numbers = Numbers(4);
+        let generations: Vec<_> = (0..30)
+            .map(|seed| {
+                let mut request = request(&numbers.prompt(), 30);
+                request.sampling.temperature = temperature;
+                request.sampling.seed = Some(seed);
+                request.ignore_eos = true;
+                engine.submit(request).unwrap()
+            })
+            .collect();
+        let (mut steps, mut tokens) = (0, 0);
+        for event in generations.into_iter().flatten() {
+            let Event::Finished { timings, .. } = event else { continue };
+            assert_eq!(timings.drafted_tokens, timings.accepted_tokens);
+            tokens += timings.decode_tokens;
+            steps += timings.decode_tokens - timings.accepted_tokens;
+        }
+        // The first token of an answer comes alone.
+        assert!(tokens > 3 * steps, "{tokens} tokens in {steps} steps");
     }
 }
 
 #[test]
 fn every_page_is_free_once_all_have_ended_or_were_cancelled() {
-    for pages in [16, 23, 200] {
+    for (pages, mode) in [
+        (16, Speculation::Off),
+        (23, Speculation::Ngram),
+        (30, Speculation::Draft),
+        (200, Speculation::Auto),
+    ] {
         let mut numbers = Numbers(pages as u64);
-        let mut worker = worker(Setup { pages, ..SETUP });
+        let draft_pages = 40;
+        let mut worker = worker(Setup { pages, mode, draft: (draft_pages, true), ..SETUP });
         let mut running: Vec<Generation> = vec![];
         for round in 0..400 {
             if round < 300 && numbers.below(3) == 0 {
@@ -304,6 +394,8 @@ fn every_page_is_free_once_all_have_ended_or_were_cancelled() {
         worker.step();
         assert!(worker.scheduler.is_idle());
         assert_eq!(worker.scheduler.pool.free_pages(), pages);
+        let left = worker.scheduler.draft_pool.as_ref().map(PagePool::free_pages);
+        assert_eq!(left, Some(draft_pages));
         for generation in running {
             assert!(answer(generation).1.is_ok());
         }

@@ -36,6 +36,17 @@ pub enum Error {
     /// Weights were asked for in a codec that can only be read.
     #[error("{0} weights cannot be made, only read")]
     NoEncoder(keeve_codec::Codec),
+    /// Drafts of a draft model are asked for, and there is none.
+    #[error("there is no draft model to speculate with")]
+    NoDraftModel,
+    /// A draft model has other tokens.
+    #[error("{}: no draft model for this model: {problem}", path.display())]
+    DraftTokens {
+        /// The draft model.
+        path: PathBuf,
+        /// How they differ.
+        problem: String,
+    },
     /// `KEEVE_ISA` names no tier of this machine.
     #[error(transparent)]
     Isa(#[from] keeve_cpu::UnknownIsa),

@@ -59,8 +59,9 @@ pub(crate) struct Positions {
 impl Positions {
     /// The position of the token at `index`.
     pub fn at(&self, index: usize) -> [u32; 3] {
+        let known = self.first.get(index).copied();
         // Contexts are at most as long as positions go.
-        self.first.get(index).copied().unwrap_or([(index - self.behind) as u32; 3])
+        known.unwrap_or_else(|| [(index - self.behind) as u32; 3])
     }
 
     /// Adds `count` tokens of text.

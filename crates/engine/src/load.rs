@@ -10,13 +10,15 @@ use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Pr
 use keeve_image::Processor;
 use keeve_models::{Model, Vision};
 
-use crate::engine::{Engine, ImageSide, Worker};
+use crate::draft_model::{DraftModel, same_tokens};
+use crate::engine::{Engine, ImageSide, Speculator, Worker};
 use crate::error::Error;
 use crate::images::Sight;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::reencode::Reencoded;
 use crate::scheduler::{Limits, Scheduler};
+use crate::speculation::{Pace, Speculation};
 use crate::text::TextSide;
 use crate::vision::Eyes;
 
@@ -51,6 +53,10 @@ pub struct EngineOptions {
     pub image_tokens: usize,
     /// Bytes of what was made for images that are kept, so that the same images need not be seen again.
     pub image_cache_bytes: u64,
+    /// Where guesses at further tokens come from. They change no answer.
+    pub speculation: Speculation,
+    /// Tokens that are guessed ahead of a sequence, at most.
+    pub draft_tokens: usize,
 }
 
 impl Default for EngineOptions {
@@ -68,6 +74,8 @@ impl Default for EngineOptions {
             profile: false,
             image_tokens: 16_384,
             image_cache_bytes: 256 << 20,
+            speculation: Speculation::default(),
+            draft_tokens: 8,
         }
     }
 }
@@ -109,9 +117,23 @@ impl Engine {
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
+        Self::load_with_draft(checkpoint, None, options, progress)
+    }
+
+    /// As [`Self::load`], with a small model that guesses what the large one will say, unless
+    /// `options` say otherwise. It must have the same tokenizer.
+    ///
+    /// # Errors
+    /// As [`Self::load`], of either model; if their tokens differ; or if [`Speculation::Draft`] is asked
+    /// for and there is no draft model.
+    pub fn load_with_draft(
+        checkpoint: &Checkpoint,
+        draft: Option<&Checkpoint>,
+        options: &EngineOptions,
+        progress: &(dyn Fn(Progress) -> bool + Sync),
+    ) -> Result<Self, Error> {
         let start = Instant::now();
-        let model = keeve_models::build_for(checkpoint.config(), options.max_context)
-            .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })?;
+        let model = built(checkpoint, options.max_context)?;
         let text = TextSide::read(checkpoint, model.vocabulary);
         let eos = text.end_ids(checkpoint, model.vocabulary)?;
         let images = ImageSide {
@@ -121,7 +143,17 @@ impl Engine {
                 .as_ref()
                 .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
         };
-        let sides = Sides { text, eos, images, notes: checkpoint.notes().to_vec() };
+        let draft = match (options.speculation, draft) {
+            (Speculation::Draft, None) => return Err(Error::NoDraftModel),
+            (Speculation::Off | Speculation::Ngram, _) | (_, None) => None,
+            (Speculation::Auto | Speculation::Draft, Some(draft)) => {
+                let small = built(draft, None)?;
+                same_tokens((&text, &model), draft, &small)?;
+                Some((draft, small))
+            }
+        };
+        let notes = checkpoint.notes().to_vec();
+        let sides = Sides { text, eos, images, draft, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -145,6 +177,7 @@ impl Engine {
             text: TextSide::none(),
             eos: vec![],
             images: ImageSide::default(),
+            draft: None,
             notes: vec![],
         };
         Self::assemble(model, weights, sides, options, progress, Instant::now())
@@ -153,7 +186,7 @@ impl Engine {
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        Sides { text, eos, mut images, mut notes }: Sides,
+        Sides { text, eos, mut images, draft, mut notes }: Sides<'_>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -200,12 +233,7 @@ impl Engine {
         let plan =
             program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
         let state = program.state(fit.pages)?;
-        let reuse = match (options.prefix_cache, options.activations) {
-            (false, _) => Reuse::Off,
-            (true, Activations::Float) => Reuse::AnyPhase,
-            (true, _) => Reuse::SamePhase,
-        };
-        let pool = PagePool::new(fit.pages, sizes.page_tokens, reuse);
+        let pool = PagePool::new(fit.pages, sizes.page_tokens, reuse(options));
         let limits = Limits {
             sequences: options.max_sequences.max(1),
             prompt_rows: options.prefill_chunk.max(1),
@@ -224,17 +252,95 @@ impl Engine {
             load_time: start.elapsed(),
             notes,
         };
-        let scheduler = Scheduler::new(pool, limits);
-        Engine::start(Worker { plan, state, scheduler, eyes, eos }, info, text, images)
+        let mut speculator = Speculator {
+            mode: options.speculation,
+            most: options.draft_tokens,
+            model: None,
+            pace: Pace::default(),
+        };
+        let mut draft_pool = None;
+        if let Some((checkpoint, small)) = draft {
+            let state = (fit.pages as u64).saturating_mul(sizes.page_bytes);
+            let used = sizes.weights.saturating_add(state);
+            let room = Room {
+                context: info.max_context,
+                vocabulary: info.vocabulary,
+                available: available.map(|bytes| bytes.saturating_sub(used)),
+            };
+            let loaded = load_draft(&cpu, checkpoint, small, &room, options, &load);
+            let (model, pool) = loaded.map_err(|error| match error {
+                Error::Graph(error) => load_error(checkpoint, error),
+                error => error,
+            })?;
+            speculator.model = Some(model);
+            draft_pool = Some(pool);
+        }
+        let scheduler = Scheduler::new(pool, draft_pool, limits);
+        Engine::start(Worker { plan, state, scheduler, eyes, eos, speculator }, info, text, images)
+    }
+}
+
+fn built(checkpoint: &Checkpoint, context: Option<usize>) -> Result<Model, Error> {
+    keeve_models::build_for(checkpoint.config(), context)
+        .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })
+}
+
+/// What there is for a draft model.
+struct Room {
+    /// Of the large model.
+    context: usize,
+    vocabulary: usize,
+    /// Bytes of memory that the large model leaves.
+    available: Option<u64>,
+}
+
+/// Loads a draft model, which shares the large one's threads.
+fn load_draft(
+    cpu: &Cpu,
+    checkpoint: &Checkpoint,
+    small: Model,
+    room: &Room,
+    options: &EngineOptions,
+    load: &LoadOptions<'_>,
+) -> Result<(DraftModel, PagePool), Error> {
+    let program = cpu.load(Arc::new(small.graph), &Tensors(checkpoint), load)?;
+    let sizes = Sizes {
+        page_tokens: program.page_tokens(),
+        page_bytes: program.page_bytes() as u64,
+        weights: program.weight_bytes(),
+        max_positions: small.max_positions.min(room.context),
+        available: room.available,
+    };
+    let options = EngineOptions { max_context: None, kv_pages: None, ..options.clone() };
+    let fit = fit(&sizes, &options)?;
+    let model = DraftModel {
+        plan: program.compile(&CompileOptions::default())?,
+        state: program.state(fit.pages)?,
+        context: fit.context,
+        own_vocabulary: small.vocabulary,
+        vocabulary: room.vocabulary,
+        prompt_rows: options.prefill_chunk.max(1),
+    };
+    Ok((model, PagePool::new(fit.pages, sizes.page_tokens, reuse(&options))))
+}
+
+/// Which pages may be found again.
+fn reuse(options: &EngineOptions) -> Reuse {
+    match (options.prefix_cache, options.activations) {
+        (false, _) => Reuse::Off,
+        (true, Activations::Float) => Reuse::AnyPhase,
+        (true, _) => Reuse::SamePhase,
     }
 }
 
 /// What an engine has besides a model.
-struct Sides {
+struct Sides<'a> {
     text: TextSide,
     /// Tokens that end answers.
     eos: Vec<u32>,
     images: ImageSide,
+    /// The draft model.
+    draft: Option<(&'a Checkpoint, Model)>,
     /// What is to be told of the model.
     notes: Vec<String>,
 }

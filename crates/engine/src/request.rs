@@ -93,6 +93,10 @@ pub struct Timings {
     pub cached_tokens: usize,
     /// Generated tokens, a stop token included.
     pub decode_tokens: usize,
+    /// Tokens that were guessed ahead, and checked.
+    pub drafted_tokens: usize,
+    /// How many of them were right.
+    pub accepted_tokens: usize,
 }
 
 impl Timings {

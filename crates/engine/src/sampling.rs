@@ -205,6 +205,20 @@ impl Sampler {
         })
     }
 
+    /// A sampler with the same parameters that chooses drafts and reports no alternatives.
+    pub(crate) fn for_drafts(&self) -> Self {
+        let params = SamplingParams { top_logprobs: 0, ..self.params.clone() };
+        let random = self.random.clone();
+        let (adjusted, candidates, weights) = (vec![], vec![], vec![]);
+        Self { params, seed: self.seed, random, adjusted, candidates, weights }
+    }
+
+    /// Draws from now on the numbers that `other` will draw. Two that draw the same numbers from similar
+    /// distributions choose the same token more often than two that do not.
+    pub(crate) fn follow(&mut self, other: &Self) {
+        self.random.clone_from(&other.random);
+    }
+
     /// The seed in use; given as [`SamplingParams::seed`] it repeats this sampler's choices.
     pub fn seed(&self) -> u64 {
         self.seed

@@ -28,6 +28,8 @@ pub(crate) struct Scheduler {
     /// Oldest first.
     pub running: Vec<Sequence>,
     pub pool: PagePool,
+    /// The draft model's pages, where there is one.
+    pub draft_pool: Option<PagePool>,
     limits: Limits,
     pub counts: Counts,
 }
@@ -41,14 +43,21 @@ pub(crate) struct Counts {
     pub cached_tokens: u64,
     /// Sequences that had to give up their pages to others.
     pub preemptions: u64,
+    /// Drafts that were checked.
+    pub drafted_tokens: u64,
+    /// How many of them were right.
+    pub accepted_tokens: u64,
+    /// Images that were seen.
+    pub images_seen: u64,
 }
 
 /// How many rows of each running sequence are in a step; 0 for those that sit it out.
 pub(crate) type Shares = Vec<usize>;
 
 impl Scheduler {
-    pub fn new(pool: PagePool, limits: Limits) -> Self {
-        Self { waiting: VecDeque::new(), running: vec![], pool, limits, counts: Counts::default() }
+    pub fn new(pool: PagePool, draft_pool: Option<PagePool>, limits: Limits) -> Self {
+        let counts = Counts::default();
+        Self { waiting: VecDeque::new(), running: vec![], pool, draft_pool, limits, counts }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -75,6 +84,12 @@ impl Scheduler {
     pub fn remove(&mut self, index: usize) -> Sequence {
         let mut sequence = self.running.remove(index);
         self.pool.release(std::mem::take(&mut sequence.pages));
+        let drafting = &mut sequence.drafting;
+        if let Some(pool) = &mut self.draft_pool {
+            pool.release(std::mem::take(&mut drafting.pages));
+        }
+        drafting.computed = 0;
+        drafting.drafts.clear();
         sequence
     }
 
@@ -91,8 +106,16 @@ impl Scheduler {
                 // An image is still being seen. What comes before it runs with it, or fills steps.
                 remaining = if ready < self.limits.prompt_rows { 0 } else { ready };
             }
-            // A single row never waits: it is a generated token, or ends a prompt.
-            let share = if remaining == 1 { 1 } else { remaining.min(prompt_rows) };
+            // A single row never waits: it is a generated token, or ends a prompt. Its drafts come with
+            // it, but nobody gives up pages for them.
+            let mut share = remaining.min(prompt_rows);
+            if remaining == 1 {
+                share = 1 + sequence.drafting.drafts.len();
+                if !self.pool.grow(&mut sequence.pages, sequence.computed + share) {
+                    sequence.drafting.drafts.clear();
+                    share = 1;
+                }
+            }
             if self.pool.grow(&mut sequence.pages, sequence.computed + share) {
                 if remaining > 1 {
                     prompt_rows -= share;
@@ -114,7 +137,7 @@ impl Scheduler {
         for (sequence, &share) in self.running.iter().zip(shares).filter(|(_, share)| **share > 0) {
             let first = step.rows.len();
             for index in sequence.computed..sequence.computed + share {
-                let mut row = RowInput::text(sequence.tokens[index], 0, sequence.phase(index));
+                let mut row = RowInput::text(sequence.token(index), 0, sequence.phase(index));
                 row.position = sequence.position(index);
                 row.logits = sequence.wants_logits(index);
                 row.hidden = sequence.wants_hidden(index);

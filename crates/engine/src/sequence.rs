@@ -14,6 +14,7 @@ use crate::images::{Placed, Positions, Prompt};
 use crate::kv::{PageList, Tokens};
 use crate::request::{Event, FinishReason, Pooling, Request, Timings};
 use crate::sampling::{History, Sampled, Sampler};
+use crate::speculation::{Drafting, Pace};
 use crate::stop::StopMatcher;
 use crate::tokenizer::TokenizerError;
 use crate::vision::Hash;
@@ -38,7 +39,9 @@ pub(crate) struct Sequence {
     /// not repeat those before.
     reported: usize,
     ignore_eos: bool,
-    sampler: Sampler,
+    pub sampler: Sampler,
+    /// Tokens that may come next.
+    pub drafting: Drafting,
     detokenizer: Option<Detokenizer>,
     stop: StopMatcher,
     constraint: Option<Following>,
@@ -97,6 +100,7 @@ impl Sequence {
             reported: request.prompt_logits_from,
             ignore_eos: request.ignore_eos,
             sampler: Sampler::new(request.sampling)?,
+            drafting: Drafting::default(),
             detokenizer,
             stop: StopMatcher::new(&request.stop)?,
             constraint: request.constraint.map(Following::start),
@@ -115,6 +119,23 @@ impl Sequence {
             },
             cached: 0,
         })
+    }
+
+    /// The token at `index`, which may be a draft.
+    pub fn token(&self, index: usize) -> u32 {
+        match self.tokens.get(index) {
+            Some(&token) => token,
+            None => self.drafting.drafts[index - self.tokens.len()],
+        }
+    }
+
+    /// How many drafts may be made: none while the prompt runs, and no more than tokens that are still
+    /// to be generated after the next one.
+    pub fn most_drafts(&self) -> usize {
+        if self.remaining() != 1 || self.generated() == 0 {
+            return 0;
+        }
+        (self.max_tokens - self.generated()).saturating_sub(1)
     }
 
     /// Tokens that have yet to enter the state.
@@ -179,7 +200,7 @@ impl Sequence {
     /// Whether the logits after the token at `index` are needed: to choose the next token, or
     /// because the request wants to see them.
     pub fn wants_logits(&self, index: usize) -> bool {
-        let chooses = index + 1 == self.tokens.len() && self.max_tokens > 0;
+        let chooses = index + 1 >= self.tokens.len() && self.max_tokens > 0;
         chooses || self.reports(index)
     }
 
@@ -256,8 +277,35 @@ impl Sequence {
         }
     }
 
+    /// Chooses the next token from the first of `logits`, which are those after the last token and
+    /// after each draft; then, as long as drafts are what was chosen, further ones. Returns why the
+    /// answer ends, if it does.
+    pub fn accept_all(
+        &mut self,
+        logits: &[&[f32]],
+        eos: &[u32],
+        pace: &mut Pace,
+    ) -> Result<Option<FinishReason>, Error> {
+        let drafts = std::mem::take(&mut self.drafting.drafts);
+        let mut accepted = 0;
+        let mut end = None;
+        for (at, logits) in logits.iter().enumerate() {
+            end = self.accept(logits, eos)?;
+            if end.is_some() || drafts.get(at) != self.tokens.last() {
+                break;
+            }
+            // The draft's row has put it into the state already.
+            accepted += 1;
+            self.computed += 1;
+        }
+        self.drafting.note(drafts.len(), accepted, pace);
+        // What the draft model has of wrong drafts is overwritten.
+        self.drafting.computed = self.drafting.computed.min(self.computed);
+        Ok(end)
+    }
+
     /// Chooses the next token from `logits`. Returns why the answer ends, if it does.
-    pub fn accept(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
+    fn accept(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
         guarded(|| self.choose(logits, eos))
     }
 
@@ -341,6 +389,8 @@ impl Sequence {
             prompt_tokens: self.prompt_len,
             cached_tokens: self.cached,
             decode_tokens: self.generated(),
+            drafted_tokens: self.drafting.drafted,
+            accepted_tokens: self.drafting.accepted,
         }
     }
 }

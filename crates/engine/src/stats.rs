@@ -23,6 +23,12 @@ pub struct Stats {
     pub cached_tokens: u64,
     /// Sequences that had to give up their pages to others, and ran again later.
     pub preemptions: u64,
+    /// Tokens that were guessed ahead, and checked.
+    pub drafted_tokens: u64,
+    /// How many of them were right.
+    pub accepted_tokens: u64,
+    /// Images that were seen; those whose features were still known are not counted.
+    pub images_seen: u64,
 }
 
 /// The latest [`Stats`], shared by the engine's thread and its handle.
@@ -42,6 +48,9 @@ impl Gauges {
             prompt_tokens: counts.prompt_tokens,
             cached_tokens: counts.cached_tokens,
             preemptions: counts.preemptions,
+            drafted_tokens: counts.drafted_tokens,
+            accepted_tokens: counts.accepted_tokens,
+            images_seen: counts.images_seen,
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }

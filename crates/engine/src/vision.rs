@@ -43,6 +43,9 @@ impl Features {
 /// Identifies an image by its pixels: [`Patches::hash`].
 pub(crate) type Hash = [u8; 32];
 
+/// What was made of some images.
+type Seen = Vec<(Hash, Arc<Features>)>;
+
 /// What was made for images, as much as there is room for.
 struct Cache {
     room: u64,
@@ -152,10 +155,10 @@ impl Eyes {
     pub fn attend(&mut self, sequences: &mut [Sequence]) {
         let mut missing: Vec<Arc<Patches>> = vec![];
         let mut patches = 0;
-        let wanted = self.job.as_ref().is_some_and(|job| {
-            let mut needed = sequences.iter_mut().flat_map(|sequence| needed(sequence));
-            needed.any(|image| job.has(image))
-        });
+        let wanted = self
+            .job
+            .as_ref()
+            .is_some_and(|job| sequences.iter_mut().flat_map(needed).any(|image| job.has(image)));
         if !wanted {
             self.job = None;
         }
@@ -174,15 +177,20 @@ impl Eyes {
         }
     }
 
-    /// Sees a layer more. When that was the last, `sequences` get what they need of it.
+    /// Sees a layer more. When that was the last, `sequences` get what they need of it. Gives the number of
+    /// images that are now done.
     ///
     /// # Errors
     /// If the backend fails; the images are then given up, and [`Self::attend`] would begin anew.
-    pub fn advance(&mut self, sequences: &mut [Sequence]) -> Result<(), (Error, Vec<Hash>)> {
-        let Some(mut job) = self.job.take() else { return Ok(()) };
+    pub fn advance(&mut self, sequences: &mut [Sequence]) -> Result<usize, (Error, Vec<Hash>)> {
+        let Some(mut job) = self.job.take() else { return Ok(0) };
         match self.stage(&mut job) {
-            Ok(None) => self.job = Some(job),
+            Ok(None) => {
+                self.job = Some(job);
+                Ok(0)
+            }
             Ok(Some(made)) => {
+                let count = made.len();
                 for (hash, features) in made {
                     for image in sequences.iter_mut().flat_map(needed) {
                         if image.patches.hash == hash {
@@ -191,13 +199,10 @@ impl Eyes {
                     }
                     self.cache.add(hash, &features);
                 }
+                Ok(count)
             }
-            Err(error) => {
-                let hashes = job.images.iter().map(|image| image.hash).collect();
-                return Err((error, hashes));
-            }
+            Err(error) => Err((error, job.images.iter().map(|image| image.hash).collect())),
         }
-        Ok(())
     }
 
     /// Gives up what is being seen.
@@ -206,7 +211,7 @@ impl Eyes {
     }
 
     /// The next stage of a job; what it gave, if that was the last.
-    fn stage(&self, job: &mut Job) -> Result<Option<Vec<(Hash, Arc<Features>)>>, Error> {
+    fn stage(&self, job: &mut Job) -> Result<Option<Seen>, Error> {
         match job.done.checked_sub(1) {
             None => {
                 let given = self.embedded(job);
@@ -251,7 +256,7 @@ impl Eyes {
     }
 
     /// What the language model is given for each image.
-    fn finish(&self, job: &Job) -> Result<Vec<(Hash, Arc<Features>)>, Error> {
+    fn finish(&self, job: &Job) -> Result<Seen, Error> {
         let tokens = job.places.len() / self.vision.merged();
         let first = self.merged(&*self.merger, job)?;
         let parts: Vec<_> = std::iter::once(&first).chain(&job.features).collect();

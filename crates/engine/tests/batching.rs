@@ -5,7 +5,7 @@
 
 mod tiny;
 
-use keeve_engine::{EngineOptions, Error, Event, FinishReason, Request};
+use keeve_engine::{EngineOptions, Error, Event, FinishReason, Request, Speculation};
 use tiny::{CONTEXT, EOS, Numbers, VOCABULARY, answer, engine, greedy, seeded};
 
 /// Prompts with greedy and with seeded requests.
@@ -23,7 +23,11 @@ fn requests(count: usize, longest: usize, max_tokens: usize) -> Vec<Request> {
 
 /// Each request's answer when it is the only one, and nothing is remembered from the others.
 fn alone(requests: &[Request]) -> Vec<(Vec<(u32, f32)>, FinishReason)> {
-    let engine = engine(&EngineOptions { prefix_cache: false, ..EngineOptions::default() });
+    let engine = engine(&EngineOptions {
+        prefix_cache: false,
+        speculation: Speculation::Off,
+        ..EngineOptions::default()
+    });
     requests.iter().map(|request| answer(engine.submit(request.clone()).unwrap())).collect()
 }
 
@@ -44,7 +48,21 @@ fn a_batch_gives_what_single_runs_give_whatever_the_options() {
         EngineOptions { threads: Some(1), max_sequences: 1, ..plain.clone() },
         // Room for one long sequence or two short ones: they push each other out.
         EngineOptions { kv_pages: Some(3), max_context: Some(96), ..plain.clone() },
-        EngineOptions { kv_pages: Some(3), max_context: Some(96), prefix_cache: false, ..plain },
+        EngineOptions {
+            kv_pages: Some(3),
+            max_context: Some(96),
+            prefix_cache: false,
+            ..plain.clone()
+        },
+        // Guesses change nothing.
+        EngineOptions { speculation: Speculation::Off, ..plain.clone() },
+        EngineOptions { speculation: Speculation::Ngram, draft_tokens: 5, ..plain.clone() },
+        EngineOptions {
+            speculation: Speculation::Ngram,
+            kv_pages: Some(3),
+            max_context: Some(96),
+            ..plain
+        },
     ];
     for options in variants {
         let engine = engine(&options);

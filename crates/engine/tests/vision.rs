@@ -5,6 +5,8 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use common::{Tensors, data_folder, images, json, relative_error, short};
 use keeve_checkpoint::Checkpoint;
@@ -116,14 +118,30 @@ fn fixture_images(reference: &Tensors, case: &str) -> Vec<Arc<Patches>> {
     images(&pixels, &reference.numbers(&format!("{case}.image_grid_thw")).1)
 }
 
+/// The images of the case whose pixels are left out: one that no other case has, from its file, and those
+/// of the case before.
+fn third(reference: &Tensors) -> Vec<Arc<Patches>> {
+    let folder = data_folder().join("fixtures/qwen3_vl");
+    let engine = engine("fixtures/qwen3_vl/hf", float(64));
+    let processor = engine.image_processor().expect("an image processor");
+    let first = processor.process(&common::bytes(&folder.join("img2.png"))).unwrap();
+    let mut images = vec![Arc::new(first)];
+    images.extend(fixture_images(reference, "two"));
+    images
+}
+
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn fixtures_of_transformers_and_mlx() {
     let reference = Tensors::open(&data_folder().join("fixtures/qwen3_vl/ref.safetensors"));
     for (folder, prefix) in [("hf", ""), ("mlx-q4g64", "mlx-q4g64.")] {
         let folder = format!("fixtures/qwen3_vl/{folder}");
-        for case in ["text", "one", "two"] {
-            let images = if case == "text" { vec![] } else { fixture_images(&reference, case) };
+        for case in ["text", "one", "two", "three"] {
+            let images = match case {
+                "text" => vec![],
+                "three" => third(&reference),
+                _ => fixture_images(&reference, case),
+            };
             check(&folder, &reference, case, &format!("{prefix}{case}.logits"), &images);
         }
     }
@@ -185,12 +203,13 @@ fn every_case_is_answered_at_every_chunk_size_alone_and_together() {
             let engine = engine(DEMO, EngineOptions { prefix_cache, ..float(chunk) });
             let cases = cases(&engine);
             for case in &cases {
-                for again in [false, true] {
+                // A second time only where there is something to be found.
+                for again in [false, true].into_iter().take(1 + prefix_cache as usize) {
                     let request = greedy(&case.prompt, &case.images, 20);
                     let (found, cached) = answer(engine.submit(request).unwrap());
                     assert_eq!(found, case.answer, "{} in chunks of {chunk}", case.id);
                     assert!(prefix_cache || cached == 0);
-                    assert!(!again || cached > 0 || !prefix_cache, "{}: nothing found", case.id);
+                    assert!(!again || cached > 0, "{}: nothing found", case.id);
                 }
             }
             let submit =
@@ -264,15 +283,16 @@ fn a_later_turn_reuses_what_was_seen() {
     }
 }
 
-/// How many cases stay right with fewer bits: printed, and no fewer than were measured.
+/// How many cases stay right with fewer bits. All did when it was measured; 4 bits may be unlucky once,
+/// as other instructions round otherwise.
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn quantized_language_weights_answer_most_cases() {
     let kinds = [
         (None, Activations::Bf16, 12),
         (Some("int8"), Activations::Int8, 12),
-        (Some("q4_k"), Activations::Auto, 0),
-        (Some("q8_0"), Activations::Auto, 0),
+        (Some("q8_0"), Activations::Auto, 12),
+        (Some("q4_k"), Activations::Auto, 11),
     ];
     for (codec, activations, least) in kinds {
         let weights = codec.map(|name| name.parse().expect("a codec"));
@@ -312,4 +332,100 @@ fn images_that_do_not_fit_the_prompt_or_the_model_are_refused() {
     let error = text.submit(greedy(&[5], &[image(2)], 1)).err().expect("an error").to_string();
     assert!(error.contains("cannot see"), "{error}");
     assert!(text.image_processor().is_none());
+}
+
+/// A sequence that generates gets a token between any two layers of what is seen meanwhile.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn sequences_go_on_while_images_are_seen() {
+    /// The patches' first state, six layers, and what is given to the language model.
+    const STAGES: usize = 8;
+    let engine = Arc::new(engine(DEMO, float(64)));
+    let case = cases(&engine).swap_remove(4);
+    let seeing = greedy(&case.prompt, &case.images, 20);
+    let mut writing = greedy(&[1, 2, 3], &[], 200);
+    writing.ignore_eos = true;
+    let written = Arc::new(AtomicUsize::new(0));
+    let (starts, started) = channel();
+    let counted = written.clone();
+    let count = move |event| {
+        if let Event::Token { .. } = event
+            && counted.fetch_add(1, Ordering::SeqCst) == 0
+        {
+            // On the engine's thread: the step that this is part of ends before anything is seen.
+            let _ = starts.send(());
+        }
+        true
+    };
+    let canceller = engine.submit_to(writing, count).unwrap();
+    started.recv().unwrap();
+    let before = written.load(Ordering::SeqCst);
+    let (answers, answered) = channel();
+    let written_too = written.clone();
+    let answer = move |event| {
+        match event {
+            Event::Token { id, .. } => {
+                let _ = answers.send((id, written_too.load(Ordering::SeqCst)));
+            }
+            Event::Finished { .. } => {}
+            other => panic!("{other:?}"),
+        }
+        true
+    };
+    engine.submit_to(seeing, answer).unwrap();
+    let tokens: Vec<_> = answered.iter().collect();
+    canceller.cancel();
+    let ids: Vec<_> = tokens.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, case.answer);
+    let meanwhile = tokens[0].1 - before;
+    // The text may have ended before the images were seen, if this thread was slow to ask.
+    assert!(meanwhile >= STAGES - 1 || tokens[0].1 == 200, "{meanwhile} tokens meanwhile");
+}
+
+/// Images are seen once while there is room for what was made of them, whatever prompts they are in.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn images_are_seen_once_while_there_is_room() {
+    // A case's two images take 42 tokens of 4 times 256 numbers.
+    for (image_cache_bytes, expected) in [(42 * 4 * 256 * 4, 2), (0, 4)] {
+        let options = EngineOptions { image_cache_bytes, prefix_cache: false, ..float(64) };
+        let engine = engine(DEMO, options);
+        let case = cases(&engine).swap_remove(4);
+        for turns in 1..=2 {
+            // Other text before the images.
+            let prompt = [&vec![7; turns][..], &case.prompt].concat();
+            answer(engine.submit(greedy(&prompt, &case.images, 2)).unwrap());
+        }
+        // The counts are published before the next request is taken.
+        answer(engine.submit(greedy(&[1], &[], 1)).unwrap());
+        assert_eq!(engine.stats().images_seen, expected, "{image_cache_bytes} bytes");
+    }
+}
+
+/// Sequences that lose their pages see their images again, and answer as if nothing had been.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn sequences_that_give_up_their_pages_answer_the_same() {
+    let long = |case: &Case| {
+        let mut request = greedy(&case.prompt, &case.images, 120);
+        request.ignore_eos = true;
+        request
+    };
+    let roomy = engine(DEMO, float(64));
+    let cases: Vec<_> = cases(&roomy).into_iter().step_by(2).collect();
+    let expected: Vec<_> =
+        cases.iter().map(|case| answer(roomy.submit(long(case)).unwrap()).0).collect();
+    let page = roomy.stats().page_tokens;
+    // Room for the prompts of most, but not for all answers.
+    let options = EngineOptions {
+        kv_pages: Some((4 * 110usize).div_ceil(page)),
+        image_cache_bytes: 0,
+        ..float(64)
+    };
+    let tight = engine(DEMO, options);
+    let running: Vec<_> = cases.iter().map(|case| tight.submit(long(case)).unwrap()).collect();
+    for ((case, running), expected) in cases.iter().zip(running).zip(expected) {
+        assert_eq!(answer(running).0, expected, "{}", case.id);
+    }
+    assert!(tight.stats().preemptions > 0);
 }

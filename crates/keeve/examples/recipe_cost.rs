@@ -61,7 +61,7 @@ fn logits(
     let step = Step {
         rows: ids.iter().enumerate().map(row).collect(),
         sequences: vec![SequenceRows { rows: 0..ids.len(), past: 0, pages: &pages }],
-        embeddings: vec![],
+        given: vec![],
     };
     let mut outputs = plan.run(&step, &mut *state, None)?;
     Ok(outputs.take(Want::Logits).ok_or("no logits")?)

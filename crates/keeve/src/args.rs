@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use keeve::{Activations, Codec, Isa, KvCodec};
+use keeve::{Activations, Codec, Isa, KvCodec, Speculation};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -111,6 +111,43 @@ pub struct Compute {
     pub profile: bool,
 }
 
+/// How tokens are guessed ahead, to be checked several at a time. That changes no answer.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Speculate {
+    /// A small model with the same tokenizer that guesses what the model will say.
+    #[arg(long, value_name = "MODEL")]
+    pub draft_model: Option<String>,
+    /// Where guesses come from.
+    #[arg(long, value_enum, default_value_t = SpeculateMode::Auto)]
+    pub speculate: SpeculateMode,
+    /// Tokens that are guessed ahead, at most.
+    #[arg(long, value_name = "TOKENS", default_value = "8", value_parser = draft_tokens)]
+    pub draft_tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SpeculateMode {
+    /// The draft model if there is one, else what the text repeats; as many as pay.
+    Auto,
+    /// What the text repeats, always as many as allowed.
+    Ngram,
+    /// The draft model, always as many as allowed.
+    Draft,
+    /// There are none.
+    Off,
+}
+
+impl From<SpeculateMode> for Speculation {
+    fn from(mode: SpeculateMode) -> Self {
+        match mode {
+            SpeculateMode::Auto => Self::Auto,
+            SpeculateMode::Ngram => Self::Ngram,
+            SpeculateMode::Draft => Self::Draft,
+            SpeculateMode::Off => Self::Off,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
@@ -206,6 +243,8 @@ pub struct Run {
     #[arg(long)]
     pub ignore_eos: bool,
     #[command(flatten)]
+    pub speculate: Speculate,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -274,6 +313,8 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_budget: Option<u64>,
     #[command(flatten)]
+    pub speculate: Speculate,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -299,6 +340,8 @@ pub struct Chat {
     pub no_history: bool,
     #[command(flatten)]
     pub sampling: Sampling,
+    #[command(flatten)]
+    pub speculate: Speculate,
     #[command(flatten)]
     pub compute: Compute,
 }
@@ -371,6 +414,7 @@ pub struct Bench {
     #[arg(conflicts_with_all = ["config", "ops", "server"])]
     pub model: Option<String>,
     /// Random weights of the shape of a well-known model (qwen3-0.6b, qwen3-1.7b, qwen3-4b, qwen3-8b,
+    /// qwen3-vl-2b, qwen3-vl-4b,
     /// llama-3.2-1b, 4b-12l) or of a config.json.
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "ops")]
     pub config: Option<String>,
@@ -407,6 +451,10 @@ pub struct Bench {
     /// Prompt tokens; 0: prompts are not measured.
     #[arg(long, short = 'p', value_name = "TOKENS", default_value_t = 512)]
     pub prompt: usize,
+    /// Images of 1,024 x 1,024 pixels in the prompt, for models that see. Their tokens (1,024 each) are
+    /// among its tokens.
+    #[arg(long, value_name = "COUNT", default_value_t = 0, conflicts_with_all = ["ops", "server"])]
+    pub images: usize,
     /// Generated tokens; 0: generation is not measured.
     #[arg(long, short = 'n', value_name = "TOKENS", default_value_t = 64)]
     pub generate: usize,
@@ -465,6 +513,17 @@ pub struct Quantize {
     /// times.
     #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
     pub skip: Vec<String>,
+    /// Fold SmoothQuant's factors into weights that become int8 or int4, where that brings the model nearer
+    /// to the original on the text of --data: with this exponent (0 to 1), or what suits each place.
+    #[arg(long, value_name = "auto|ALPHA", requires = "data", conflicts_with = "dry_run")]
+    pub smoothquant: Option<Alpha>,
+    /// Text for --smoothquant; several are read one after another.
+    #[arg(long, value_name = "FILE", num_args = 1.., requires = "smoothquant")]
+    pub data: Vec<PathBuf>,
+    /// Pieces of 512 tokens of that text that are used, every other one to find factors and the rest to
+    /// judge them.
+    #[arg(long, value_name = "NUMBER", default_value = "32", value_parser = at_least_one, requires = "smoothquant")]
+    pub pieces: usize,
     /// Pack the matrices of what sees as well.
     #[arg(long)]
     pub quantize_vision: bool,
@@ -544,6 +603,27 @@ pub struct Verify {
     pub threads: Option<usize>,
 }
 
+/// SmoothQuant's exponent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Alpha {
+    /// What suits each place.
+    Auto,
+    /// This everywhere.
+    Is(f32),
+}
+
+impl std::str::FromStr for Alpha {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self::Auto);
+        }
+        let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
+        alpha.map(Self::Is).ok_or_else(|| "expected auto or a number from 0 to 1".into())
+    }
+}
+
 /// Which codec a weight gets.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
@@ -578,6 +658,17 @@ pub struct Eval {
     /// The text, as UTF-8.
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
+    /// Judge each model as it would be with these presets or codecs, made in memory: a table row for each.
+    /// `+imatrix` after a name makes it with --imatrix, `@float`, `@bf16`, `@int8` or `@auto` says how
+    /// activations enter its products. `presets` and `codecs` stand for all of them.
+    #[arg(long = "as", value_name = "NAME[+imatrix][@MODE]", value_delimiter = ',')]
+    pub variants: Vec<String>,
+    /// An importance matrix for `--as NAME+imatrix`.
+    #[arg(long, value_name = "FILE", requires = "variants")]
+    pub imatrix: Option<PathBuf>,
+    /// Draw bits a weight against divergence from the reference, the best ones marked.
+    #[arg(long, value_name = "FILE.svg", requires = "reference")]
+    pub plot: Option<PathBuf>,
     /// The model that the others are compared with, such as the float original: Kullback-Leibler
     /// divergence and how often the likeliest token is the same.
     #[arg(long, value_name = "MODEL")]
@@ -650,6 +741,17 @@ fn named_model(text: &str) -> Result<(String, String), String> {
 
 fn token_id(text: &str) -> Result<u32, String> {
     text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
+}
+
+/// The most tokens that may be guessed ahead: a step has so many rows more for each sequence.
+const MOST_DRAFT_TOKENS: usize = 64;
+
+fn draft_tokens(text: &str) -> Result<usize, String> {
+    let count = at_least_one(text)?;
+    match count <= MOST_DRAFT_TOKENS {
+        true => Ok(count),
+        false => Err(format!("expected at most {MOST_DRAFT_TOKENS}")),
+    }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -6,7 +6,7 @@ use keeve::checkpoint::TensorInfo;
 use keeve::hub::ModelName;
 use keeve::{Checkpoint, Engine, EngineOptions};
 
-use crate::args::Compute;
+use crate::args::{Compute, Speculate};
 use crate::output::{Failure, Output};
 use crate::{hub, interrupt};
 
@@ -32,7 +32,29 @@ pub fn load(
     compute: &Compute,
     output: &Output,
 ) -> Result<Engine, Failure> {
-    load_with(checkpoint, &options(compute), output)
+    load_with(checkpoint, None, &options(compute), output)
+}
+
+/// Loads a checkpoint to answer, one prompt at a time, with a draft model if there is one.
+pub fn load_to_answer(
+    checkpoint: &Checkpoint,
+    compute: &Compute,
+    speculate: &Speculate,
+    output: &Output,
+) -> Result<Engine, Failure> {
+    let draft = speculate.draft_model.as_deref();
+    let draft = draft.map(|name| open(Some(name))).transpose()?;
+    let options = EngineOptions { max_sequences: 1, ..answering(compute, speculate) };
+    load_with(checkpoint, draft.as_ref(), &options, output)
+}
+
+/// What the flags say about how to compute answers.
+pub fn answering(compute: &Compute, speculate: &Speculate) -> EngineOptions {
+    EngineOptions {
+        speculation: speculate.speculate.into(),
+        draft_tokens: speculate.draft_tokens,
+        ..options(compute)
+    }
 }
 
 /// Loads a checkpoint for one prompt at a time, with room for no more than that.
@@ -41,7 +63,7 @@ pub fn load_for_one(
     compute: &Compute,
     output: &Output,
 ) -> Result<Engine, Failure> {
-    load_with(checkpoint, &EngineOptions { max_sequences: 1, ..options(compute) }, output)
+    load_with(checkpoint, None, &EngineOptions { max_sequences: 1, ..options(compute) }, output)
 }
 
 /// What the flags say about how to compute.
@@ -61,11 +83,12 @@ pub fn options(compute: &Compute) -> EngineOptions {
 
 fn load_with(
     checkpoint: &Checkpoint,
+    draft: Option<&Checkpoint>,
     options: &EngineOptions,
     output: &Output,
 ) -> Result<Engine, Failure> {
     let bar = output.loading_bar();
-    let engine = Engine::load(checkpoint, options, &|progress| {
+    let engine = Engine::load_with_draft(checkpoint, draft, options, &|progress| {
         bar.set(progress);
         !interrupt::interrupted()
     })?;

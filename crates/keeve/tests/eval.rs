@@ -161,3 +161,42 @@ fn ctrl_c_prints_what_there_is() {
     }
     panic!("nothing judged in a minute");
 }
+
+#[test]
+fn models_are_judged_as_they_would_be() {
+    let model = Model::demo();
+    let (path, drawing) = (data(&model, SENTENCES.repeat(6)), model.file("plot.svg"));
+    let eval = |args: &[&str]| {
+        keeve(["eval", model.path(), "--window", "64", "--data"]).arg(&path).args(args)
+    };
+    let variants = "q8_0,q3_k_s,int8@int8,int8@float";
+    let plot = drawing.to_str().unwrap();
+    let result = eval(&["--as", variants, "--reference", model.path(), "--plot", plot]).json();
+    let rows = result["models"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["model"].as_str().unwrap()).collect();
+    let expected: Vec<_> =
+        variants.split(',').map(|name| format!("{} as {name}", model.path())).collect();
+    assert_eq!(names, expected);
+    let activations: Vec<_> = rows.iter().map(|row| row["activations"].as_str().unwrap()).collect();
+    assert_eq!(activations, ["auto", "auto", "int8", "float"]);
+    let of = |index: usize, field: &str| number(&rows[index][field]);
+    assert!((8.5..8.52).contains(&of(0, "bits_per_weight")));
+    // Coarser weights cost more, and so do rounded activations.
+    assert!(of(0, "kl_mean") < of(1, "kl_mean") && of(3, "kl_mean") < of(2, "kl_mean"));
+    let text = fs::read_to_string(&drawing).unwrap();
+    assert!(text.starts_with("<svg") && text.contains("as q3_k_s"));
+
+    // A made model is the model that is written.
+    let file = model.file("made.gguf");
+    let made = file.to_str().unwrap();
+    keeve(["quantize", model.path(), "--preset", "q3_k_s", "--out", made]).ok();
+    let written = keeve(["eval", made, "--window", "64", "--data"]).arg(&path).json();
+    assert_eq!(written["models"][0]["ppl"], rows[1]["ppl"]);
+
+    for (wrong, says) in
+        [("q9_k", "q9_k"), ("q8_0@fp4", "no mode 'fp4'"), ("q4_k_m+imatrix", "--imatrix is needed")]
+    {
+        let error = eval(&["--as", wrong]).fails_plainly(2);
+        assert!(error.contains(says), "{error}");
+    }
+}

@@ -25,7 +25,7 @@ mod rope;
 mod smollm3;
 mod vision;
 
-use keeve_graph::Graph;
+use keeve_graph::{Graph, Weight};
 use serde_json::Value;
 
 use config::{Config, quoted, wrong};
@@ -51,6 +51,13 @@ pub struct Model {
     pub tied_head: bool,
     /// What turns images into rows that steps give, if the model sees.
     pub vision: Option<Vision>,
+}
+
+impl Model {
+    /// All weights: the graph's, and those of what sees.
+    pub fn weights(&self) -> impl Iterator<Item = &Weight> {
+        self.graph.weights().iter().chain(self.vision.iter().flat_map(Vision::weights))
+    }
 }
 
 type Build = fn(&Config<'_>) -> Result<Model, Error>;

@@ -6,15 +6,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use keeve_checkpoint::{Checkpoint, gguf};
-use keeve_codec::PackedTensor;
-use keeve_cpu::{Cpu, CpuOptions, Isa};
-use keeve_graph::{
-    Backend, CompileOptions, Graph, LoadOptions, Op, Phase, RowInput, SequenceRows, Step, Tap,
-    ValueId, Weights,
-};
+use keeve_cpu::Isa;
+use keeve_graph::{Graph, Op, Tap, ValueId};
 
 use crate::imatrix::{Entry, Imatrix};
 use crate::make::Observer;
+use crate::watch::{Machine, Watched};
 use crate::{Error, gguf as layout};
 
 /// How to calibrate.
@@ -35,60 +32,102 @@ pub struct CalibrateOptions<'a> {
     pub save: &'a mut dyn FnMut(&Imatrix) -> Result<(), Error>,
 }
 
-/// A checkpoint as the backend sees it.
-struct Tensors<'a>(&'a Checkpoint);
-
-impl Weights for Tensors<'_> {
-    fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.tensor(name)?)
-    }
-}
-
-/// Sums of squares by value of the graph.
-struct Sums {
-    /// Sums a column, and the rows that were summed.
-    sums: HashMap<ValueId, (Vec<f64>, u64)>,
-}
-
-impl Tap for Sums {
-    fn value(&mut self, value: ValueId, width: usize, data: &[f32]) {
-        let (sums, rows) = self.sums.entry(value).or_insert_with(|| (vec![0.0; width], 0));
-        for row in data.chunks_exact(width) {
-            for (sum, value) in sums.iter_mut().zip(row) {
-                *sum += f64::from(value * value);
-            }
-            *rows += 1;
-        }
-    }
-}
-
 /// A weight, what enters it, and its name in the matrix.
-struct Watched {
+struct Product {
     name: String,
     input: ValueId,
     cols: usize,
+    /// For a stack: which value chooses among the experts, and how many there are.
+    routed: Option<(ValueId, usize)>,
 }
 
-/// The weights of a graph's products that are watched.
-fn watched(graph: &Graph, architecture: &str, head: bool) -> Vec<Watched> {
-    let mut watched = Vec::new();
+impl Product {
+    /// An entry before anything was summed.
+    fn empty(&self) -> Entry {
+        let experts = self.routed.map_or(1, |(_, experts)| experts);
+        Entry { sums: vec![0.0; self.cols.saturating_mul(experts)], counts: vec![0.0; experts] }
+    }
+}
+
+/// The products of a graph whose weights are watched.
+fn products(graph: &Graph, architecture: &str, head: bool) -> Vec<Product> {
+    let mut products = Vec::new();
     for node in graph.nodes() {
-        let Op::Linear { x, weight, .. } = &node.op else { continue };
-        let weight = graph.weight(*weight);
+        let (input, weight, router) = match node.op {
+            Op::Linear { x, weight, .. } => (x, weight, None),
+            Op::ExpertLinear { x, router, weight } => (x, weight, Some(router)),
+            _ => continue,
+        };
+        let weight = graph.weight(weight);
         let is_head = !weight.name.contains("layers.");
         if is_head && !head {
             continue;
         }
         let name = gguf::tensor_name(&weight.name, architecture);
         let name = name.unwrap_or_else(|| weight.name.clone());
-        watched.push(Watched { name, input: *x, cols: weight.cols });
+        let routed = router.map(|router| (router, weight.experts.unwrap_or(1)));
+        products.push(Product { name, input, cols: weight.cols, routed });
     }
-    watched
+    products
+}
+
+/// Sums of a piece of text: squares a column by value, and for the inputs of experts the values
+/// themselves, since which row goes to whom is known only later.
+struct Sums<'a> {
+    /// Values that enter experts, or choose among them.
+    kept: &'a [ValueId],
+    sums: HashMap<ValueId, (Vec<f64>, u64)>,
+    rows: HashMap<ValueId, (usize, Vec<f32>)>,
+}
+
+fn add_squares(sums: &mut [f64], row: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(row) {
+        *sum += f64::from(value * value);
+    }
+}
+
+impl Tap for Sums<'_> {
+    fn value(&mut self, value: ValueId, width: usize, data: &[f32]) {
+        if self.kept.contains(&value) {
+            let (_, rows) = self.rows.entry(value).or_insert_with(|| (width, Vec::new()));
+            rows.extend_from_slice(data);
+        }
+        let (sums, rows) = self.sums.entry(value).or_insert_with(|| (vec![0.0; width], 0));
+        for row in data.chunks_exact(width) {
+            add_squares(sums, row);
+            *rows += 1;
+        }
+    }
+}
+
+impl Sums<'_> {
+    /// Sums a column and the rows that were summed, for each expert or for all.
+    fn of(&self, product: &Product) -> Option<(Vec<f64>, Vec<u64>)> {
+        let Some((router, experts)) = product.routed else {
+            let (sums, rows) = self.sums.get(&product.input)?;
+            return Some((sums.clone(), vec![*rows]));
+        };
+        let ((width, inputs), (choice, choices)) =
+            (self.rows.get(&product.input)?, self.rows.get(&router)?);
+        let (cols, chosen) = (product.cols, choice / 2);
+        // Either all experts of a row have its one input, or each has its own.
+        let each = if *width == cols { 0 } else { cols };
+        let (mut sums, mut rows) = (vec![0.0; cols.checked_mul(experts)?], vec![0; experts]);
+        for (input, choice) in inputs.chunks_exact(*width).zip(choices.chunks_exact(*choice)) {
+            for (place, expert) in choice[..chosen].iter().enumerate() {
+                let expert = *expert as usize;
+                let input = input.get(place * each..place * each + cols)?;
+                add_squares(sums.get_mut(expert * cols..(expert + 1) * cols)?, input);
+                rows[expert] += 1;
+            }
+        }
+        Some((sums, rows))
+    }
 }
 
 /// Runs `tokens` through the model in pieces and gives the sums of squares of what enters its weights,
 /// added to those of `start` (an earlier run over the same text, of which as many pieces are left out as it
-/// has).
+/// has). Of experts, each has sums and a count of its own.
 ///
 /// Sums are `f64` inside a piece and `f32` between them, as files hold them: so that a run that was
 /// interrupted gives the bits of one that was not.
@@ -119,63 +158,56 @@ pub fn calibrate(
         let found = tokens.len();
         return Err(input(format!("the text has {found} tokens, less than a piece of {chunk}")));
     }
-    let architecture = layout::architecture(checkpoint.config())?;
+    let architecture = layout::architecture(checkpoint.config()).unwrap_or_default();
     let graph = Arc::new(model.graph);
-    if graph.nodes().iter().any(|node| matches!(node.op, Op::ExpertLinear { .. })) {
-        return Err(input("models with experts cannot be calibrated yet".into()));
-    }
-    let watched = watched(&graph, architecture, options.head);
-    let mut inputs: Vec<ValueId> = watched.iter().map(|watched| watched.input).collect();
-    inputs.sort_unstable_by_key(|value| value.index());
-    inputs.dedup();
+    let products = products(&graph, architecture, options.head);
+    let routed = products.iter().filter(|product| product.routed.is_some());
+    let kept = routed.flat_map(|product| {
+        [Some(product.input), product.routed.map(|(router, _)| router)].into_iter().flatten()
+    });
+    let mut kept: Vec<ValueId> = kept.collect();
+    sort(&mut kept);
+    let mut taps: Vec<ValueId> = products.iter().map(|product| product.input).collect();
+    taps.extend(&kept);
+    sort(&mut taps);
     let mut found = start;
     let resumed = usize::try_from(found.chunks).unwrap_or(usize::MAX);
     if resumed > 0 {
-        let fits = |watched: &Watched| {
-            found.entries.get(&watched.name).is_some_and(|entry| entry.sums.len() == watched.cols)
+        let fits = |product: &Product| {
+            let (entry, empty) = (found.entries.get(&product.name), product.empty());
+            entry.is_some_and(|entry| {
+                (entry.sums.len(), entry.counts.len()) == (empty.sums.len(), empty.counts.len())
+            })
         };
-        if found.chunk_size as usize != chunk || !watched.iter().all(fits) {
+        if found.chunk_size as usize != chunk || !products.iter().all(fits) {
             return Err(input(
                 "the matrix to go on with is of another model or other pieces".into(),
             ));
         }
     }
     found.chunk_size = u32::try_from(chunk).unwrap_or(u32::MAX);
-    let failed = |error: keeve_graph::Error| input(error.to_string());
-    let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(|error| input(error.to_string()))?;
     let observer = options.observer;
     let total = (pieces.len() * chunk) as u64;
-    let load = LoadOptions { progress: &|_| !observer.stopped(), ..LoadOptions::default() };
-    let program = cpu.load(graph, &Tensors(checkpoint), &load).map_err(failed)?;
-    let compile = CompileOptions { taps: inputs, ..CompileOptions::default() };
-    let mut plan = program.compile(&compile).map_err(failed)?;
-    let pages = chunk.div_ceil(program.page_tokens());
-    let mut state = program.state(pages).map_err(failed)?;
-    let pages: Vec<_> = (0..pages as u32).collect();
+    let machine = Machine { threads, isa };
+    let mut model =
+        Watched::load(checkpoint, graph, taps, (chunk, options.head), machine, observer)?;
     for (index, piece) in pieces.iter().enumerate().skip(resumed) {
         observer.progress((index * chunk) as u64, total, "");
         if observer.stopped() {
             return Err(Error::Interrupted);
         }
-        let rows = (0..).zip(*piece).map(|(at, id)| RowInput::text(*id, at, Phase::Prompt));
-        let mut rows: Vec<RowInput> = rows.collect();
-        // Only what is wanted is computed.
-        rows.iter_mut().for_each(|row| row.logits = options.head);
-        rows.iter_mut().for_each(|row| row.hidden = true);
-        let sequence = SequenceRows { rows: 0..rows.len(), past: 0, pages: &pages };
-        let step = Step { rows, sequences: vec![sequence], given: Vec::new() };
-        let mut sums = Sums { sums: HashMap::new() };
-        plan.run(&step, &mut *state, Some(&mut sums)).map_err(failed)?;
-        for Watched { name, input, cols } in &watched {
-            let Some((sums, rows)) = sums.sums.get(input) else { continue };
-            let entry = found
-                .entries
-                .entry(name.clone())
-                .or_insert_with(|| Entry { sums: vec![0.0; *cols], counts: vec![0.0] });
+        let mut sums = Sums { kept: &kept, sums: HashMap::new(), rows: HashMap::new() };
+        model.run(piece, &mut sums)?;
+        for product in &products {
+            let Some((sums, rows)) = sums.of(product) else { continue };
+            let entry =
+                found.entries.entry(product.name.clone()).or_insert_with(|| product.empty());
             for (total, sum) in entry.sums.iter_mut().zip(sums) {
-                *total += *sum as f32;
+                *total += sum as f32;
             }
-            entry.counts[0] += *rows as f32;
+            for (total, rows) in entry.counts.iter_mut().zip(rows) {
+                *total += rows as f32;
+            }
         }
         if let Some(entry) =
             found.entries.iter().find(|(_, entry)| !entry.sums.iter().all(|sum| sum.is_finite()))
@@ -187,6 +219,12 @@ pub fn calibrate(
     }
     observer.progress(total, total, "");
     Ok(found)
+}
+
+/// Sorts values and leaves each once.
+fn sort(values: &mut Vec<ValueId>) {
+    values.sort_unstable_by_key(|value| value.index());
+    values.dedup();
 }
 
 /// Importance by canonical name, checked against a model.

@@ -10,10 +10,9 @@ use keeve_codec::PackedTensor;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::encode::{Encoding, encode};
 use crate::gguf::{EXTRA, Layout, metadata};
 use crate::output::{self, Folder};
-use crate::{Error, Format, Plan, Planned, compressed, exact, tokenizer_json};
+use crate::{Error, Format, Making, Plan, Planned, compressed, tokenizer_json};
 
 /// Watches work, and may end it.
 pub trait Observer: Sync {
@@ -28,14 +27,10 @@ pub trait Observer: Sync {
 pub struct Options<'a> {
     /// Replace what stands under the target's name.
     pub force: bool,
-    /// Threads that encode.
-    pub threads: usize,
+    /// What tensors are made with.
+    pub making: Making<'a>,
     /// llama.cpp's number for the mixture of codecs, for a GGUF file.
     pub file_type: Option<u32>,
-    /// Importance of a tensor's columns by its canonical name.
-    pub importance: &'a dyn Fn(&str) -> Option<&'a [f32]>,
-    /// What the bytes depend on besides the source and the plan: distinguishes interrupted runs.
-    pub seed: u64,
     /// Progress, and the wish to stop.
     pub observer: &'a dyn Observer,
 }
@@ -114,9 +109,13 @@ pub fn make(
         if options.observer.stopped() {
             return Err(Error::Interrupted);
         }
-        let tensor = made(checkpoint, planned, options)?;
+        let making = &options.making;
+        let tensor = making.tensor(checkpoint, planned, &|| options.observer.stopped())?;
         sink.write(planned, tensor)?;
-        if planned.is_moved() {
+        if making.changes(planned) {
+            report.encoded += 1;
+            report.float_bytes = report.float_bytes.saturating_add(planned.weights() * 4);
+        } else if planned.is_moved() {
             report.moved += 1;
         } else if planned.is_exact() {
             report.rewritten += 1;
@@ -142,29 +141,6 @@ fn is_same(checkpoint: &Checkpoint, name: &str, out: &Path) -> bool {
     [file.as_path(), path].iter().any(|path| path.canonicalize().is_ok_and(|path| path == out))
 }
 
-/// A tensor as it is planned.
-fn made(
-    checkpoint: &Checkpoint,
-    planned: &Planned,
-    options: &Options<'_>,
-) -> Result<PackedTensor, Error> {
-    let source = checkpoint.tensor(&planned.name)?;
-    if planned.is_moved() {
-        return Ok(source);
-    }
-    if let Some(rewritten) = exact::rewritten(&source, planned.to) {
-        return rewritten.map_err(|error| Error::tensor(&planned.name, error));
-    }
-    let encoding = Encoding {
-        codec: planned.to,
-        importance: (options.importance)(&planned.name),
-        threads: options.threads,
-    };
-    let encoded = encode(&source, &encoding, &|| options.observer.stopped())
-        .map_err(|problem| Error::tensor(&planned.name, problem))?;
-    encoded.ok_or(Error::Interrupted)
-}
-
 /// The class that transformers has for a `model_type`.
 fn class_of(model_type: &str) -> Option<&'static str> {
     Some(match model_type {
@@ -178,10 +154,10 @@ fn class_of(model_type: &str) -> Option<&'static str> {
 }
 
 /// Distinguishes runs whose bytes differ.
-fn fingerprint(checkpoint: &Checkpoint, plan: &Plan, seed: u64) -> String {
+fn fingerprint(checkpoint: &Checkpoint, plan: &Plan, making: &Making<'_>) -> String {
     let mut hasher = DefaultHasher::new();
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
-    seed.hash(&mut hasher);
+    making.fingerprint().hash(&mut hasher);
     let path = checkpoint.path();
     path.hash(&mut hasher);
     for file in checkpoint.files() {
@@ -203,7 +179,7 @@ impl Sink {
         out: &Path,
         options: &Options<'_>,
     ) -> Result<Self, Error> {
-        let fingerprint = fingerprint(checkpoint, plan, options.seed);
+        let fingerprint = fingerprint(checkpoint, plan, &options.making);
         match plan.format {
             Format::Gguf => {
                 let layout = Layout::of(checkpoint)?;
@@ -253,6 +229,10 @@ impl Sink {
                 let done = ends.iter().take_while(|&&end| end <= writer.done()).count();
                 writer.rewind(done.checked_sub(1).map_or(0, |last| ends[last]))?;
                 Ok(Self::Compressed { folder, writer, done })
+            }
+            Format::Memory => {
+                let problem = "internal error: a plan for memory has no file".into();
+                Err(Error::File { path: out.into(), problem })
             }
         }
     }

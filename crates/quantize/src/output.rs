@@ -28,7 +28,10 @@ const SIDE_FILES: [&str; 16] = [
 ];
 
 /// Refuses a target that stands, unless `force`.
-pub(crate) fn check(out: &Path, force: bool) -> Result<(), Error> {
+///
+/// # Errors
+/// If it stands and `force` is not given or it is no model, or nothing can stand there.
+pub fn check(out: &Path, force: bool) -> Result<(), Error> {
     let wrong = |problem: &str| Error::File { path: out.into(), problem: problem.into() };
     let parent = parent(out);
     if !parent.is_dir() {

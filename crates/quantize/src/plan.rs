@@ -14,15 +14,18 @@ pub enum Format {
     Gguf,
     /// A folder as MLX (affine) or mlx-kquant (ggml's codecs) write it.
     Mlx,
-    /// A folder as compressed-tensors writes it: int8 by row.
+    /// A folder as compressed-tensors writes it: int8 and int4. Only matrices of linear layers are packed;
+    /// embedding tables and heads are not, as its loaders expect.
     CompressedTensors,
+    /// In no file: weights are made as an engine loads them.
+    Memory,
 }
 
 impl Format {
     /// Whether packed weights of this codec can be written.
     pub fn holds(self, codec: Codec) -> bool {
         match (self, codec) {
-            (_, Codec::Float(_)) => true,
+            (_, Codec::Float(_)) | (Self::Memory, _) => true,
             (Self::Gguf, codec) => {
                 codec.is_blocks() && !matches!(codec, Codec::Pq2_0 | Codec::Ptq1_0)
             }
@@ -38,7 +41,13 @@ impl Format {
             Self::Gguf => "GGUF",
             Self::Mlx => "MLX's layout",
             Self::CompressedTensors => "compressed-tensors",
+            Self::Memory => "memory",
         }
+    }
+
+    /// Whether matrices in this role may be packed.
+    fn packs(self, role: Role) -> bool {
+        self != Self::CompressedTensors || !matches!(role, Role::Embedding | Role::Head)
     }
 }
 
@@ -140,7 +149,7 @@ impl Plan {
             values_before += usize::from(*role == Role::Value);
             let wanted = match recipe.exception(&info.name, *role) {
                 Some(exception) => exception,
-                None if recipe.packs(*role) => {
+                None if recipe.packs(*role) && format.packs(*role) => {
                     Some(recipe.scheme().wanted(*role, index, count, &dimensions))
                 }
                 None => None,
@@ -243,6 +252,10 @@ fn planned(
             None => (from, Some(codec)),
         },
     };
+    if !to.is_float() && !format.packs(role) {
+        let problem = format!("is to be {to}, but compressed-tensors packs no {role}");
+        return Err(Error::tensor(&info.name, problem));
+    }
     if !format.holds(to) {
         let problem = format!("is to be {to}, which {} cannot hold", format.name());
         return Err(Error::tensor(&info.name, problem));

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use keeve_codec::{Codec, Group};
+use keeve_codec::{Codec, Float, Group};
 
 use crate::dimensions::Dimensions;
 use crate::presets::{PRESETS, Preset};
@@ -55,6 +55,17 @@ impl Scheme {
     /// The names of presets.
     pub fn presets() -> impl Iterator<Item = &'static str> {
         PRESETS.iter().map(|preset| preset.name)
+    }
+
+    /// Every codec that can be made: MLX's affine ones in groups of 64, integers by row and in groups of 64.
+    pub fn codecs() -> impl Iterator<Item = Codec> {
+        let plain = Codec::PLAIN.into_iter().filter(|codec| codec.has_encoder());
+        let affine =
+            Codec::AFFINE_BITS.map(|bits| Codec::Affine { bits, group: 64, scale: Float::Bf16 });
+        let groups = [Group::Row, Group::Of(64)];
+        let int8 = groups.map(|group| Codec::Int8 { group, scale: Float::F32 });
+        let int4 = groups.map(|group| Codec::Int4 { group, scale: Float::F32 });
+        plain.chain(affine).chain(int8).chain(int4)
     }
 
     /// The same, but for the head (and the embedding table where they are one).

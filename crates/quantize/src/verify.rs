@@ -87,15 +87,19 @@ fn structure(checkpoint: &Checkpoint, findings: &mut Findings) {
             return;
         }
     };
-    let weights = model.graph.weights();
-    for weight in weights {
+    let weights: Vec<_> = model.weights().collect();
+    for weight in &weights {
         let Some(info) = checkpoint.info(&weight.name) else {
             findings.problems.push(format!("tensor '{}' is missing", weight.name));
             continue;
         };
         let cols = info.shape.last().copied().unwrap_or(1);
         let rows: usize = info.shape.iter().rev().skip(1).product();
-        if (rows, cols) != (weight.rows, weight.cols) {
+        // A convolution whose windows do not overlap is used as a matrix, a row for each output.
+        let convolution = info.shape.len() > 3
+            && info.shape.first() == Some(&weight.rows)
+            && rows.checked_mul(cols) == weight.rows.checked_mul(weight.cols);
+        if (rows, cols) != (weight.rows, weight.cols) && !convolution {
             let expected = [weight.rows, weight.cols];
             let (name, found) = (&weight.name, &info.shape);
             findings.problems.push(format!(

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;
-use keeve_quantize::{Error, Format, Observer, Options, Plan, Report, compare, make, verify};
+use keeve_quantize::{
+    Error, Format, Making, Observer, Options, Plan, Report, compare, make, verify,
+};
 
 fn data() -> PathBuf {
     std::env::var_os("KEEVE_TEST_DATA").map(PathBuf::from).expect("KEEVE_TEST_DATA")
@@ -27,10 +29,8 @@ fn converted(source: &Path, out: &Path) -> Result<Report, Error> {
     let plan = Plan::keeping(&checkpoint, format)?;
     let options = Options {
         force: false,
-        threads: 2,
+        making: Making { importance: None, folds: None, threads: 2 },
         file_type: None,
-        importance: &|_| None,
-        seed: 0,
         observer: &Quiet,
     };
     make(&checkpoint, &plan, out, &options)

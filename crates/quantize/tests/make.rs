@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keeve_checkpoint::Checkpoint;
 use keeve_quantize::{
-    Error, Format, Observer, Options, Pattern, Plan, Recipe, Report, Scheme, make,
+    Error, Format, Making, Observer, Options, Pattern, Plan, Recipe, Report, Scheme, make,
 };
 
 fn data() -> PathBuf {
@@ -49,10 +49,8 @@ fn made(
     let plan = Plan::new(&checkpoint, recipe, format)?;
     let options = Options {
         force: false,
-        threads: 2,
+        making: Making { importance: None, folds: None, threads: 2 },
         file_type: recipe.scheme().file_type(),
-        importance: &|_| None,
-        seed: 0,
         observer,
     };
     make(&checkpoint, &plan, out, &options)

@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// The longest that a client may take to send a body.
     pub body_timeout: Duration,
+    /// The longest that a client may take nothing of what is sent to it.
+    pub write_timeout: Duration,
     /// The most connections at a time.
     pub max_connections: usize,
     /// The longest that an answer may take.
@@ -54,6 +56,7 @@ impl Default for ServerConfig {
             max_body: 16 << 20,
             head_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             max_connections: 1024,
             request_timeout: Some(Duration::from_secs(600)),
             drain_timeout: Duration::from_secs(30),

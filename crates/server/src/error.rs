@@ -180,6 +180,9 @@ impl From<&keeve_engine::Error> for ApiError {
             E::Stop(_) => Self::field("stop", message),
             E::Chat(_) | E::NoChatTemplate => Self::field("messages", message),
             E::EmptyPrompt
+            | E::NoVision
+            | E::Image(_)
+            | E::ImageCount { .. }
             | E::TokenId { .. }
             | E::Tokenizer(_)
             | E::NoTokenizer

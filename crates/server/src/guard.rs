@@ -131,8 +131,11 @@ mod tests {
 
     #[test]
     fn a_panic_is_that_requests_500() {
-        let source =
-            crate::ModelSource { names: vec!["a".into()], open: Box::new(|| Err("none".into())) };
+        let source = crate::ModelSource {
+            names: vec!["a".into()],
+            open: Box::new(|| Err("none".into())),
+            draft: None,
+        };
         let models = crate::models::Models::new(vec![source], Default::default());
         let config = crate::ServerConfig::default();
         let app =

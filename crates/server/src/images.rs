@@ -124,9 +124,11 @@ impl Images {
         let memory = memory.map_err(|_| ApiError::busy("too many images are being worked on"))?;
         let mut patches = Vec::with_capacity(files.len());
         for (field, file) in files {
-            let _turn = turn(&app.images.decoding).await?;
+            let turn = turn(&app.images.decoding).await?;
             let owner = model.clone();
             let made = blocking(move || {
+                // Held to the end of the work, also where nobody waits for it any more.
+                let _turn = turn;
                 let processor = owner.engine.image_processor();
                 processor.map(|processor| processor.process(&file)).transpose()
             });
@@ -172,9 +174,13 @@ async fn read(source: Source, app: &App) -> Result<Vec<u8>, String> {
         Source::Address(address) => match data_of(address) {
             Some(data) => data?,
             None if rules.remote => {
-                let _turn = turn(&app.images.fetching).await.map_err(|error| error.message)?;
+                let turn = turn(&app.images.fetching).await.map_err(|error| error.message)?;
                 let (address, most) = (address.clone(), rules.max_bytes);
-                let fetched = blocking(move || remote::fetch(&address, most)).await;
+                let fetched = blocking(move || {
+                    let _turn = turn;
+                    remote::fetch(&address, most)
+                });
+                let fetched = fetched.await;
                 let fetched = fetched.map_err(|error| error.message)?;
                 return fetched.map_err(|problem| format!("the image at this address: {problem}"));
             }

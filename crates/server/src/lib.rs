@@ -17,10 +17,11 @@ mod models;
 mod parse;
 mod remote;
 mod serve;
+mod slow;
 mod sse;
 mod web;
 
 pub use app::ServerConfig;
 pub use images::ImageRules;
-pub use models::{ModelSource, ModelsConfig};
+pub use models::{ModelSource, ModelsConfig, Opener};
 pub use serve::{Observer, Server, ServerError, Stop, serve};

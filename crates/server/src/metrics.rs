@@ -126,6 +126,12 @@ pub fn render(models: &[Labelled<'_>]) -> String {
     page.counter("vllm:prefix_cache_hits_total", "Prompt tokens found.", |model| {
         model.stats.cached_tokens as f64
     });
+    page.counter("vllm:spec_decode_num_draft_tokens_total", "Guessed tokens.", |model| {
+        model.stats.drafted_tokens as f64
+    });
+    page.counter("vllm:spec_decode_num_accepted_tokens_total", "Right guesses.", |model| {
+        model.stats.accepted_tokens as f64
+    });
     page.counted("vllm:prompt_tokens_total", "Prompt tokens.", |inner| inner.prompt_tokens);
     page.counted("vllm:generation_tokens_total", "Generated tokens.", |inner| {
         inner.generated_tokens

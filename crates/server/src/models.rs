@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use keeve_checkpoint::Checkpoint;
-use keeve_engine::{Engine, EngineOptions, SamplingParams};
+use keeve_engine::{Engine, EngineOptions, SamplingParams, Speculation};
 use serde_json::Value;
 
 use crate::app::now;
@@ -19,9 +19,33 @@ use crate::parse::ToolStyle;
 pub struct ModelSource {
     /// Its name, and further names that it answers to.
     pub names: Vec<String>,
-    /// Opens its files. Called again each time it is loaded.
-    #[allow(clippy::type_complexity, reason = "it is used once")]
-    pub open: Box<dyn Fn() -> Result<Checkpoint, String> + Send + Sync>,
+    /// Opens its files.
+    pub open: Opener,
+    /// Opens the files of the model that guesses what it will say, if there is one.
+    pub draft: Option<Opener>,
+}
+
+/// Opens the files of a model. Called again each time it is loaded.
+pub type Opener = Box<dyn Fn() -> Result<Checkpoint, String> + Send + Sync>;
+
+/// The files of a model, and those of its draft model.
+struct Opened {
+    checkpoint: Checkpoint,
+    draft: Option<Checkpoint>,
+}
+
+impl ModelSource {
+    fn opened(&self) -> Result<Opened, String> {
+        let draft = self.draft.as_ref().map(|open| open()).transpose()?;
+        Ok(Opened { checkpoint: (self.open)()?, draft })
+    }
+}
+
+impl Opened {
+    fn weight_bytes(&self) -> u64 {
+        let files = [Some(&self.checkpoint), self.draft.as_ref()].into_iter().flatten();
+        files.flat_map(Checkpoint::files).map(|file| file.bytes).sum()
+    }
 }
 
 /// How models are loaded.
@@ -210,14 +234,14 @@ impl Models {
             return Ok(model.clone());
         }
         let opener = entry.clone();
-        let checkpoint = blocking(move || (opener.source.open)()).await?;
-        let checkpoint = checkpoint.map_err(|problem| {
+        let opened = blocking(move || opener.source.opened()).await?;
+        let opened = opened.map_err(|problem| {
             ApiError::unavailable(format!("the model cannot be loaded: {problem}"))
         })?;
         let _room = self.room.lock().await;
-        self.make_room(index, weight_bytes(&checkpoint)).await?;
+        self.make_room(index, opened.weight_bytes()).await?;
         let (config, owner) = (self.config.clone(), entry.clone());
-        let made = blocking(move || prepare(&checkpoint, &config, &owner)).await?;
+        let made = blocking(move || prepare(&opened, &config, &owner)).await?;
         let model = made.map_err(|problem| {
             ApiError::unavailable(format!("the model cannot be loaded: {problem}"))
         })?;
@@ -313,12 +337,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::panicked())
 }
 
-fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
-    checkpoint.files().iter().map(|file| file.bytes).sum()
-}
-
-fn prepare(checkpoint: &Checkpoint, config: &ModelsConfig, entry: &Entry) -> Result<Model, String> {
-    let engine = Engine::load(checkpoint, &config.engine, &|_| true);
+fn prepare(opened: &Opened, config: &ModelsConfig, entry: &Entry) -> Result<Model, String> {
+    let Opened { checkpoint, draft } = opened;
+    let mut options = config.engine.clone();
+    // The draft model is one model's; the others speculate without.
+    if draft.is_none() && options.speculation == Speculation::Draft {
+        options.speculation = Speculation::Auto;
+    }
+    let engine = Engine::load_with_draft(checkpoint, draft.as_ref(), &options, &|_| true);
     let engine = engine.map_err(|error| error.to_string())?;
     Ok(Model {
         name: entry.source.names[0].clone(),

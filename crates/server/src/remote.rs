@@ -64,7 +64,8 @@ fn fetch_from(
     let resolver = Checked { allowed, inner: DefaultResolver::default() };
     let agent = Agent::with_parts(config, DefaultConnector::default(), resolver);
     let mut response = agent.get(uri).call().map_err(|error| describe(&error))?;
-    let body = response.body_mut().with_config().limit(most as u64);
+    // The library takes a body that is as long as its limit for one that is longer.
+    let body = response.body_mut().with_config().limit(most as u64 + 1);
     body.read_to_vec().map_err(|error| describe(&error))
 }
 

@@ -16,6 +16,7 @@ use crate::api;
 use crate::app::{App, ServerConfig, Shared};
 use crate::error::ApiError;
 use crate::models::{ModelSource, Models, ModelsConfig};
+use crate::slow::Patient;
 
 /// Headers of a request, at most, and the bytes of its head.
 const MOST_HEADERS: usize = 64;
@@ -156,7 +157,7 @@ fn connection(
     stream: TcpStream,
     router: axum::Router,
     config: &ServerConfig,
-) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<axum::Router>> {
+) -> http1::Connection<TokioIo<Patient<TcpStream>>, TowerToHyperService<axum::Router>> {
     // Without it, small pieces of an answer wait for each other. It works without, too.
     let _ = stream.set_nodelay(true);
     let service = TowerToHyperService::new(router);
@@ -165,7 +166,7 @@ fn connection(
         .header_read_timeout(config.head_timeout)
         .max_headers(MOST_HEADERS)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, config.write_timeout)), service)
 }
 
 /// Tells a server to stop, from any thread.
@@ -214,4 +215,42 @@ pub fn serve(
     // A model that is being loaded must not hold up the end.
     runtime.shutdown_background();
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use keeve_codec::Bytes;
+    use keeve_engine::{Event, Request};
+
+    use super::*;
+
+    #[test]
+    fn the_death_of_an_engine_is_the_end_of_the_server() {
+        let open = || {
+            let files = keeve_demo_model::FILES.map(|(name, bytes)| (name, Bytes::new(bytes)));
+            keeve_checkpoint::Checkpoint::from_memory(&files).map_err(|error| error.to_string())
+        };
+        let names = vec!["demo".into()];
+        let source = ModelSource { names, open: Box::new(open), draft: None };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let outcome = runtime.block_on(async {
+            let config = ServerConfig { port: 0, ..ServerConfig::default() };
+            let server = Server::bind(config, vec![source], ModelsConfig::default()).await.unwrap();
+            let model = server.app.models.load_first().await.unwrap();
+            let (dead, died) = channel::<()>();
+            let deadly = move |event: Event| {
+                // Dropped as the thread unwinds.
+                let _dead = &dead;
+                assert!(!matches!(event, Event::Finished { .. }), "on purpose");
+                true
+            };
+            let request = Request { prompt: vec![1], max_tokens: Some(1), ..Request::default() };
+            model.engine.submit_to(request, deadly).unwrap();
+            assert!(died.recv().is_err());
+            server.run(std::future::pending(), |_| ()).await
+        });
+        assert!(matches!(outcome, Err(ServerError::EngineDied)), "{outcome:?}");
+    }
 }

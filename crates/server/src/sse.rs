@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
@@ -16,10 +15,7 @@ use crate::error::ApiError;
 /// Events that may wait for the client to read them.
 const WAITING: usize = 64;
 
-/// A client that reads nothing for so long is gone.
-const READ_TIME: Duration = Duration::from_secs(60);
-
-/// The client has gone, or does not read.
+/// The client has gone. (One that does not read is thrown out by its connection.)
 #[derive(Debug)]
 pub struct Gone;
 
@@ -45,10 +41,7 @@ impl Out {
     async fn raw(&self, name: Option<&str>, data: &str) -> Result<(), Gone> {
         let name = name.map(|name| format!("event: {name}\n")).unwrap_or_default();
         let bytes = Bytes::from(format!("{name}data: {data}\n\n"));
-        match tokio::time::timeout(READ_TIME, self.0.send(bytes)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Gone),
-        }
+        self.0.send(bytes).await.map_err(|_| Gone)
     }
 
     /// Waits until the client is gone.

@@ -81,6 +81,23 @@ fn slow_and_broken_requests_are_dropped() {
 }
 
 #[test]
+fn whoever_does_not_read_is_thrown_out() {
+    let quick = ServerConfig {
+        write_timeout: Duration::from_millis(200),
+        // The next client is let in when this one is gone.
+        max_connections: 1,
+        ..config()
+    };
+    let server = start(quick, vec![demo(&["demo"])], loading());
+    let mut deaf = server.connect();
+    // More answers than the buffers on the way hold.
+    let asked = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(4000);
+    let _ = deaf.write_all(asked.as_bytes());
+    well(&server);
+    drop(deaf);
+}
+
+#[test]
 fn deep_json_and_costly_expressions_do_no_harm() {
     let server = server();
     let deep = "[".repeat(100_000);
@@ -123,6 +140,7 @@ fn templates_that_never_end_are_stopped() {
             });
             keeve_checkpoint::Checkpoint::from_memory(&files).map_err(|error| error.to_string())
         }),
+        draft: None,
     };
     let server = start(config(), vec![source], loading());
     let error = server.fails(CHAT, &question("Hi", 4), 400);

@@ -141,6 +141,26 @@ fn messages_whole_and_in_pieces() {
 }
 
 #[test]
+fn messages_keep_to_a_schema_and_their_blocks_are_closed() {
+    let server = server();
+    let path = "/v1/messages";
+    let schema = json!({ "type": "object", "properties": { "city": { "enum": ["Ulm", "Bonn"] } },
+        "required": ["city"], "additionalProperties": false });
+    let mut request = json!({ "model": "demo", "max_tokens": 60, "temperature": 0,
+        "messages": [{ "role": "user", "content": [{ "type": "text", "text": FRANCE,
+            "cache_control": { "type": "ephemeral" } }] }],
+        "output_config": { "format": { "type": "json_schema", "schema": schema } } });
+    let answer = server.ok(path, &request);
+    let formed: Value =
+        serde_json::from_str(answer["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert!(["Ulm", "Bonn"].contains(&formed["city"].as_str().unwrap()), "{formed}");
+    request["messages"][0]["content"][0]["loud"] = json!(true);
+    let refused = server.post(path, &request);
+    let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(refused.status == 400 && message.contains("messages[0].content"), "{message}");
+}
+
+#[test]
 fn embeddings_have_length_one_and_tell_texts_apart() {
     let server = server();
     let path = "/v1/embeddings";

@@ -52,6 +52,7 @@ impl Observer for Watch {
 fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
     let protocol = Protocol {
         prompt: args.prompt,
+        images: args.images,
         generated: args.generate,
         depth: args.depth,
         repetitions: args.repetitions,
@@ -104,7 +105,9 @@ fn measure(
     let watch = Watch(output.stage_bar());
     let bench =
         ModelBench::load(source, protocol, options, &watch).map_err(|error| match error {
-            Error::Nothing => Failure::usage(error.to_string()),
+            Error::Nothing | Error::NoVision | Error::ShortPrompt { .. } => {
+                Failure::usage(error.to_string())
+            }
             error => error.into(),
         })?;
     for note in bench.notes() {

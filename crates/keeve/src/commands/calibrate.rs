@@ -1,6 +1,6 @@
 //! `keeve calibrate`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keeve::Isa;
@@ -24,14 +24,8 @@ pub fn run(args: &Calibrate, output: &Output) -> Outcome {
     let checkpoint = model::open(args.model.as_deref())?;
     let tokenizer = keeve::engine::tokenizer_of(&checkpoint)?;
     let tokenizer = tokenizer.ok_or("the model has no tokenizer to read the text with")?;
-    let mut text = String::new();
-    let mut datasets = Vec::new();
-    for path in &args.data {
-        let part = std::fs::read_to_string(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        text.push_str(&part);
-        datasets.push(path.display().to_string());
-    }
+    let text = read(&args.data)?;
+    let datasets: Vec<_> = args.data.iter().map(|path| path.display().to_string()).collect();
     if start.chunks > 0 && start.datasets != datasets {
         let problem = "was made from other texts; --force starts anew";
         return Err(format!("{}: {problem}", out.display()).into());
@@ -74,6 +68,14 @@ pub fn run(args: &Calibrate, output: &Output) -> Outcome {
         output.text(&format!("{out}: {entries} weights, {chunks} pieces of {size} tokens\n"))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Texts, one after another.
+pub fn read(paths: &[PathBuf]) -> Result<String, Failure> {
+    let part = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()).into())
+    };
+    paths.iter().map(part).collect()
 }
 
 /// The matrix to go on with.

@@ -28,7 +28,7 @@ pub fn run(args: &Chat, output: &Output) -> Outcome {
         max_context: args.max_kv_size.or(args.compute.max_context),
         ..args.compute.clone()
     };
-    let engine = model::load_for_one(&checkpoint, &compute, output)?;
+    let engine = model::load_to_answer(&checkpoint, &compute, &args.speculate, output)?;
     engine.tokenizer()?;
     let conversation = Conversation::new(args.system.clone(), template_args);
     // A model that cannot chat is found out before anything is typed.

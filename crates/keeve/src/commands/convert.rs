@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keeve_quantize::{Format, Options, Plan, make};
+use keeve_quantize::{Format, Making, Options, Plan, make};
 use serde_json::json;
 
 use super::quantize::{Watch, cores, is_gguf, plan_json, plan_table};
@@ -26,10 +26,12 @@ pub fn run(args: &Convert, output: &Output) -> Outcome {
     let file_type = checkpoint.gguf_metadata().map(|found| found.count("general.file_type"));
     let options = Options {
         force: args.force,
-        threads: args.threads.unwrap_or_else(cores),
+        making: Making {
+            importance: None,
+            folds: None,
+            threads: args.threads.unwrap_or_else(cores),
+        },
         file_type: file_type.transpose()?.flatten().and_then(|number| u32::try_from(number).ok()),
-        importance: &|_| None,
-        seed: 0,
         observer: &Watch(&bar),
     };
     let report = make(&checkpoint, &plan, &args.out, &options);

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use keeve::eval::{self, Comparison, Estimate, Observer, Scores, Text, Window, windows};
-use keeve::{Canceller, Checkpoint, Engine};
+use keeve::{Canceller, Engine};
+use keeve_bench::plot;
+use keeve_quantize::Imatrix;
 use serde_json::{Value, json};
 
-use crate::args::{Compute, Eval, Like};
-use crate::interrupt;
-use crate::model::{self, Sum};
+use super::variant::{Subject, Variant};
+use crate::args::{ActivationMode, Compute, Eval, Like};
 use crate::output::{Failure, Outcome, Output, TokenBar, bytes, one_line};
+use crate::{interrupt, model};
 
 /// The window where none is given.
 const WINDOW: usize = 2048;
@@ -21,6 +23,7 @@ struct Row {
     name: String,
     bytes: u64,
     bits: f64,
+    activations: ActivationMode,
     scores: Scores,
     peak: Option<u64>,
 }
@@ -57,16 +60,22 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
         Ok::<_, Failure>(Reference { name: name.into(), engine, text })
     });
     let reference = reference.transpose()?;
+    let variants = Variant::all(args, &compute)?;
+    let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
     let mut rows = vec![];
     let mut failure = None;
-    for (name, checkpoint) in names.iter().zip(&checkpoints) {
+    let jobs = names.iter().zip(&checkpoints);
+    let jobs = jobs.flat_map(|job| variants.iter().map(move |variant| (job, variant)));
+    let wanted = names.len() * variants.len();
+    for ((name, checkpoint), variant) in jobs {
         if interrupt::interrupted() {
             break;
         }
         let name = name.unwrap_or("demo model");
+        let subject = Subject { name, checkpoint, variant, imatrix: imatrix.as_ref() };
         let job =
             Job { args, window, compute: &compute, text: &text, reference: reference.as_ref() };
-        match job.evaluate(name, checkpoint, output) {
+        match job.evaluate(&subject, output) {
             Ok(row) => rows.push(row),
             Err(_) if interrupt::interrupted() => break,
             Err(problem) => {
@@ -80,6 +89,9 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
         return Err(failure.unwrap_or_else(Failure::interrupted));
     }
     // What was found is worth having even if a later model failed.
+    if let Some(path) = &args.plot {
+        plot(&rows, path)?;
+    }
     let stride = args.stride.unwrap_or(window);
     if !output.json {
         output.text(&table(&rows))?;
@@ -90,7 +102,7 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
             "stride": stride,
             "like": args.like.map(|Like::LlamaCpp| "llama.cpp"),
             "reference": reference.as_ref().map(|reference| &reference.name),
-            "complete": rows.len() == names.len() && rows.iter().all(|row| row.scores.complete),
+            "complete": rows.len() == wanted && rows.iter().all(|row| row.scores.complete),
             "models": rows.iter().map(row_json).collect::<Vec<_>>(),
         }))?;
     }
@@ -121,16 +133,14 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn evaluate(
-        &self,
-        name: &str,
-        checkpoint: &Checkpoint,
-        output: &Output,
-    ) -> Result<Row, Failure> {
+    fn evaluate(&self, subject: &Subject<'_>, output: &Output) -> Result<Row, Failure> {
         // Where the system cannot forget, the peak is that of all models so far.
         keeve::engine::memory::reset_peak();
-        let engine = model::load_for_one(checkpoint, self.compute, output)?;
-        let text = Text::new(self.text, engine.tokenizer()?)?;
+        let (engine, size) = subject.load(self.compute, output)?;
+        let name = subject.row_name();
+        let tokenizer = keeve::engine::tokenizer_of(subject.checkpoint)?;
+        let tokenizer = tokenizer.ok_or("the model has no tokenizer to read the text with")?;
+        let text = Text::new(self.text, &tokenizer)?;
         if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
             let problem = "turns the text into other tokens than the reference";
             return Err(format!("{name}: {problem}").into());
@@ -139,7 +149,7 @@ impl Job<'_> {
         let windows = self.windows(&text).map_err(about)?;
         model::notes(&engine, output);
         let total = windows::scored(&windows);
-        let mut follow = Follow(output.token_bar(name, total));
+        let mut follow = Follow(output.token_bar(&name, total));
         let reference = self.reference.map(|reference| &reference.engine);
         let scores =
             eval::evaluate(&text, &windows, &engine, reference, &mut follow).map_err(about)?;
@@ -147,10 +157,9 @@ impl Job<'_> {
         if self.compute.profile {
             output.note(&super::run::profile_table(&engine)?);
         }
-        let mut size = Sum::default();
-        checkpoint.tensors().for_each(|tensor| size.add(tensor));
         let peak = keeve::engine::memory::peak();
-        Ok(Row { name: name.into(), bytes: size.bytes, bits: size.bits(), scores, peak })
+        let activations = subject.variant.compute(self.compute).activations;
+        Ok(Row { name, bytes: size.0, bits: size.1, activations, scores, peak })
     }
 
     fn windows(&self, text: &Text) -> Result<Vec<Window>, eval::Error> {
@@ -165,6 +174,17 @@ impl Job<'_> {
         }
         Ok(cut)
     }
+}
+
+/// Draws the rows that were compared with the reference.
+fn plot(rows: &[Row], path: &Path) -> Result<(), Failure> {
+    let point = |row: &Row| {
+        let divergence = row.scores.comparison.as_ref()?.divergence.value;
+        Some(plot::Point { name: row.name.clone(), bits: row.bits, divergence })
+    };
+    let drawing = plot::quality(&rows.iter().filter_map(point).collect::<Vec<_>>())?;
+    std::fs::write(path, drawing).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(())
 }
 
 struct Follow(TokenBar);
@@ -209,6 +229,7 @@ fn row_json(row: &Row) -> Value {
         "kl_p99_ci": interval(p99),
         "top1_agreement": value(agreement),
         "top1_agreement_ci": interval(agreement),
+        "activations": keeve_bench::activations_name(row.activations.into()),
         "bytes": row.bytes,
         "bits_per_weight": row.bits,
         "prefill_s": row.scores.time.as_secs_f64(),

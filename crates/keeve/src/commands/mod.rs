@@ -16,4 +16,5 @@ pub mod run;
 pub mod serve;
 pub mod tensor;
 pub mod tokenize;
+mod variant;
 pub mod verify;

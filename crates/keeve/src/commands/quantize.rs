@@ -3,16 +3,21 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use keeve::Codec;
+use keeve::eval::Text;
+use keeve::{Checkpoint, Codec, Isa};
 use keeve_quantize::presets::PRESETS;
 use keeve_quantize::{
-    Format, Imatrix, Importance, Options, Pattern, Plan, Planned, Recipe, Report, Scheme, make,
+    Format, Imatrix, Importance, Making, Options, Pattern, Plan, Planned, Recipe, Report, Scheme,
+    SmoothOptions, Smoothed, make,
 };
 use serde_json::{Value, json};
 
-use crate::args::{FolderLayout, Quantize};
+use crate::args::{Alpha, FolderLayout, Quantize};
 use crate::output::{Failure, Outcome, Output, WorkBar, bytes, one_line};
 use crate::{interrupt, model};
+
+/// Tokens of a piece of text for SmoothQuant.
+const SMOOTH_CHUNK: usize = 512;
 
 pub fn run(args: &Quantize, output: &Output) -> Outcome {
     if args.choice.list_presets {
@@ -33,13 +38,17 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
         Some(path) => Some(Importance::of(&checkpoint, &Imatrix::open(path)?)?),
     };
     interrupt::watch()?;
+    let threads = args.threads.unwrap_or_else(cores);
+    let smoothed = smooth(args, &checkpoint, &plan, output)?;
     let bar = output.work_bar();
     let options = Options {
         force: args.force,
-        threads: args.threads.unwrap_or_else(cores),
+        making: Making {
+            importance: importance.as_ref(),
+            folds: smoothed.as_ref().map(|smoothed| &smoothed.folds),
+            threads,
+        },
         file_type: recipe.scheme().file_type(),
-        importance: &|name| importance.as_ref()?.get(name),
-        seed: importance.as_ref().map_or(0, |importance| importance.fingerprint),
         observer: &Watch(&bar),
     };
     let report = make(&checkpoint, &plan, out, &options);
@@ -51,8 +60,39 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
         let first = one_line(&importance.missing[0]);
         output.note(&format!("note: no importance for {missing} weights, the first being {first}"));
     }
-    tell(&plan, &report, out, output)?;
+    tell(&plan, &report, smoothed.as_ref(), out, output)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds SmoothQuant's factors, if they are asked for.
+fn smooth(
+    args: &Quantize,
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    output: &Output,
+) -> Result<Option<Smoothed>, Failure> {
+    let Some(alpha) = args.smoothquant else { return Ok(None) };
+    // What would stop the writing is found before the work.
+    if let Some(out) = &args.out {
+        keeve_quantize::check_target(out, args.force)?;
+    }
+    let tokenizer = keeve::engine::tokenizer_of(checkpoint)?;
+    let tokenizer = tokenizer.ok_or("the model has no tokenizer to read the text with")?;
+    let text = Text::new(&super::calibrate::read(&args.data)?, &tokenizer)
+        .map_err(|error| error.to_string())?;
+    let bar = output.work_bar();
+    let options = SmoothOptions {
+        alpha: match alpha {
+            Alpha::Auto => None,
+            Alpha::Is(alpha) => Some(alpha),
+        },
+        chunk: SMOOTH_CHUNK,
+        pieces: args.pieces,
+        threads: args.threads.unwrap_or_else(cores),
+        isa: Isa::choose()?,
+        observer: &Watch(&bar),
+    };
+    Ok(Some(keeve_quantize::smooth(checkpoint, plan, &text, &options)?))
 }
 
 /// Threads for all cores.
@@ -187,12 +227,24 @@ pub fn plan_json(plan: &Plan) -> Value {
 }
 
 /// Reports what was made.
-fn tell(plan: &Plan, report: &Report, out: &Path, output: &Output) -> Result<(), Failure> {
+fn tell(
+    plan: &Plan,
+    report: &Report,
+    smoothed: Option<&Smoothed>,
+    out: &Path,
+    output: &Output,
+) -> Result<(), Failure> {
     let total = plan.total();
     if output.json {
         let mut result = plan_json(plan);
         result["out"] = json!(out.display().to_string());
         result["report"] = serde_json::to_value(report)?;
+        if let Some(smoothed) = smoothed {
+            result["smoothquant"] = json!({
+                "trials": smoothed.trials, "kl_before": smoothed.before,
+                "kl_after": smoothed.after, "tokens": smoothed.tokens,
+            });
+        }
         return output.result(&result);
     }
     let rate = report.float_bytes as f64 / report.seconds.max(1e-9) / 1e6;
@@ -203,6 +255,9 @@ fn tell(plan: &Plan, report: &Report, out: &Path, output: &Output) -> Result<(),
     if report.resumed > 0 {
         output.note(&format!("note: {} tensors were there from an earlier run", report.resumed));
     }
+    if let Some(smoothed) = smoothed {
+        output.text(&smooth_table(smoothed))?;
+    }
     output.text(&format!(
         "{}: {} ({:.3} bits a weight), {} tensors encoded and {} moved in {:.1} s, {rate:.0} MB/s of floats\n",
         out.display(),
@@ -212,4 +267,32 @@ fn tell(plan: &Plan, report: &Report, out: &Path, output: &Output) -> Result<(),
         report.moved + report.rewritten,
         report.seconds,
     ))
+}
+
+/// What SmoothQuant tried, and what it kept.
+fn smooth_table(smoothed: &Smoothed) -> String {
+    let mut table = format!(
+        "{:18} {:20} {:12} {:>10} {:>10}  kept\n",
+        "SmoothQuant", "layers", "alpha", "KL before", "KL after"
+    );
+    for trial in &smoothed.trials {
+        let numbers: Vec<String> = trial.layers.iter().map(usize::to_string).collect();
+        let layers = match &numbers[..] {
+            [first, .., last] if trial.layers.windows(2).all(|pair| pair[1] == pair[0] + 1) => {
+                format!("{first} to {last}")
+            }
+            numbers => numbers.join(","),
+        };
+        let (least, most) = trial
+            .alphas
+            .iter()
+            .fold((f32::INFINITY, 0.0f32), |(low, high), &a| (low.min(a), high.max(a)));
+        let alpha = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        let kept = if trial.kept { "yes" } else { "no" };
+        let (kind, before, after) = (trial.kind, trial.before, trial.after);
+        table +=
+            &format!("{kind:18} {layers:20} {alpha:12} {before:>10.6} {after:>10.6}  {kept}\n");
+    }
+    let (before, after, tokens) = (smoothed.before, smoothed.after, smoothed.tokens);
+    table + &format!("KL on {tokens} tokens of the text: {before:.6} without, {after:.6} with\n\n")
 }

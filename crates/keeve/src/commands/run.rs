@@ -29,7 +29,7 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
     // Not earlier: Ctrl-C ends the reading of standard input at once.
     interrupt::watch()?;
     let checkpoint = model::open(model.as_deref())?;
-    let engine = model::load(&checkpoint, &args.compute, output)?;
+    let engine = model::load_to_answer(&checkpoint, &args.compute, &args.speculate, output)?;
     let images = args.image.iter().map(|path| images::read(&engine, path));
     let images: Vec<_> = images.collect::<Result<_, _>>()?;
     let prompt = match prompt {
@@ -214,14 +214,20 @@ fn timings_json(engine: &Engine, timings: &Timings) -> Value {
         "decode_tokens": timings.decode_tokens,
         "decode_s": timings.decode.as_secs_f64(),
         "decode_tok_s": timings.decode_rate(),
+        "drafted_tokens": timings.drafted_tokens,
+        "accepted_tokens": timings.accepted_tokens,
         "peak_memory": keeve::engine::memory::peak(),
     })
 }
 
 fn summary(engine: &Engine, timings: &Timings) -> String {
     let peak = keeve::engine::memory::peak().map_or_else(|| "unknown".into(), bytes);
+    let drafts = match timings.drafted_tokens {
+        0 => String::new(),
+        drafted => format!(" ({} of {drafted} guesses right)", timings.accepted_tokens),
+    };
     format!(
-        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s, peak memory {peak}",
+        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s{drafts}, peak memory {peak}",
         engine.info().load_time.as_secs_f64(),
         timings.prompt_tokens,
         timings.prompt_rate(),

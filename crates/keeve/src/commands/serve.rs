@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use keeve::EngineOptions;
-use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, ServerConfig, Stop};
+use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, Opener, ServerConfig, Stop};
 
-use crate::args::Serve;
+use crate::args::{Serve, SpeculateMode};
 use crate::output::{Failure, Outcome, Output};
 use crate::{interrupt, model};
 
@@ -21,7 +21,7 @@ pub fn run(args: &Serve, output: &Output) -> Outcome {
     let loading = ModelsConfig {
         engine: EngineOptions {
             max_sequences: args.max_sequences,
-            ..model::options(&args.compute)
+            ..model::answering(&args.compute, &args.speculate)
         },
         max_queue: args.max_queue,
         ttl: args.ttl.and_then(seconds),
@@ -85,6 +85,9 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
 }
 
 fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
+    if args.speculate.speculate == SpeculateMode::Draft && args.speculate.draft_model.is_none() {
+        return Err(Failure::usage("--speculate draft needs --draft-model"));
+    }
     let mut sources = vec![];
     let model = args.model.as_ref().or(args.default_model.as_ref());
     if model.is_some() || args.models.is_empty() {
@@ -98,11 +101,20 @@ fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
     }
     let further = args.models.iter().cloned();
     sources.extend(further.map(|(name, path)| (vec![name], Some(path))));
+    let opener = |path: Option<String>| -> Opener {
+        Box::new(move || model::open(path.as_deref()).map_err(Failure::into_message))
+    };
     let source = |(names, path): (Vec<String>, Option<String>)| ModelSource {
         names,
-        open: Box::new(move || model::open(path.as_deref()).map_err(Failure::into_message)),
+        open: opener(path),
+        draft: None,
     };
-    Ok(sources.into_iter().map(source).collect())
+    let mut sources: Vec<_> = sources.into_iter().map(source).collect();
+    // The draft model is the first one's: further ones have other tokenizers.
+    if let (Some(draft), Some(first)) = (&args.speculate.draft_model, sources.first_mut()) {
+        first.draft = Some(opener(Some(draft.clone())));
+    }
+    Ok(sources)
 }
 
 /// A model's name: that of its file or folder.

@@ -78,7 +78,7 @@ pub(crate) struct Health {
 }
 
 /// Whether the server can answer. Needs no key.
-#[utoipa::path(get, path = "/health", responses(
+#[utoipa::path(get, path = "/health", security(()), responses(
     (status = 200, description = "Ready.", body = Health),
     (status = 503, description = "Not yet, or not any more.", body = Health)))]
 pub(crate) async fn health(State(app): State<Shared>) -> Response {

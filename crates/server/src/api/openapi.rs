@@ -3,6 +3,7 @@
 use axum::Json;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, Schema};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::chat_types::ChatChunk;
@@ -26,7 +27,7 @@ use super::{chat, completions, embeddings, messages, misc, responses};
         misc::metrics,
     ),
     components(schemas(ChatChunk)),
-    modifiers(&ClosedVariants)
+    modifiers(&ClosedVariants, &Key)
 )]
 struct Document;
 
@@ -48,6 +49,17 @@ impl Modify for ClosedVariants {
                 }
             }
         }
+    }
+}
+
+/// Says that all paths take a key, but for those that say that they do not.
+struct Key;
+
+impl Modify for Key {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("key", scheme);
+        document.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
     }
 }
 

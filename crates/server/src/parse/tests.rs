@@ -95,3 +95,48 @@ fn arguments_arrive_as_they_are_generated() {
     parser.push("}}");
     assert_eq!(parser.complete_calls(), 1);
 }
+
+/// What an answer becomes in the pieces that a model's tokens are.
+fn by_tokens(tokenizer: &[u8], text: &str, tools: ToolStyle) -> Vec<Delta> {
+    let tokenizer = keeve_engine::Tokenizer::from_json(tokenizer, &[]).unwrap();
+    let ids = tokenizer.encode(text, false, true).unwrap();
+    assert!(ids.len() > 20, "{}", ids.len());
+    let mut detokenizer = tokenizer.detokenizer(true);
+    let mut parser = AnswerParser::new(false, Some(tools));
+    let mut deltas = vec![];
+    for id in ids {
+        deltas.extend(parser.push(&detokenizer.push(id).unwrap().unwrap_or_default()));
+    }
+    deltas.extend(parser.push(&detokenizer.finish().unwrap_or_default()));
+    deltas.extend(parser.finish());
+    merged(deltas)
+}
+
+#[test]
+fn answers_of_qwen_in_its_tokens() {
+    let tokenizer = include_bytes!("../../../../testdata/tokenizers/tok_qwen/tokenizer.json");
+    // As Qwen3 writes them: reasoning, text, calls with characters of several tokens.
+    let answer = "<think>\nThe user wants the weather in two cities, 東京 and Zürich.\n</think>\n\nI look it up.\n\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"東京\", \"days\": 3, \"units\": {\"temperature\": \"°C\"}}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Zürich \\\"</tool_call>\\\" 🌦\", \"days\": -1.5e3}}\n</tool_call><|im_end|>";
+    let mut expected = vec![
+        reasoning("\nThe user wants the weather in two cities, 東京 and Zürich.\n"),
+        text("I look it up.\n\n"),
+    ];
+    let first = "{\"city\": \"東京\", \"days\": 3, \"units\": {\"temperature\": \"°C\"}}";
+    expected.extend(call(0, "get_weather", first));
+    let second = "{\"city\": \"Zürich \\\"</tool_call>\\\" 🌦\", \"days\": -1.5e3}";
+    expected.extend(call(1, "get_weather", second));
+    assert_eq!(by_tokens(tokenizer, answer, ToolStyle::Tagged), expected);
+}
+
+#[test]
+fn answers_of_llama_3_in_its_tokens() {
+    let tokenizer = include_bytes!("../../../../testdata/tokenizers/tok_llama3/tokenizer.json");
+    let answer = "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"São Paulo\", \"hours\": [6, 12, 18]}}; {\"name\": \"now\", \"parameters\": {}}<|eot_id|>";
+    let mut expected =
+        call(0, "get_weather", "{\"city\": \"São Paulo\", \"hours\": [6, 12, 18]}").to_vec();
+    expected.extend(call(1, "now", "{}"));
+    assert_eq!(by_tokens(tokenizer, answer, ToolStyle::Bare), expected);
+    let answer = "The sum of the two numbers {1, 2} is 3, so no tool is needed here.<|eot_id|>";
+    let said = answer.trim_end_matches("<|eot_id|>");
+    assert_eq!(by_tokens(tokenizer, answer, ToolStyle::Bare), [text(said)]);
+}

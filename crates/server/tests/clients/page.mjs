@@ -2,7 +2,8 @@
 //
 //   node page.mjs http://127.0.0.1:8341 screenshot.png
 //
-// Needs node 22 or newer (or 20 with --experimental-websocket) and Chromium (its path in CHROMIUM, if it is not `chromium`).
+// Needs node 22 or newer (or 20 with --experimental-websocket) and Chromium (its path in CHROMIUM, if it
+// is not `chromium`). `run` beside this file does it with the rest.
 import assert from "node:assert";
 import { spawn } from "node:child_process";
 import { mkdtempSync, writeFileSync } from "node:fs";
@@ -104,6 +105,23 @@ try {
   await key("n", ALT);
   await until("document.querySelectorAll('.turn').length === 0");
   assert.deepEqual(problems, []);
+  // Images: dropped, pasted, taken out, sent. The demo model says that it cannot see.
+  await value(`(async () => {
+    const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 30 });
+    const blob = await new Promise((done) => canvas.toBlob(done));
+    const data = new DataTransfer();
+    data.items.add(new File([blob], "a.png", { type: "image/png" }));
+    const options = { bubbles: true, cancelable: true };
+    document.querySelector("main").dispatchEvent(new DragEvent("drop", { dataTransfer: data, ...options }));
+    document.querySelector("#input").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, ...options }));
+  })()`);
+  await until("[...document.querySelectorAll('#tray img')].filter((image) => image.naturalWidth === 40).length === 2");
+  await value("document.querySelector('#tray button').click()");
+  await until("document.querySelectorAll('#tray img').length === 1");
+  await type("What is this?");
+  await until("document.querySelector('.user img')?.naturalWidth === 40");
+  await until("document.querySelector('.error')?.innerText.includes('cannot see images')");
+  assert.equal(await value("document.querySelector('#tray').hidden"), true);
   console.log("ok page");
 } finally {
   browser.kill();

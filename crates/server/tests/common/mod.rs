@@ -56,6 +56,7 @@ pub fn demo(names: &[&str]) -> ModelSource {
             let files = keeve_demo_model::FILES.map(|(name, bytes)| (name, Bytes::new(bytes)));
             keeve_checkpoint::Checkpoint::from_memory(&files).map_err(|error| error.to_string())
         }),
+        draft: None,
     }
 }
 

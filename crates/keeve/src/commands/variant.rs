@@ -1,0 +1,149 @@
+//! Models as they are judged: as their files have them, or made anew in memory.
+
+use clap::ValueEnum;
+use keeve::{Checkpoint, Codec, Engine, EngineOptions};
+use keeve_quantize::{Format, Imatrix, Importance, Made, Making, Plan, Recipe, Scheme};
+
+use super::quantize::cores;
+use crate::args::{ActivationMode, Compute, Eval};
+use crate::interrupt;
+use crate::model::{self, Sum};
+use crate::output::{Failure, Output};
+
+/// What becomes of a model before it is judged.
+pub struct Variant {
+    /// As it was asked for; empty for a model as it is.
+    name: String,
+    /// How its weights are encoded anew.
+    scheme: Option<Scheme>,
+    /// Whether with importance.
+    imatrix: bool,
+    activations: ActivationMode,
+}
+
+impl Variant {
+    /// Those that the flags ask for.
+    pub fn all(args: &Eval, compute: &Compute) -> Result<Vec<Self>, Failure> {
+        if args.variants.is_empty() {
+            let activations = compute.activations;
+            return Ok(vec![Self {
+                name: String::new(),
+                scheme: None,
+                imatrix: false,
+                activations,
+            }]);
+        }
+        if compute.weights.is_some() {
+            return Err(Failure::usage("--as and --weights exclude each other"));
+        }
+        let mut all = Vec::new();
+        for asked in &args.variants {
+            let (rest, mode) = match asked.split_once('@') {
+                Some((rest, mode)) => (rest, Some(mode)),
+                None => (asked.as_str(), None),
+            };
+            let activations = match mode {
+                None => compute.activations,
+                Some(mode) => ActivationMode::from_str(mode, true).map_err(|_| {
+                    Failure::usage(format!(
+                        "--as {asked}: no mode '{mode}' (float, bf16, int8, auto)"
+                    ))
+                })?,
+            };
+            let (rest, imatrix) = match rest.strip_suffix("+imatrix") {
+                Some(rest) => (rest, true),
+                None => (rest, false),
+            };
+            if imatrix && args.imatrix.is_none() {
+                return Err(Failure::usage(format!("--as {asked}: --imatrix is needed")));
+            }
+            let schemes: Vec<(String, Scheme)> = match rest {
+                "presets" => {
+                    let preset = |name: &str| Ok((name.to_owned(), Scheme::preset(name)?));
+                    Scheme::presets().map(preset).collect::<Result<_, Failure>>()?
+                }
+                "codecs" => {
+                    Scheme::codecs().map(|codec| (codec.name(), Scheme::uniform(codec))).collect()
+                }
+                name => {
+                    let scheme = name.parse();
+                    vec![(
+                        name.into(),
+                        scheme.map_err(|error| Failure::usage(format!("--as {asked}: {error}")))?,
+                    )]
+                }
+            };
+            for (name, scheme) in schemes {
+                let rest = if imatrix { "+imatrix" } else { "" };
+                let mode = mode.map_or_else(String::new, |mode| format!("@{mode}"));
+                let name = format!("{name}{rest}{mode}");
+                all.push(Self { name, scheme: Some(scheme), imatrix, activations });
+            }
+        }
+        Ok(all)
+    }
+
+    /// What the flags say about how to compute, for this model.
+    pub fn compute(&self, compute: &Compute) -> Compute {
+        Compute { activations: self.activations, ..compute.clone() }
+    }
+}
+
+/// A model to judge.
+pub struct Subject<'a> {
+    pub name: &'a str,
+    pub checkpoint: &'a Checkpoint,
+    pub variant: &'a Variant,
+    pub imatrix: Option<&'a Imatrix>,
+}
+
+impl Subject<'_> {
+    /// What its row is called.
+    pub fn row_name(&self) -> String {
+        match &self.variant.scheme {
+            None => self.name.into(),
+            Some(_) => format!("{} as {}", self.name, self.variant.name),
+        }
+    }
+
+    /// Loads it; gives its bytes and bits a weight too.
+    pub fn load(
+        &self,
+        compute: &Compute,
+        output: &Output,
+    ) -> Result<(Engine, (u64, f64)), Failure> {
+        let compute = self.variant.compute(compute);
+        let Some(scheme) = &self.variant.scheme else {
+            let engine = model::load_for_one(self.checkpoint, &compute, output)?;
+            let mut size = Sum::default();
+            self.checkpoint.tensors().for_each(|tensor| size.add(tensor));
+            return Ok((engine, (size.bytes, size.bits())));
+        };
+        let format = match scheme.uniform_codec() {
+            // What is written as compressed-tensors has float heads.
+            Some(Codec::Int8 { .. } | Codec::Int4 { .. }) => Format::CompressedTensors,
+            _ => Format::Memory,
+        };
+        let plan = Plan::new(self.checkpoint, &Recipe::from(scheme.clone()), format)?;
+        let importance = match self.imatrix.filter(|_| self.variant.imatrix) {
+            Some(imatrix) => Some(Importance::of(self.checkpoint, imatrix)?),
+            None => None,
+        };
+        let making = Making {
+            importance: importance.as_ref(),
+            folds: None,
+            threads: compute.threads.unwrap_or_else(cores),
+        };
+        let options = EngineOptions { max_sequences: 1, ..model::options(&compute) };
+        let built = keeve_models::build_for(self.checkpoint.config(), compute.max_context)
+            .map_err(|error| format!("{}: {error}", self.checkpoint.config_path().display()))?;
+        let bar = output.loading_bar();
+        let weights = Made::new(self.checkpoint, &plan, making);
+        let engine = Engine::from_weights(built, &weights, &options, &|progress| {
+            bar.set(progress);
+            !interrupt::interrupted()
+        })?;
+        let size = plan.total();
+        Ok((engine, (size.bytes, size.bits())))
+    }
+}

@@ -1,0 +1,100 @@
+//! Tensors as a plan says, one at a time: for files, and for engines that run a model that is in no file.
+
+use std::collections::HashMap;
+
+use keeve_checkpoint::Checkpoint;
+use keeve_codec::PackedTensor;
+use keeve_graph::{WeightInfo, Weights};
+
+use crate::encode::{Encoding, encode};
+use crate::smooth::Folds;
+use crate::{Error, Importance, Plan, Planned, exact};
+
+/// What tensors are made with.
+#[derive(Clone, Copy)]
+pub struct Making<'a> {
+    /// Importance of columns.
+    pub importance: Option<&'a Importance>,
+    /// SmoothQuant's factors.
+    pub folds: Option<&'a Folds>,
+    /// Threads that encode.
+    pub threads: usize,
+}
+
+impl Making<'_> {
+    /// Distinguishes what the bytes of tensors depend on besides their source and plan.
+    pub(crate) fn fingerprint(&self) -> (u64, u64) {
+        let importance = self.importance.map_or(0, |importance| importance.fingerprint);
+        (importance, self.folds.map_or(0, Folds::fingerprint))
+    }
+
+    /// Whether a tensor's values become others than its codec asks for.
+    pub(crate) fn changes(&self, planned: &Planned) -> bool {
+        self.folds.is_some_and(|folds| folds.concerns(&planned.name))
+    }
+
+    /// A tensor as it is planned.
+    ///
+    /// # Errors
+    /// If it cannot be read or encoded, or `stopped` says so.
+    pub(crate) fn tensor(
+        &self,
+        checkpoint: &Checkpoint,
+        planned: &Planned,
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<PackedTensor, Error> {
+        let name = &planned.name;
+        let mut source = checkpoint.tensor(name)?;
+        if let Some(folds) = self.folds
+            && let Some(folded) = folds.folded(name, &source)?
+        {
+            source = folded;
+        }
+        if source.codec() == planned.to {
+            return Ok(source);
+        }
+        if let Some(rewritten) = exact::rewritten(&source, planned.to) {
+            return rewritten.map_err(|error| Error::tensor(name, error));
+        }
+        let importance = self.importance.and_then(|importance| importance.get(name));
+        let encoding = Encoding { codec: planned.to, importance, threads: self.threads };
+        let encoded =
+            encode(&source, &encoding, stopped).map_err(|problem| Error::tensor(name, problem))?;
+        encoded.ok_or(Error::Interrupted)
+    }
+}
+
+/// The tensors of a checkpoint as a plan makes them, made as a backend asks for them.
+pub struct Made<'a> {
+    checkpoint: &'a Checkpoint,
+    planned: HashMap<&'a str, &'a Planned>,
+    making: Making<'a>,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+impl<'a> Made<'a> {
+    /// What `plan` makes of `checkpoint`.
+    pub fn new(checkpoint: &'a Checkpoint, plan: &'a Plan, making: Making<'a>) -> Self {
+        let planned = plan.tensors.iter().map(|planned| (planned.name.as_str(), planned));
+        Self { checkpoint, planned: planned.collect(), making }
+    }
+
+    fn planned(&self, name: &str) -> Result<&'a Planned, Failure> {
+        let problem = || Error::tensor(name, "is not in the model");
+        Ok(self.planned.get(name).copied().ok_or_else(problem)?)
+    }
+}
+
+impl Weights for Made<'_> {
+    fn weight(&self, name: &str) -> Result<PackedTensor, Failure> {
+        Ok(self.making.tensor(self.checkpoint, self.planned(name)?, &|| false)?)
+    }
+
+    fn info(&self, name: &str) -> Result<WeightInfo, Failure> {
+        let planned = self.planned(name)?;
+        let (cols, before) = planned.shape.split_last().map_or((1, &[][..]), |(n, of)| (*n, of));
+        let (rows, before) = before.split_last().map_or((1, &[][..]), |(n, of)| (*n, of));
+        Ok(WeightInfo { experts: before.iter().product(), rows, cols, bytes: planned.bytes })
+    }
+}
