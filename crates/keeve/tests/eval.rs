@@ -213,5 +213,7 @@ fn verify_compares_predictions() {
     let predictions = &result["predictions"];
     assert_eq!((&predictions["kl_mean"], &predictions["ppl_ratio"]), (&json!(0.0), &json!(1.0)));
     assert!(number(&predictions["tokens"]) > 100.0);
-    verify(&["--data", text]).fails(2);
+    let ran = verify(&["--data", text]).run();
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(ran.stderr.contains("--against <MODEL>"), "{ran:?}");
 }
