@@ -228,7 +228,7 @@ impl Loading<'_> {
             let stored = StoredLinear { tensor, kernels: self.kernels };
             return Ok(Box::new(Bf16Linear { stored, gemm: self.gemm }));
         }
-        let recipes = Recipes::choose(codec, self.options.activations);
+        let recipes = Recipes::choose(codec, self.options.activations, self.options.row_rounding);
         if recipes.generated == Recipe::Float {
             let go_on = self.count(tensor.bytes() as u64);
             let stored = StoredLinear { tensor, kernels: self.kernels };
@@ -240,7 +240,7 @@ impl Loading<'_> {
                 }
             };
         }
-        let by_token = recipes.generated == Recipe::Token || recipes.prompt == Recipe::Token;
+        let by_token = matches!(recipes.generated, Recipe::Token(_));
         if by_token && tensor.cols() > MOST_TOKEN_COLS {
             let columns = tensor.cols();
             let what = format!(

@@ -166,7 +166,8 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &BlockRows {
-        let Kept { made, value } = &mut self.inputs.rows[(recipe == Recipe::Token) as usize];
+        let Kept { made, value } =
+            &mut self.inputs.rows[matches!(recipe, Recipe::Token(_)) as usize];
         if !*made {
             *made = true;
             quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, value);
@@ -229,7 +230,7 @@ impl Input<'_> {
 /// Where a recipe's rows are in [`Inputs::tiles`].
 fn tiles_of(recipe: Recipe) -> usize {
     match recipe {
-        Recipe::Token => 1,
+        Recipe::Token(_) => 1,
         Recipe::Fine => 2,
         Recipe::Panel | Recipe::Block | Recipe::Float => 0,
     }

@@ -26,7 +26,7 @@ fn is_few(recipe: Recipe, rows: usize) -> bool {
     match recipe {
         Recipe::Block => true,
         Recipe::Panel | Recipe::Fine | Recipe::Float => false,
-        Recipe::Token => rows <= FEW_ROWS,
+        Recipe::Token(_) => rows <= FEW_ROWS,
     }
 }
 

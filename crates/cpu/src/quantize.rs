@@ -18,6 +18,9 @@ pub(crate) enum Rounding {
     /// Cider's: `scale = m / 127`, or 1 if that is zero; `code = x * (1 / scale)` to nearest, halves away
     /// from zero, within -128 to 127. Source: Mininglamp-AI/cider `cider/ops.py`.
     HalfAway,
+    /// compressed-tensors': `scale = m / 127.5`, `code = x / scale` to nearest, ties to even, within -128
+    /// to 127. Spans whose magnitudes are all below 2^-100 are zeros.
+    WholeRange,
 }
 
 /// Magnitudes below this are zeros, so that their inverses are finite.
@@ -65,6 +68,17 @@ fn span(x: &[f32], rounding: Rounding, codes: &mut [i8]) -> f32 {
                 let whole = x.abs().floor();
                 let up = if x.abs() - whole >= 0.5 { 1.0 } else { 0.0 };
                 *code = (whole + up).copysign(x).clamp(-128.0, 127.0) as i8;
+            }
+            scale
+        }
+        Rounding::WholeRange => {
+            if largest < LEAST {
+                codes.fill(0);
+                return 0.0;
+            }
+            let scale = largest / (TOP + 0.5);
+            for (code, x) in codes.iter_mut().zip(x) {
+                *code = ((x / scale).clamp(-128.0, TOP) + ROUND).to_bits() as i8;
             }
             scale
         }
@@ -197,12 +211,16 @@ mod tests {
         let away = [127, 1, 2, 3, -1, -2, -3, 0, -127, 0];
         assert_eq!(quantized(&x, Rounding::HalfEven), (even.to_vec(), 1.0));
         assert_eq!(quantized(&x, Rounding::HalfAway), (away.to_vec(), 1.0));
+        // Magnitude 127.5: the scale is 1, and the largest codes are those there are.
+        let x = [127.5, -127.5, 0.5, 1.5, -2.5, 126.5, -126.5];
+        let steps = [127, -128, 0, 2, -2, 126, -126];
+        assert_eq!(quantized(&x, Rounding::WholeRange), (steps.to_vec(), 1.0));
     }
 
     #[test]
     fn codes_are_the_nearest_ones() {
         let x: Vec<f32> = (0..999).map(|i| ((i * 7919) % 2003) as f32 * 0.37 - 300.0).collect();
-        for rounding in [Rounding::HalfEven, Rounding::HalfAway] {
+        for rounding in [Rounding::HalfEven, Rounding::HalfAway, Rounding::WholeRange] {
             let (codes, scale) = quantized(&x, rounding);
             for (x, code) in x.iter().zip(codes) {
                 assert!(
@@ -236,9 +254,11 @@ mod tests {
     fn zeros_tiny_and_wrong_values() {
         assert_eq!(quantized(&[0.0; 5], Rounding::HalfEven), (vec![0; 5], 0.0));
         assert_eq!(quantized(&[0.0; 5], Rounding::HalfAway), (vec![0; 5], 1.0));
-        assert_eq!(quantized(&[1e-40, -1e-31], Rounding::HalfEven), (vec![0; 2], 0.0));
+        for rounding in [Rounding::HalfEven, Rounding::WholeRange] {
+            assert_eq!(quantized(&[1e-40, -1e-31], rounding), (vec![0; 2], 0.0));
+        }
         for wrong in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for rounding in [Rounding::HalfEven, Rounding::HalfAway] {
+            for rounding in [Rounding::HalfEven, Rounding::HalfAway, Rounding::WholeRange] {
                 let (codes, scale) = quantized(&[1.0, wrong, 2.0], rounding);
                 assert_eq!(codes, [0; 3]);
                 assert!(scale.is_nan());

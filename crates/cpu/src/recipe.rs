@@ -7,7 +7,7 @@
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
 //! | `f32`, `f16`, `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
-//! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`] |
+//! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`], with the model's [`RowRounding`] |
 //! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `int8-g*`, `int4-g*`, `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
@@ -65,7 +65,7 @@
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
 
 use keeve_codec::{Codec, Group};
-use keeve_graph::{Activations, Phase};
+use keeve_graph::{Activations, Phase, RowRounding};
 
 use crate::linear::rows_of;
 use crate::panel::PANEL_COLS;
@@ -99,9 +99,9 @@ pub(crate) enum Recipe {
     /// that is 254 times smaller. Both are multiplied, one block of 256 columns after the other. For
     /// weights of about two bits, whose models noise throws off more.
     Fine,
-    /// Cider's W8A8 and W4A8: activations have one scale for a row, [`Rounding::HalfAway`], and so have
-    /// weights. Products are exact in `i32` over the whole row.
-    Token,
+    /// W8A8 and W4A8 as Cider has them and compressed-tensors: activations have one scale for a row, and so
+    /// have weights. Products are exact in `i32` over the whole row.
+    Token(RowRounding),
 }
 
 impl Recipe {
@@ -110,7 +110,7 @@ impl Recipe {
         match self {
             Self::Block => BLOCK,
             Self::Panel | Self::Fine => PANEL_COLS,
-            Self::Token | Self::Float => usize::MAX,
+            Self::Token(_) | Self::Float => usize::MAX,
         }
     }
 
@@ -118,7 +118,8 @@ impl Recipe {
     pub fn rounding(self) -> Rounding {
         match self {
             Self::Block | Self::Panel | Self::Fine | Self::Float => Rounding::HalfEven,
-            Self::Token => Rounding::HalfAway,
+            Self::Token(RowRounding::Cider) => Rounding::HalfAway,
+            Self::Token(RowRounding::CompressedTensors) => Rounding::WholeRange,
         }
     }
 }
@@ -153,14 +154,13 @@ impl Recipes {
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
     const COARSE: Self = Self { generated: Recipe::Block, prompt: Recipe::Fine };
-    const CIDER: Self = Self { generated: Recipe::Token, prompt: Recipe::Token };
     /// For codecs that can only be unpacked.
     const UNPACKED: Self = Self { generated: Recipe::Float, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
     const UNPACKED_COARSE: Self = Self { generated: Recipe::Float, prompt: Recipe::Fine };
 
     /// The table above.
-    pub fn choose(codec: Codec, activations: Activations) -> Self {
+    pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding) -> Self {
         match (activations, codec) {
             (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => Self::FLOAT,
             _ if codec.codes().is_none() && is_coarse(codec) => Self::UNPACKED_COARSE,
@@ -168,7 +168,7 @@ impl Recipes {
             (
                 Activations::Int8,
                 Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
-            ) => Self::CIDER,
+            ) => Self { generated: Recipe::Token(rounding), prompt: Recipe::Token(rounding) },
             _ if is_coarse(codec) => Self::COARSE,
             (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
         }

@@ -2,6 +2,7 @@
 //! columns that are no multiple of anything.
 
 use keeve_codec::{Codec, EncodeOptions, Float, Group, PackedTensor, Parts, encode};
+use keeve_graph::RowRounding;
 
 use crate::isa::Isa;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels, kernels};
@@ -159,8 +160,9 @@ fn few_rows_are_the_oracles() {
         let Layout { codec, rows: n, cols: k, .. } = oracle.layout;
         let mut values = random.values(ROWS * k);
         values[..k.min(40)].fill(0.0);
-        for recipe in [Recipe::Block, Recipe::Token] {
-            if recipe == Recipe::Token && !oracle.layout.one_scale_a_row() {
+        let by_token = [RowRounding::Cider, RowRounding::CompressedTensors].map(Recipe::Token);
+        for recipe in [Recipe::Block, by_token[0], by_token[1]] {
+            if recipe != Recipe::Block && !oracle.layout.one_scale_a_row() {
                 continue;
             }
             let product =

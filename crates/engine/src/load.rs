@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keeve_checkpoint::Checkpoint;
+use keeve_checkpoint::{ActivationRule, ActivationScheme, ActivationStrategy, Checkpoint};
 use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
-use keeve_graph::{Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, Weights};
+use keeve_graph::{
+    Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, RowRounding, Weights,
+};
 use keeve_image::Processor;
 use keeve_models::{Model, Vision};
 
@@ -153,7 +155,12 @@ impl Engine {
             }
         };
         let notes = checkpoint.notes().to_vec();
-        let sides = Sides { text, eos, images, draft, notes };
+        let row_rounding = match options.weights {
+            // What is made anew is made as Cider does.
+            Some(_) => RowRounding::Cider,
+            None => row_rounding(checkpoint),
+        };
+        let sides = Sides { text, eos, images, draft, row_rounding, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -178,6 +185,7 @@ impl Engine {
             eos: vec![],
             images: ImageSide::default(),
             draft: None,
+            row_rounding: RowRounding::default(),
             notes: vec![],
         };
         Self::assemble(model, weights, sides, options, progress, Instant::now())
@@ -186,7 +194,7 @@ impl Engine {
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        Sides { text, eos, mut images, draft, mut notes }: Sides<'_>,
+        Sides { text, eos, mut images, draft, row_rounding, mut notes }: Sides<'_>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -198,8 +206,12 @@ impl Engine {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(cores).max(1);
         let cpu = Cpu::new(CpuOptions { threads, isa }).map_err(Error::Thread)?;
-        let load =
-            LoadOptions { activations: options.activations, kv_codec: options.kv_codec, progress };
+        let load = LoadOptions {
+            activations: options.activations,
+            row_rounding,
+            kv_codec: options.kv_codec,
+            progress,
+        };
         let reencoded = match options.weights {
             None => None,
             Some(codec) if !codec.has_encoder() => return Err(Error::NoEncoder(codec)),
@@ -214,7 +226,7 @@ impl Engine {
                 let activations = if float { Activations::Float } else { Activations::Bf16 };
                 // Its part of the work is not told, but may be cancelled too.
                 let go_on = |_| progress(Progress { done: 0, total: 1 });
-                let load = LoadOptions { activations, kv_codec: None, progress: &go_on };
+                let load = LoadOptions { activations, progress: &go_on, ..LoadOptions::default() };
                 Some(Eyes::load(vision, &cpu, weights, &load, options.image_cache_bytes)?)
             }
         };
@@ -341,8 +353,22 @@ struct Sides<'a> {
     images: ImageSide,
     /// The draft model.
     draft: Option<(&'a Checkpoint, Model)>,
+    row_rounding: RowRounding,
     /// What is to be told of the model.
     notes: Vec<String>,
+}
+
+/// How a checkpoint wants rows to become int8: as compressed-tensors if that is what made it.
+fn row_rounding(checkpoint: &Checkpoint) -> RowRounding {
+    let by_row = |scheme: ActivationScheme| {
+        scheme.rule == ActivationRule::CompressedTensors
+            && scheme.strategy == ActivationStrategy::Token
+            && (scheme.bits, scheme.float, scheme.symmetric) == (8, false, true)
+    };
+    match checkpoint.tensors().filter_map(|tensor| tensor.activations).any(by_row) {
+        true => RowRounding::CompressedTensors,
+        false => RowRounding::Cider,
+    }
 }
 
 /// What makes images ready for a model that sees, if it came with settings for it.

@@ -95,6 +95,19 @@ pub enum Activations {
     Auto,
 }
 
+/// How [`Activations::Int8`] makes a row int8 with one scale, for weights with one scale a row. `a` is
+/// the row's largest magnitude.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RowRounding {
+    /// Cider's: the scale is `a / 127`, halves go away from zero. Source: Mininglamp-AI/cider
+    /// `cider/ops.py`.
+    #[default]
+    Cider,
+    /// The scale is `a / 127.5`, halves go to even. Source: vllm-project/compressed-tensors
+    /// `quantization/utils/helpers.py`.
+    CompressedTensors,
+}
+
 /// How far loading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -108,6 +121,8 @@ pub struct Progress {
 pub struct LoadOptions<'a> {
     /// How activations enter matrix products.
     pub activations: Activations,
+    /// How rows become int8 where weights have one scale a row.
+    pub row_rounding: RowRounding,
     /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
     pub kv_codec: Option<KvCodec>,
     /// Called as loading goes on; returning `false` cancels it.
@@ -127,7 +142,12 @@ impl LoadOptions<'_> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { activations: Activations::Float, kv_codec: None, progress: &|_| true }
+        Self {
+            activations: Activations::Float,
+            row_rounding: RowRounding::default(),
+            kv_codec: None,
+            progress: &|_| true,
+        }
     }
 }
 

@@ -25,7 +25,7 @@ mod step;
 
 pub use backend::{
     Activations, Backend, CompileOptions, LoadOptions, OpProfile, Outputs, Plan, Program, Progress,
-    Tap, WeightInfo, Weights,
+    RowRounding, Tap, WeightInfo, Weights,
 };
 pub use error::Error;
 pub use graph::{Class, Graph, Node, Output, Rope, RopeId, Rows, Shape, ValueId, Weight, WeightId};

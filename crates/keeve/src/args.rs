@@ -154,7 +154,7 @@ pub enum ActivationMode {
     Float,
     /// Activations and weights rounded to bf16.
     Bf16,
-    /// Quantized to 8 bits, products in integers.
+    /// Quantized to 8 bits, products in integers; by row as the checkpoint says, where weights are by row.
     Int8,
     /// By codec and phase.
     Auto,
