@@ -178,17 +178,25 @@ fn rows(
         prompt_logits_from: block.start,
         ..Request::default()
     })?;
-    observer.running(generation.canceller());
+    let canceller = generation.canceller();
+    observer.running(canceller.clone());
     let (mut logits, mut ran) = (vec![], 0);
+    let mut cancelled = false;
     for event in generation {
         match event {
             Event::PromptLogits { values, .. } if logits.is_empty() => logits = values,
             Event::PromptLogits { values, .. } => logits.extend(values),
             Event::Token { .. } | Event::Embedding(_) => {}
-            Event::Finished { reason: FinishReason::Cancelled, .. } => return Ok(None),
-            Event::Finished { timings, .. } => ran = timings.prompt_tokens - timings.cached_tokens,
+            Event::Finished { reason, timings, .. } => {
+                ran = timings.prompt_tokens - timings.cached_tokens;
+                cancelled = reason == FinishReason::Cancelled || canceller.is_cancelled();
+            }
             Event::Failed(error) => return Err(error.into()),
         }
+    }
+    // Even if the request was faster than its cancelling: whoever cancelled counts on the end.
+    if cancelled {
+        return Ok(None);
     }
     let (found, expected) = (logits.len() / engine.info().vocabulary.max(1), block.len());
     if found == expected { Ok(Some((logits, ran))) } else { Err(Error::Rows { found, expected }) }
