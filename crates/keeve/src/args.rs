@@ -111,6 +111,14 @@ pub struct Compute {
     pub profile: bool,
 }
 
+/// What a GGUF model sees with.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Seeing {
+    /// The GGUF file that a GGUF MODEL sees images with [default: one beside it with mmproj in its name].
+    #[arg(long, value_name = "FILE.gguf")]
+    pub mmproj: Option<PathBuf>,
+}
+
 /// How tokens are guessed ahead, to be checked several at a time. That changes no answer.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Speculate {
@@ -245,6 +253,8 @@ pub struct Run {
     #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -315,6 +325,8 @@ pub struct Serve {
     #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -343,6 +355,8 @@ pub struct Chat {
     #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -356,6 +370,8 @@ pub struct Inspect {
     /// Print the graph that the model becomes.
     #[arg(long)]
     pub graph: bool,
+    #[command(flatten)]
+    pub seeing: Seeing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -536,6 +552,8 @@ pub struct Quantize {
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub seeing: Seeing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -589,6 +607,8 @@ pub struct Convert {
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = threads)]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub seeing: Seeing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -690,6 +710,8 @@ pub struct Eval {
     /// Judge only so many predictions, from the beginning.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub max_tokens: Option<usize>,
+    #[command(flatten)]
+    pub seeing: Seeing,
     #[command(flatten)]
     pub compute: Compute,
 }

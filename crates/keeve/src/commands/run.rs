@@ -28,7 +28,7 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
     }
     // Not earlier: Ctrl-C ends the reading of standard input at once.
     interrupt::watch()?;
-    let checkpoint = model::open(model.as_deref())?;
+    let checkpoint = model::open_seeing(model.as_deref(), args.seeing.mmproj.as_deref())?;
     let engine = model::load_to_answer(&checkpoint, &args.compute, &args.speculate, output)?;
     let images = args.image.iter().map(|path| images::read(&engine, path));
     let images: Vec<_> = images.collect::<Result<_, _>>()?;

@@ -1,7 +1,7 @@
 //! `keeve serve`.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -101,18 +101,29 @@ fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
     }
     let further = args.models.iter().cloned();
     sources.extend(further.map(|(name, path)| (vec![name], Some(path))));
-    let opener = |path: Option<String>| -> Opener {
-        Box::new(move || model::open(path.as_deref()).map_err(Failure::into_message))
+    let mmproj = args.seeing.mmproj.clone();
+    if mmproj.is_some() && model.is_none() {
+        return Err(Failure::usage("--mmproj needs a MODEL"));
+    }
+    let opener = |path: Option<String>, mmproj: Option<PathBuf>| -> Opener {
+        Box::new(move || {
+            let opened = model::open_seeing(path.as_deref(), mmproj.as_deref());
+            opened.map_err(Failure::into_message)
+        })
     };
     let source = |(names, path): (Vec<String>, Option<String>)| ModelSource {
         names,
-        open: opener(path),
+        open: opener(path, None),
         draft: None,
     };
+    let first = sources.first().and_then(|(_, path)| path.clone());
     let mut sources: Vec<_> = sources.into_iter().map(source).collect();
+    if let (Some(mmproj), Some(source)) = (mmproj, sources.first_mut()) {
+        source.open = opener(first, Some(mmproj));
+    }
     // The draft model is the first one's: further ones have other tokenizers.
     if let (Some(draft), Some(first)) = (&args.speculate.draft_model, sources.first_mut()) {
-        first.draft = Some(opener(Some(draft.clone())));
+        first.draft = Some(opener(Some(draft.clone()), None));
     }
     Ok(sources)
 }

@@ -35,7 +35,9 @@ pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Entries, Error> {
     };
     let json: Value = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("is not valid JSON: {error}")))?;
-    let rows = checkpoint.info("model.embed_tokens.weight").and_then(|info| info.shape.first());
+    let table = ["model.embed_tokens.weight", "model.language_model.embed_tokens.weight"];
+    let table = table.into_iter().find_map(|name| checkpoint.info(name));
+    let rows = table.and_then(|info| info.shape.first());
     let tables = Tables::read(&json, rows.copied().unwrap_or(0)).map_err(wrong)?;
     let pre = match tables.kind {
         Kind::ByteLevel => {
@@ -232,7 +234,8 @@ fn special(checkpoint: &Checkpoint, json: &Value, tables: &Tables, entries: &mut
             token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
         let by_text = text.and_then(|text| tables.ids.get(text).copied());
         let field = format!("{kind}_token_id");
-        let configs = [Some(checkpoint.config()), generation];
+        let config = checkpoint.config();
+        let configs = [Some(config), config.get("text_config"), generation];
         let by_config = configs.into_iter().flatten().find_map(|config| {
             let value = config.get(&field)?;
             let id = value.as_u64().or_else(|| value.as_array()?.first()?.as_u64())?;
