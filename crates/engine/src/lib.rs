@@ -16,6 +16,7 @@ pub mod detokenizer;
 mod draft_model;
 mod engine;
 mod error;
+mod fit;
 pub mod gguf_tokenizer;
 mod images;
 mod kv;

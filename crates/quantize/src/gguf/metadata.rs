@@ -91,7 +91,10 @@ fn made(checkpoint: &Checkpoint, architecture: &str) -> Result<Entries, Error> {
         "qwen3vl" => writer.three_axes(checkpoint.config())?,
         _ => {}
     }
-    writer.entries.extend(vocabulary::vocabulary(checkpoint)?);
+    let table = ["model.embed_tokens.weight", "model.language_model.embed_tokens.weight"];
+    let table = table.into_iter().find_map(|name| checkpoint.info(name));
+    let rows = table.and_then(|info| info.shape.first()).copied();
+    writer.entries.extend(vocabulary::vocabulary(checkpoint, rows.unwrap_or(0))?);
     if let Some(template) = checkpoint.chat_template() {
         writer.put("tokenizer.chat_template", Stored::string(template));
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{Error, Planned};
 
 pub(crate) use metadata::metadata;
+pub use vocabulary::vocabulary;
 
 /// The name of ggml for an architecture that Hugging Face calls `model_type`.
 pub(crate) fn architecture(config: &Value) -> Result<&'static str, Error> {

@@ -23,11 +23,11 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-/// The entries `tokenizer.ggml.*` for a checkpoint's `tokenizer.json`.
+/// The entries `tokenizer.ggml.*` for a checkpoint's `tokenizer.json`, with placeholders for tokens up to `rows`.
 ///
 /// # Errors
 /// If there is no tokenizer, or it is none that llama.cpp knows.
-pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Entries, Error> {
+pub fn vocabulary(checkpoint: &Checkpoint, rows: usize) -> Result<Entries, Error> {
     let path = checkpoint.path().join("tokenizer.json");
     let wrong = |problem: String| Error::File { path: path.clone(), problem };
     let Some(bytes) = checkpoint.tokenizer() else {
@@ -35,10 +35,7 @@ pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Entries, Error> {
     };
     let json: Value = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("is not valid JSON: {error}")))?;
-    let table = ["model.embed_tokens.weight", "model.language_model.embed_tokens.weight"];
-    let table = table.into_iter().find_map(|name| checkpoint.info(name));
-    let rows = table.and_then(|info| info.shape.first());
-    let tables = Tables::read(&json, rows.copied().unwrap_or(0)).map_err(wrong)?;
+    let tables = Tables::read(&json, rows).map_err(wrong)?;
     let pre = match tables.kind {
         Kind::ByteLevel => {
             let found = keeve_engine::gguf_tokenizer::pre_tokenizer_name(&json);
