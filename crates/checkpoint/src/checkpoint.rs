@@ -316,6 +316,13 @@ impl Checkpoint {
         self.image_settings.as_ref().map(|(path, bytes)| (path.as_path(), &bytes[..]))
     }
 
+    /// Whether this is the language model of a GGUF model that sees, without what that sees with.
+    pub fn lacks_mmproj(&self) -> bool {
+        let architecture = self.metadata.as_ref().map(|of| of.string("general.architecture"));
+        let sees = architecture.is_some_and(|name| name.ok().flatten().is_some_and(mmproj::sees));
+        sees && self.image_settings.is_none()
+    }
+
     /// The metadata of a GGUF file.
     pub fn gguf_metadata(&self) -> Option<&Metadata> {
         self.metadata.as_ref()

@@ -8,8 +8,8 @@ use crate::dialect::mmproj::{Projector, is_named_so};
 use crate::files::Files;
 use crate::{Error, FileInfo, mapped};
 
-/// The better of several, by what their names say of their weights: as they were trained, all of it, nearly.
-const LABELS: [&str; 4] = ["bf16", "f32", "f16", "q8_0"];
+/// The better of several, by what their names say of their weights: as they were trained, nearly, all of it.
+const LABELS: [&str; 4] = ["bf16", "f16", "f32", "q8_0"];
 
 /// A file that a model sees with.
 pub(crate) struct Found {
@@ -107,8 +107,8 @@ mod tests {
             [
                 "mmproj-my-model.gguf",
                 "mmproj-BF16.gguf",
-                "mmproj-F32.gguf",
                 "mmproj-F16.gguf",
+                "mmproj-F32.gguf",
                 "mmproj-Model-Q8_0.gguf",
                 "mmproj-other.gguf",
             ]

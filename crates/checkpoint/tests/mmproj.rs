@@ -169,7 +169,7 @@ fn a_model_without_a_file_that_fits_reads_text() {
         let model = Checkpoint::open(model).unwrap();
         assert_eq!(model.config()["model_type"], "qwen3_vl_text");
         assert!(model.info("model.layers.0.self_attn.q_proj.weight").is_some());
-        assert!(model.image_settings().is_none(), "{folder:?}");
+        assert!(model.image_settings().is_none() && model.lacks_mmproj(), "{folder:?}");
         assert!(model.notes()[0].contains(note), "{:?}", model.notes());
     };
     let (folder, model) = pair(|_, _| {});
@@ -179,6 +179,7 @@ fn a_model_without_a_file_that_fits_reads_text() {
     // Where it is, and what it is called, does not matter if it is named.
     let named = Checkpoint::open_seeing(&model, &other).unwrap();
     assert_eq!(named.config()["model_type"], "qwen3_vl");
+    assert!(!named.lacks_mmproj());
     let width = |value| {
         move |_: &mut _, seeing: &mut (Metadata, Tensors)| {
             set(&mut seeing.0, "clip.vision.projection_dim", Some(Value::u32(value)));

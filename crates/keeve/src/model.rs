@@ -22,7 +22,7 @@ pub fn open_seeing(model: Option<&str>, mmproj: Option<&Path>) -> Result<Checkpo
         (None, None) => return Ok(keeve::demo_model()?),
         (None, Some(_)) => return Err(Failure::usage("--mmproj needs a MODEL: a GGUF file")),
         (Some(name), _) if !Path::new(name).exists() => match ModelName::parse(name) {
-            Ok(name) => hub::fetch(&name)?.path,
+            Ok(name) => return open_fetched(&name, mmproj),
             Err(_) => return Err(format!(
                 "no model at '{name}': expected a directory, a .gguf file, or owner/name on the hub"
             )
@@ -34,6 +34,22 @@ pub fn open_seeing(model: Option<&str>, mmproj: Option<&Path>) -> Result<Checkpo
         None => Checkpoint::open(&path)?,
         Some(mmproj) => Checkpoint::open_seeing(&path, mmproj)?,
     })
+}
+
+/// A model on the hub. What it sees with is downloaded where it turns out to be of use.
+fn open_fetched(name: &ModelName, mmproj: Option<&Path>) -> Result<Checkpoint, Failure> {
+    let path = hub::fetch(name)?.path;
+    if let Some(mmproj) = mmproj {
+        return Ok(Checkpoint::open_seeing(&path, mmproj)?);
+    }
+    let checkpoint = Checkpoint::open(&path)?;
+    if !checkpoint.lacks_mmproj() {
+        return Ok(checkpoint);
+    }
+    match hub::fetch_mmproj(name)? {
+        Some(mmproj) => Ok(Checkpoint::open_seeing(&path, &mmproj.path)?),
+        None => Ok(checkpoint),
+    }
 }
 
 /// Loads a checkpoint, showing progress.

@@ -217,6 +217,9 @@ fn timings_json(engine: &Engine, timings: &Timings) -> Value {
         "drafted_tokens": timings.drafted_tokens,
         "accepted_tokens": timings.accepted_tokens,
         "peak_memory": keeve::engine::memory::peak(),
+        "weight_bytes": engine.info().weight_bytes,
+        "image_tokens": engine.info().image_tokens,
+        "image_bytes": engine.info().image_bytes,
     })
 }
 
@@ -226,8 +229,15 @@ fn summary(engine: &Engine, timings: &Timings) -> String {
         0 => String::new(),
         drafted => format!(" ({} of {drafted} guesses right)", timings.accepted_tokens),
     };
+    let seeing = match engine.info().image_tokens {
+        0 => String::new(),
+        tokens => {
+            let most = bytes(engine.info().image_bytes);
+            format!(" (up to {most} to see an image of {tokens} tokens)")
+        }
+    };
     format!(
-        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s{drafts}, peak memory {peak}",
+        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s{drafts}, peak memory {peak}{seeing}",
         engine.info().load_time.as_secs_f64(),
         timings.prompt_tokens,
         timings.prompt_rate(),

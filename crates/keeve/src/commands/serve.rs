@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keeve::EngineOptions;
+use keeve::{EngineOptions, ModelInfo};
 use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, Opener, ServerConfig, Stop};
 
 use crate::args::{Serve, SpeculateMode};
-use crate::output::{Failure, Outcome, Output};
+use crate::output::{Failure, Outcome, Output, bytes};
 use crate::{interrupt, model};
 
 /// The variable with a key.
@@ -45,9 +45,14 @@ impl Observer for Said<'_> {
         self.0.note(&format!("listening at http://{address}"));
     }
 
-    fn ready(&self, notes: &[String]) {
-        for note in notes {
+    fn ready(&self, info: &ModelInfo) {
+        for note in &info.notes {
             self.0.note(&format!("note: {note}"));
+        }
+        if info.image_tokens > 0 {
+            let (most, tokens) = (bytes(info.image_bytes), info.image_tokens);
+            self.0
+                .note(&format!("images have up to {tokens} tokens; to see one takes up to {most}"));
         }
         self.0.note("ready");
     }

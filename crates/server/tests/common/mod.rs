@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use keeve_codec::Bytes;
-use keeve_engine::EngineOptions;
+use keeve_engine::{EngineOptions, ModelInfo};
 use keeve_server::{ModelSource, ModelsConfig, Observer, ServerConfig, ServerError, Stop, serve};
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ impl Observer for Ears {
         let _ = self.address.send(address);
     }
 
-    fn ready(&self, _: &[String]) {
+    fn ready(&self, _: &ModelInfo) {
         let _ = self.ready.send(());
     }
 }
