@@ -7,8 +7,10 @@ use keeve_checkpoint::gguf::{self, Announced, Value};
 use keeve_graph::{Graph, Weights};
 
 use crate::random::RandomWeights;
+use crate::vocabulary;
 
-/// Writes the model `name` with this config, graph and weights to `file`, without a tokenizer.
+/// Writes the model `name` with this config, graph and weights to `file`, without a tokenizer or with one of
+/// made-up words, as large as the config has it.
 ///
 /// # Errors
 /// If the config lacks something that GGUF has to say, ggml has no name for a weight, or the file cannot be
@@ -18,14 +20,21 @@ pub fn write(
     config: &serde_json::Value,
     graph: &Graph,
     weights: &RandomWeights,
+    with_words: bool,
     file: &Path,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let architecture = config["model_type"].as_str().ok_or("no model_type")?;
     let mut metadata = vec![
         ("general.architecture".to_owned(), Value::string(architecture)),
         ("general.name".to_owned(), Value::string(name)),
-        ("tokenizer.ggml.model".to_owned(), Value::string("none")),
     ];
+    if with_words {
+        let size = config["vocab_size"].as_u64().and_then(|size| usize::try_from(size).ok());
+        let words = size.and_then(vocabulary::metadata);
+        metadata.extend(words.ok_or("a vocabulary that is too small for words")?);
+    } else {
+        metadata.push(("tokenizer.ggml.model".to_owned(), Value::string("none")));
+    }
     for (key, field) in [
         ("block_count", "num_hidden_layers"),
         ("context_length", "max_position_embeddings"),

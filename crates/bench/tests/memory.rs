@@ -60,7 +60,7 @@ fn weights_are_in_memory_once() {
     let bytes = weights.total_bytes().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
-    random_gguf::write("memory", &config, &model().graph, &weights, &file).unwrap();
+    random_gguf::write("memory", &config, &model().graph, &weights, false, &file).unwrap();
     let options = EngineOptions {
         threads: Some(2),
         activations: Activations::Auto,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keeve_checkpoint::{ActivationRule, ActivationScheme, ActivationStrategy, Checkpoint};
+use keeve_checkpoint::Checkpoint;
 use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
@@ -19,6 +19,7 @@ use crate::images::Sight;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::reencode::Reencoded;
+use crate::rounding;
 use crate::scheduler::{Limits, Scheduler};
 use crate::speculation::{Pace, Speculation};
 use crate::text::TextSide;
@@ -154,11 +155,18 @@ impl Engine {
                 Some((draft, small))
             }
         };
-        let notes = checkpoint.notes().to_vec();
+        let mut notes = checkpoint.notes().to_vec();
         let row_rounding = match options.weights {
             // What is made anew is made as Cider does.
             Some(_) => RowRounding::Cider,
-            None => row_rounding(checkpoint),
+            None => {
+                let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
+                let schemes: Vec<_> = schemes.collect();
+                if options.activations == Activations::Int8 {
+                    notes.extend(rounding::notes(&schemes));
+                }
+                rounding::of(&schemes)
+            }
         };
         let sides = Sides { text, eos, images, draft, row_rounding, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
@@ -356,19 +364,6 @@ struct Sides<'a> {
     row_rounding: RowRounding,
     /// What is to be told of the model.
     notes: Vec<String>,
-}
-
-/// How a checkpoint wants rows to become int8: as compressed-tensors if that is what made it.
-fn row_rounding(checkpoint: &Checkpoint) -> RowRounding {
-    let by_row = |scheme: ActivationScheme| {
-        scheme.rule == ActivationRule::CompressedTensors
-            && scheme.strategy == ActivationStrategy::Token
-            && (scheme.bits, scheme.float, scheme.symmetric) == (8, false, true)
-    };
-    match checkpoint.tensors().filter_map(|tensor| tensor.activations).any(by_row) {
-        true => RowRounding::CompressedTensors,
-        false => RowRounding::Cider,
-    }
 }
 
 /// What makes images ready for a model that sees, if it came with settings for it.
