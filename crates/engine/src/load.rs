@@ -137,8 +137,8 @@ impl Engine {
     ) -> Result<Self, Error> {
         let start = Instant::now();
         let model = built(checkpoint, options.max_context)?;
-        let text = TextSide::read(checkpoint, model.vocabulary);
-        let eos = text.end_ids(checkpoint, model.vocabulary)?;
+        // So that what is wrong is known before there are weights.
+        TextSide::none().end_ids(checkpoint, model.vocabulary)?;
         let images = ImageSide {
             sight: None,
             processor: model
@@ -146,12 +146,14 @@ impl Engine {
                 .as_ref()
                 .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
         };
+        let mut read = None;
         let draft = match (options.speculation, draft) {
             (Speculation::Draft, None) => return Err(Error::NoDraftModel),
             (Speculation::Off | Speculation::Ngram, _) | (_, None) => None,
             (Speculation::Auto | Speculation::Draft, Some(draft)) => {
                 let small = built(draft, None)?;
-                same_tokens((&text, &model), draft, &small)?;
+                let text = read.insert(TextSide::read(checkpoint, model.vocabulary));
+                same_tokens((text, &model), draft, &small)?;
                 Some((draft, small))
             }
         };
@@ -168,7 +170,14 @@ impl Engine {
                 rounding::of(&schemes)
             }
         };
-        let sides = Sides { text, eos, images, draft, row_rounding, notes };
+        let vocabulary = model.vocabulary;
+        let text = move || {
+            let text = read.unwrap_or_else(|| TextSide::read(checkpoint, vocabulary));
+            let eos = text.end_ids(checkpoint, vocabulary)?;
+            Ok((text, eos))
+        };
+        let text = Box::new(text);
+        let sides = Sides { text, images, draft, row_rounding, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -189,8 +198,7 @@ impl Engine {
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
         let sides = Sides {
-            text: TextSide::none(),
-            eos: vec![],
+            text: Box::new(|| Ok((TextSide::none(), vec![]))),
             images: ImageSide::default(),
             draft: None,
             row_rounding: RowRounding::default(),
@@ -202,7 +210,7 @@ impl Engine {
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        Sides { text, eos, mut images, draft, row_rounding, mut notes }: Sides<'_>,
+        Sides { text, mut images, draft, row_rounding, mut notes }: Sides<'_>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -240,7 +248,14 @@ impl Engine {
         };
         let seeing_bytes = eyes.as_ref().map_or(0, Eyes::weight_bytes);
         let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
-        let program = cpu.load(Arc::new(model.graph), weights, &load)?;
+        // Large vocabularies take as long to read as weights to pack.
+        let (program, text) = std::thread::scope(|scope| {
+            let text = scope.spawn(text);
+            let program = cpu.load(Arc::new(model.graph), weights, &load);
+            let text = text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (program, text)
+        });
+        let (program, (text, eos)) = (program?, text?);
         let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
@@ -355,9 +370,8 @@ fn reuse(options: &EngineOptions) -> Reuse {
 
 /// What an engine has besides a model.
 struct Sides<'a> {
-    text: TextSide,
-    /// Tokens that end answers.
-    eos: Vec<u32>,
+    /// Reads the text side, and which tokens end answers.
+    text: Box<dyn FnOnce() -> Result<(TextSide, Vec<u32>), Error> + Send + 'a>,
     images: ImageSide,
     /// The draft model.
     draft: Option<(&'a Checkpoint, Model)>,
