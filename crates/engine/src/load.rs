@@ -368,10 +368,12 @@ fn reuse(options: &EngineOptions) -> Reuse {
     }
 }
 
+/// Reads the text side, and which tokens end answers.
+type ReadText<'a> = Box<dyn FnOnce() -> Result<(TextSide, Vec<u32>), Error> + Send + 'a>;
+
 /// What an engine has besides a model.
 struct Sides<'a> {
-    /// Reads the text side, and which tokens end answers.
-    text: Box<dyn FnOnce() -> Result<(TextSide, Vec<u32>), Error> + Send + 'a>,
+    text: ReadText<'a>,
     images: ImageSide,
     /// The draft model.
     draft: Option<(&'a Checkpoint, Model)>,
