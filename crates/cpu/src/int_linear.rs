@@ -3,6 +3,7 @@
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{Phase, ValueId};
 
+use crate::by_group::ByGroup;
 use crate::gemm::{Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
@@ -17,16 +18,18 @@ use crate::tiles::{BLOCK, Layout, Tiles};
 
 /// Bytes of weights that a task reads, at least.
 const TASK_BYTES: usize = 64 << 10;
-/// The most rows that [`Recipe::Token`], whose kernels all give the same bits, takes through the kernel
-/// that reads weights once for every few rows.
+/// The most rows that [`Recipe::Token`] and [`Recipe::Grouped`], whose kernels all give the same bits, take
+/// through the kernel that reads weights once for every few rows.
 const FEW_ROWS: usize = 8;
 
-/// Whether so many rows are multiplied by the kernels for few.
-fn is_few(recipe: Recipe, rows: usize) -> bool {
+/// Whether so many rows of `cols` columns are multiplied by the kernels for few.
+fn is_few(recipe: Recipe, rows: usize, cols: usize) -> bool {
     match recipe {
         Recipe::Block => true,
         Recipe::Panel | Recipe::Fine | Recipe::Float => false,
         Recipe::Token(_) => rows <= FEW_ROWS,
+        // The kernels for many rows scale in another order if there is but one group.
+        Recipe::Grouped { group, .. } => rows <= FEW_ROWS || cols <= group,
     }
 }
 
@@ -72,10 +75,13 @@ impl Packed {
         }
     }
 
-    /// Products with the rows of `x`, as their scales say by [`Recipe::Block`] or [`Recipe::Token`], of the
-    /// weight rows of a tile. `store` gets each row and its sums.
+    /// Products with the rows of `x`, as their scales say by [`Recipe::Block`], [`Recipe::Token`] or
+    /// [`Recipe::Grouped`], of the weight rows of a tile. `store` gets each row and its sums.
     fn decode(&self, tile: usize, x: &BlockRows, mut store: impl FnMut(usize, &[f32; TILE_ROWS])) {
         let rows = x.rows.rows;
+        let mut store = |row: usize, sums: &[f32; TILE_ROWS]| {
+            store(row, &sums.map(|sum| sum * x.factors[row]));
+        };
         match self {
             Self::Tiles { tiles, kernels } => {
                 let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
@@ -108,6 +114,30 @@ impl Packed {
                     store(row, sums);
                 }
             }
+        }
+    }
+}
+
+impl Packed {
+    /// The codes of 256 columns, each a whole number of its group's scale; for [`Recipe::Grouped`].
+    ///
+    /// # Panics
+    /// If there is no such tile, or codes are neither signed nor of 4 bits.
+    pub fn codes(&self, tile: usize, block: usize, codes: &mut [i8; TILE_ROWS * PANEL_COLS]) {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.codes(tile, block, codes),
+            Self::Stored(oracle) => oracle.panel_codes(tile, block, codes),
+        }
+    }
+
+    /// The scales of the group that `column` is in; zeros past the last column.
+    ///
+    /// # Panics
+    /// If there is no such tile, or the codec does not scale by groups.
+    pub fn group_scales(&self, tile: usize, column: usize, scales: &mut [f32; TILE_ROWS]) {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.group_scales(tile, column, scales),
+            Self::Stored(oracle) => oracle.group_scales(tile, column, scales),
         }
     }
 }
@@ -186,14 +216,17 @@ impl IntLinear {
         pool: &Pool,
     ) {
         let (kernels, cols) = (x.kernels(), self.packed.cols());
-        let weights: [&dyn PanelSource; 2] = [&self.packed, &up.packed];
         for (rows, recipe) in self.recipes.rows(phases) {
             let out =
                 Output { values: &mut *out, rows: Some(&rows), bias: None, ending: Ending::Gated };
-            if is_few(recipe, rows.len()) {
+            if is_few(recipe, rows.len(), cols) {
                 let x = x.by_rows(&rows, cols, recipe, pool);
                 self.few(Some((up, kernels)), x, out, pool);
-            } else if codes_of.is_some() {
+                continue;
+            }
+            let (gate, up) = (ByGroup::of(&self.packed, recipe), ByGroup::of(&up.packed, recipe));
+            let weights: [&dyn PanelSource; 2] = [&gate, &up];
+            if codes_of.is_some() {
                 let (x, next) = x.by_tiles_and_next(&rows, cols, recipe, pool);
                 self.gemm.gated_codes(recipe, weights, x, next, kernels, pool);
             } else {
@@ -221,11 +254,11 @@ impl IntLinear {
         let cols = self.packed.cols();
         for (rows, recipe) in self.recipes.rows(phases) {
             let out = Output { values: &mut *out, rows: Some(&rows), bias, ending };
-            if is_few(recipe, rows.len()) {
+            if is_few(recipe, rows.len(), cols) {
                 self.few(None, x.by_rows(&rows, cols, recipe, pool), out, pool);
             } else {
                 let x = x.by_tiles(&rows, cols, recipe, pool);
-                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
+                self.gemm.by_recipe(recipe, &ByGroup::of(&self.packed, recipe), x, out, pool);
             }
         }
     }

@@ -16,6 +16,7 @@
 mod attention;
 mod backend;
 mod bf16_linear;
+mod by_group;
 mod embed;
 mod experts;
 mod fused;
@@ -53,3 +54,4 @@ mod zeroed;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};
+pub use recipe::{RecipeNames, recipe_names};
