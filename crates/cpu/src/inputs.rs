@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use keeve_graph::ValueId;
 
-use crate::gemm::Int8Rows;
+use crate::gemm::{Bf16Rows, Int8Rows};
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
@@ -28,8 +28,12 @@ pub(crate) struct Inputs {
     from: Option<ValueId>,
     /// For products of few rows: by [`Recipe::Block`] and by [`Recipe::Token`].
     rows: [Kept<BlockRows>; 2],
+    /// For products of few rows with nothing rounded: each row filled up with zeros.
+    floats: Kept<Vec<f32>>,
     /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
     tiles: [Kept<Int8Rows>; 3],
+    /// The same by [`Recipe::Bf16`].
+    bf16: Kept<Bf16Rows>,
     /// For products of many rows with what is being made: see [`Input::made_next`].
     next: Int8Rows,
 }
@@ -38,8 +42,14 @@ impl Default for Inputs {
     fn default() -> Self {
         let rows = || Kept { made: false, value: BlockRows::EMPTY };
         let tiles = || Kept { made: false, value: Int8Rows::default() };
-        let tiles = [tiles(), tiles(), tiles()];
-        Self { from: None, rows: [rows(), rows()], tiles, next: Int8Rows::default() }
+        Self {
+            from: None,
+            rows: [rows(), rows()],
+            floats: Kept { made: false, value: vec![] },
+            tiles: [tiles(), tiles(), tiles()],
+            bf16: Kept { made: false, value: Bf16Rows::default() },
+            next: Int8Rows::default(),
+        }
     }
 }
 
@@ -102,6 +112,7 @@ impl Inputs {
     fn clear(&mut self) {
         self.rows.iter_mut().for_each(|kept| kept.made = false);
         self.tiles.iter_mut().for_each(|kept| kept.made = false);
+        (self.floats.made, self.bf16.made) = (false, false);
     }
 }
 
@@ -175,6 +186,40 @@ impl Input<'_> {
         value
     }
 
+    /// As [`Input::by_rows`], nothing rounded: `[rows.len()][padded]`, zeros past `cols`.
+    ///
+    /// # Panics
+    /// If there are no such rows, or `padded` is less than `cols`.
+    pub fn by_floats(&mut self, rows: &[usize], cols: usize, padded: usize) -> &Vec<f32> {
+        let Kept { made, value } = &mut self.inputs.floats;
+        if !*made {
+            *made = true;
+            let mut room = vec![0.0; self.x.room()];
+            value.clear();
+            value.resize(rows.len() * padded, 0.0);
+            for (&row, to) in rows.iter().zip(value.chunks_exact_mut(padded)) {
+                to[..cols].copy_from_slice(self.x.row(row, cols, &mut room));
+            }
+        }
+        value
+    }
+
+    /// As [`Input::by_tiles`], rounded to bf16.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn by_bf16(&mut self, rows: &[usize], cols: usize, pool: &Pool) -> &Bf16Rows {
+        let Kept { made, value } = &mut self.inputs.bf16;
+        if !*made {
+            *made = true;
+            let (x, kernels) = (self.x, self.kernels);
+            value.round([rows.len(), cols], x.room(), pool, |row, values, room| {
+                kernels.round_to_bf16(x.row(rows[row], cols, room), values);
+            });
+        }
+        value
+    }
+
     /// As [`Input::by_tiles`], and where to put the result, quantized by the same recipe: call
     /// [`Input::made_next`] when it is there.
     pub fn by_tiles_and_next(
@@ -232,7 +277,7 @@ fn tiles_of(recipe: Recipe) -> usize {
     match recipe {
         Recipe::Token(_) => 1,
         Recipe::Fine => 2,
-        Recipe::Panel | Recipe::Block | Recipe::Float => 0,
+        Recipe::Panel | Recipe::Block | Recipe::Bf16 | Recipe::Float => 0,
     }
 }
 

@@ -16,8 +16,10 @@
 mod attention;
 mod backend;
 mod bf16_linear;
+mod bf16_tiles;
 mod embed;
 mod experts;
+mod few_rows;
 mod fused;
 mod gemm;
 mod inputs;

@@ -3,6 +3,7 @@
 //! Every function here is inlined into a function that has the tier's instructions switched on
 //! (see [`tier`]), which is what makes the lanes' methods single instructions.
 
+mod bf16;
 mod decode;
 mod ints;
 mod lanes;
