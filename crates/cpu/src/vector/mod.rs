@@ -23,7 +23,7 @@ mod unpack;
 use crate::kernels::{GELU_CUBE, SQRT_2_OVER_PI};
 
 pub(crate) use lanes::Lanes;
-pub(crate) use prefetch::prefetch;
+pub(crate) use prefetch::{prefetch, prefetch_far};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use {
     ints::IntLanes,
