@@ -387,4 +387,8 @@ impl Program for CpuProgram {
     fn weight_bytes(&self) -> u64 {
         self.0.weight_bytes
     }
+
+    fn row_bytes(&self) -> usize {
+        CpuPlan::new(self.0.clone(), &CompileOptions::default()).row_bytes()
+    }
 }

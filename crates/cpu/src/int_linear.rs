@@ -3,6 +3,7 @@
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{Phase, ValueId};
 
+use crate::by_group::ByGroup;
 use crate::few_rows::{TileProducts, few_rows, rows_at_once};
 use crate::fused::Fusible;
 use crate::gemm::{Ending, Gemm, Output};
@@ -16,16 +17,18 @@ use crate::recipe::{Recipe, Recipes};
 use crate::scalar::oracle::Oracle;
 use crate::tiles::{BLOCK, Layout, Tiles};
 
-/// The most rows that [`Recipe::Token`], whose kernels all give the same bits, takes through the kernel
-/// that reads weights once for every few rows.
+/// The most rows that [`Recipe::Token`] and [`Recipe::Grouped`], whose kernels all give the same bits, take
+/// through the kernel that reads weights once for every few rows.
 const FEW_ROWS: usize = 8;
 
-/// Whether so many rows are multiplied by the kernels for few.
-fn is_few(recipe: Recipe, rows: usize) -> bool {
+/// Whether so many rows of `cols` columns are multiplied by the kernels for few.
+fn is_few(recipe: Recipe, rows: usize, cols: usize) -> bool {
     match recipe {
         Recipe::Block => true,
         Recipe::Panel | Recipe::Fine | Recipe::Bf16 | Recipe::Float => false,
         Recipe::Token(_) => rows <= FEW_ROWS,
+        // The kernels for many rows scale in another order if there is but one group.
+        Recipe::Grouped { group, .. } => rows <= FEW_ROWS || cols <= group,
     }
 }
 
@@ -77,7 +80,7 @@ impl TileProducts<BlockRows> for Packed {
         (self.layout().rows, self.layout().tile_bytes())
     }
 
-    /// As the scales of `x` say by [`Recipe::Block`] or [`Recipe::Token`].
+    /// As the scales of `x` say by [`Recipe::Block`], [`Recipe::Token`] or [`Recipe::Grouped`].
     fn products(
         &self,
         tile: usize,
@@ -85,6 +88,9 @@ impl TileProducts<BlockRows> for Packed {
         mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
     ) {
         let rows = x.rows.rows;
+        let mut store = |row: usize, sums: &[f32; TILE_ROWS]| {
+            store(row, &sums.map(|sum| sum * x.factors[row]));
+        };
         match self {
             Self::Tiles { tiles, kernels } => {
                 let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
@@ -113,6 +119,30 @@ impl TileProducts<BlockRows> for Packed {
                     store(row, sums);
                 }
             }
+        }
+    }
+}
+
+impl Packed {
+    /// The codes of 256 columns, each a whole number of its group's scale; for [`Recipe::Grouped`].
+    ///
+    /// # Panics
+    /// If there is no such tile, or codes are neither signed nor of 4 bits.
+    pub fn codes(&self, tile: usize, block: usize, codes: &mut [i8; TILE_ROWS * PANEL_COLS]) {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.codes(tile, block, codes),
+            Self::Stored(oracle) => oracle.panel_codes(tile, block, codes),
+        }
+    }
+
+    /// The scales of the group that `column` is in; zeros past the last column.
+    ///
+    /// # Panics
+    /// If there is no such tile, or the codec does not scale by groups.
+    pub fn group_scales(&self, tile: usize, column: usize, scales: &mut [f32; TILE_ROWS]) {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.group_scales(tile, column, scales),
+            Self::Stored(oracle) => oracle.group_scales(tile, column, scales),
         }
     }
 }
@@ -191,14 +221,17 @@ impl IntLinear {
         pool: &Pool,
     ) {
         let (kernels, cols) = (x.kernels(), self.packed.cols());
-        let weights: [&dyn PanelSource; 2] = [&self.packed, &up.packed];
         for (rows, recipe) in self.recipes.rows(phases) {
             let out =
                 Output { values: &mut *out, rows: Some(&rows), bias: None, ending: Ending::Gated };
-            if is_few(recipe, rows.len()) {
+            if is_few(recipe, rows.len(), cols) {
                 let x = x.by_rows(&rows, cols, recipe, pool);
                 few_rows(&self.packed, Some((&up.packed, kernels)), x, rows.len(), out, pool);
-            } else if codes_of.is_some() {
+                continue;
+            }
+            let (gate, up) = (ByGroup::of(&self.packed, recipe), ByGroup::of(&up.packed, recipe));
+            let weights: [&dyn PanelSource; 2] = [&gate, &up];
+            if codes_of.is_some() {
                 let (x, next) = x.by_tiles_and_next(&rows, cols, recipe, pool);
                 self.gemm.gated_codes(recipe, weights, x, next, kernels, pool);
             } else {
@@ -226,12 +259,12 @@ impl IntLinear {
         let cols = self.packed.cols();
         for (rows, recipe) in self.recipes.rows(phases) {
             let out = Output { values: &mut *out, rows: Some(&rows), bias, ending };
-            if is_few(recipe, rows.len()) {
+            if is_few(recipe, rows.len(), cols) {
                 let x = x.by_rows(&rows, cols, recipe, pool);
                 few_rows(&self.packed, None, x, rows.len(), out, pool);
             } else {
                 let x = x.by_tiles(&rows, cols, recipe, pool);
-                self.gemm.by_recipe(recipe, &self.packed, x, out, pool);
+                self.gemm.by_recipe(recipe, &ByGroup::of(&self.packed, recipe), x, out, pool);
             }
         }
     }

@@ -94,6 +94,18 @@ impl CpuPlan {
         Self { loaded, memory, fused, merged, buffers, inputs, experts, tapped, profile }
     }
 
+    /// Bytes of all values for a row, and of the widest input of a product as bf16 or int8.
+    pub fn row_bytes(&self) -> usize {
+        let values: usize = self.memory.buffers.iter().map(|(_, width)| width).sum();
+        let graph = &self.loaded.graph;
+        let width = |op: &Op| match *op {
+            Op::Linear { x, .. } | Op::ExpertLinear { x, .. } => graph.node(x).shape.width,
+            _ => 0,
+        };
+        let widest = graph.nodes().iter().map(|node| width(&node.op)).max().unwrap_or(0);
+        values * size_of::<f32>() + widest * size_of::<u16>()
+    }
+
     fn limits(&self, pages: usize) -> StepLimits {
         let graph = &self.loaded.graph;
         let table = graph.nodes().iter().find_map(|node| match node.op {

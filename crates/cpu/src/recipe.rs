@@ -10,8 +10,9 @@
 //! | `f32`, `f16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
 //! | `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Bf16`] |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`], with the model's [`RowRounding`] |
-//! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `int8-g*`, `int4-g*`, `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
+//! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
 //! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
@@ -107,6 +108,15 @@ pub(crate) enum Recipe {
     /// W8A8 and W4A8 as Cider has them and compressed-tensors: activations have one scale for a row, and so
     /// have weights. Products are exact in `i32` over the whole row.
     Token(RowRounding),
+    /// The same for weights with a scale for each group of columns. Products are exact in `i32` over a
+    /// group; then, in the order of groups, `y = fma(product, weight scale, y)`, and at last
+    /// `y *= activation scale`.
+    Grouped {
+        /// How rows become int8.
+        rounding: RowRounding,
+        /// Columns of a group, at most 256.
+        group: usize,
+    },
 }
 
 impl Recipe {
@@ -115,7 +125,7 @@ impl Recipe {
         match self {
             Self::Block => BLOCK,
             Self::Panel | Self::Fine => PANEL_COLS,
-            Self::Token(_) | Self::Bf16 | Self::Float => usize::MAX,
+            Self::Token(_) | Self::Grouped { .. } | Self::Bf16 | Self::Float => usize::MAX,
         }
     }
 
@@ -123,8 +133,10 @@ impl Recipe {
     pub fn rounding(self) -> Rounding {
         match self {
             Self::Block | Self::Panel | Self::Fine | Self::Bf16 | Self::Float => Rounding::HalfEven,
-            Self::Token(RowRounding::Cider) => Rounding::HalfAway,
-            Self::Token(RowRounding::CompressedTensors) => Rounding::WholeRange,
+            Self::Token(rounding) | Self::Grouped { rounding, .. } => match rounding {
+                RowRounding::Cider => Rounding::HalfAway,
+                RowRounding::CompressedTensors => Rounding::WholeRange,
+            },
         }
     }
 }
@@ -181,10 +193,45 @@ impl Recipes {
                 Activations::Int8,
                 Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
             ) => Self { generated: Recipe::Token(rounding), prompt: Recipe::Token(rounding) },
+            (
+                Activations::Int8,
+                Codec::Int8 { group: Group::Of(group), .. }
+                | Codec::Int4 { group: Group::Of(group), .. },
+            ) => {
+                let recipe = Recipe::Grouped { rounding, group: group.into() };
+                Self { generated: recipe, prompt: recipe }
+            }
             _ if is_coarse(codec) => Self::COARSE,
             (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
         }
     }
+}
+
+/// What the recipes of products are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecipeNames {
+    /// That for rows of generated tokens.
+    pub generated: &'static str,
+    /// That for rows of prompts.
+    pub prompt: &'static str,
+}
+
+/// How products with weights of a codec are made in a mode, by name: `float`, `bf16`, `block` (activations
+/// with a scale for each 32 columns), `panel` (activations and weights with one for each 256), `fine` (the
+/// same, activations in two parts), `token` (one for each row of both) and `grouped` (one for each row of
+/// activations, weights by their groups).
+pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
+    let name = |recipe| match recipe {
+        Recipe::Bf16 => "bf16",
+        Recipe::Float => "float",
+        Recipe::Block => "block",
+        Recipe::Panel => "panel",
+        Recipe::Fine => "fine",
+        Recipe::Token(_) => "token",
+        Recipe::Grouped { .. } => "grouped",
+    };
+    let recipes = Recipes::choose(codec, activations, RowRounding::default());
+    RecipeNames { generated: name(recipes.generated), prompt: name(recipes.prompt) }
 }
 
 /// Whether weights have about two bits, or fewer.
