@@ -12,6 +12,7 @@ use keeve_quantize::{MmprojLayout, mmproj_metadata, mmproj_path, vocabulary};
 use serde_json::{Value as Json, json};
 
 use crate::random::RandomWeights;
+use crate::vocabulary as words;
 
 /// What goes wrong here is for whoever runs it to read.
 type Failure = Box<dyn Error + Send + Sync>;
@@ -26,9 +27,18 @@ pub struct RandomModel<'a> {
     pub model: &'a Model,
     /// Its weights, those that it sees with among them.
     pub weights: &'a RandomWeights,
-    /// A model whose tokenizer it gets, with placeholders up to its own number of tokens; without one, other
-    /// programs can read its weights, but no text.
-    pub tokenizer: Option<&'a Checkpoint>,
+    /// How it reads text.
+    pub tokenizer: Tokenizer<'a>,
+}
+
+/// The tokenizer of a random model.
+pub enum Tokenizer<'a> {
+    /// Other programs can read its weights, but no text.
+    None,
+    /// Made-up words, as many as the model has tokens.
+    Words,
+    /// That of another model, with placeholders up to its own number of tokens.
+    Of(&'a Checkpoint),
 }
 
 impl RandomModel<'_> {
@@ -59,8 +69,14 @@ impl RandomModel<'_> {
             ("general.name".to_owned(), Value::string(self.name)),
         ];
         match self.tokenizer {
-            None => metadata.push(("tokenizer.ggml.model".to_owned(), Value::string("none"))),
-            Some(of) => {
+            Tokenizer::None => {
+                metadata.push(("tokenizer.ggml.model".to_owned(), Value::string("none")));
+            }
+            Tokenizer::Words => {
+                let words = words::metadata(self.model.vocabulary);
+                metadata.extend(words.ok_or("a vocabulary that is too small for words")?);
+            }
+            Tokenizer::Of(of) => {
                 metadata.extend(vocabulary(of, self.model.vocabulary)?);
                 let template = of.chat_template().map(Value::string);
                 metadata.extend(template.map(|text| ("tokenizer.chat_template".to_owned(), text)));

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // These are tests.
 
 use keeve_bench::random::RandomWeights;
-use keeve_bench::random_gguf::RandomModel;
+use keeve_bench::random_gguf::{RandomModel, Tokenizer};
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Error, Event, Request, SamplingParams};
 use keeve_graph::{Activations, Progress};
@@ -61,8 +61,13 @@ fn weights_are_in_memory_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
     let (weights, made) = (&weights, model());
-    let random =
-        RandomModel { name: "memory", config: &config, model: &made, weights, tokenizer: None };
+    let random = RandomModel {
+        name: "memory",
+        config: &config,
+        model: &made,
+        weights,
+        tokenizer: Tokenizer::None,
+    };
     assert_eq!(random.write(&file).unwrap(), None);
     let options = EngineOptions {
         threads: Some(2),

@@ -26,6 +26,7 @@ pub mod memory;
 mod pre_tokenizers;
 mod reencode;
 mod request;
+mod rounding;
 pub mod sampling;
 mod scheduler;
 mod sequence;

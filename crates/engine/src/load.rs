@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keeve_checkpoint::{ActivationRule, ActivationScheme, ActivationStrategy, Checkpoint};
+use keeve_checkpoint::Checkpoint;
 use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
@@ -21,6 +21,7 @@ use crate::images::Sight;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::reencode::Reencoded;
+use crate::rounding;
 use crate::scheduler::{Limits, Scheduler};
 use crate::speculation::{Pace, Speculation};
 use crate::text::TextSide;
@@ -142,8 +143,8 @@ impl Engine {
     ) -> Result<Self, Error> {
         let start = Instant::now();
         let model = built(checkpoint, options.max_context)?;
-        let text = TextSide::read(checkpoint, model.vocabulary);
-        let eos = text.end_ids(checkpoint, model.vocabulary)?;
+        // So that what is wrong is known before there are weights.
+        TextSide::none().end_ids(checkpoint, model.vocabulary)?;
         let images = ImageSide {
             sight: None,
             processor: model
@@ -151,22 +152,38 @@ impl Engine {
                 .as_ref()
                 .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
         };
+        let mut read = None;
         let draft = match (options.speculation, draft) {
             (Speculation::Draft, None) => return Err(Error::NoDraftModel),
             (Speculation::Off | Speculation::Ngram, _) | (_, None) => None,
             (Speculation::Auto | Speculation::Draft, Some(draft)) => {
                 let small = built(draft, None)?;
-                same_tokens((&text, &model), draft, &small)?;
+                let text = read.insert(TextSide::read(checkpoint, model.vocabulary));
+                same_tokens((text, &model), draft, &small)?;
                 Some((draft, small))
             }
         };
-        let notes = checkpoint.notes().to_vec();
+        let mut notes = checkpoint.notes().to_vec();
         let row_rounding = match options.weights {
             // What is made anew is made as Cider does.
             Some(_) => RowRounding::Cider,
-            None => row_rounding(checkpoint),
+            None => {
+                let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
+                let schemes: Vec<_> = schemes.collect();
+                if options.activations == Activations::Int8 {
+                    notes.extend(rounding::notes(&schemes));
+                }
+                rounding::of(&schemes)
+            }
         };
-        let sides = Sides { text, eos, images, draft, row_rounding, notes };
+        let vocabulary = model.vocabulary;
+        let text = move || {
+            let text = read.unwrap_or_else(|| TextSide::read(checkpoint, vocabulary));
+            let eos = text.end_ids(checkpoint, vocabulary)?;
+            Ok((text, eos))
+        };
+        let text = Box::new(text);
+        let sides = Sides { text, images, draft, row_rounding, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -187,8 +204,7 @@ impl Engine {
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
         let sides = Sides {
-            text: TextSide::none(),
-            eos: vec![],
+            text: Box::new(|| Ok((TextSide::none(), vec![]))),
             images: ImageSide::default(),
             draft: None,
             row_rounding: RowRounding::default(),
@@ -200,7 +216,7 @@ impl Engine {
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        Sides { text, eos, mut images, draft, row_rounding, mut notes }: Sides<'_>,
+        Sides { text, mut images, draft, row_rounding, mut notes }: Sides<'_>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -250,7 +266,14 @@ impl Engine {
         };
         let load = LoadOptions { progress: &after_seeing, ..load };
         let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
-        let program = cpu.load(Arc::new(model.graph), weights, &load)?;
+        // Large vocabularies take as long to read as weights to pack.
+        let (program, text) = std::thread::scope(|scope| {
+            let text = scope.spawn(text);
+            let program = cpu.load(Arc::new(model.graph), weights, &load);
+            let text = text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (program, text)
+        });
+        let (program, (text, eos)) = (program?, text?);
         let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
@@ -383,30 +406,18 @@ fn reuse(options: &EngineOptions) -> Reuse {
     }
 }
 
+/// Reads the text side, and which tokens end answers.
+type ReadText<'a> = Box<dyn FnOnce() -> Result<(TextSide, Vec<u32>), Error> + Send + 'a>;
+
 /// What an engine has besides a model.
 struct Sides<'a> {
-    text: TextSide,
-    /// Tokens that end answers.
-    eos: Vec<u32>,
+    text: ReadText<'a>,
     images: ImageSide,
     /// The draft model.
     draft: Option<(&'a Checkpoint, Model)>,
     row_rounding: RowRounding,
     /// What is to be told of the model.
     notes: Vec<String>,
-}
-
-/// How a checkpoint wants rows to become int8: as compressed-tensors if that is what made it.
-fn row_rounding(checkpoint: &Checkpoint) -> RowRounding {
-    let by_row = |scheme: ActivationScheme| {
-        scheme.rule == ActivationRule::CompressedTensors
-            && scheme.strategy == ActivationStrategy::Token
-            && (scheme.bits, scheme.float, scheme.symmetric) == (8, false, true)
-    };
-    match checkpoint.tensors().filter_map(|tensor| tensor.activations).any(by_row) {
-        true => RowRounding::CompressedTensors,
-        false => RowRounding::Cider,
-    }
 }
 
 /// What makes images ready for a model that sees, if it came with settings for it.

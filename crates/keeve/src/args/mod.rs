@@ -5,6 +5,7 @@ mod values;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use keeve::{Activations, Codec, Isa, KvCodec, Speculation};
@@ -470,6 +471,13 @@ pub struct Bench {
     /// With --ops: the most rows of activations; they are the powers of two up to this.
     #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops")]
     pub max_rows: u32,
+    /// With --ops: these numbers of rows of activations, instead of the powers of two.
+    #[arg(long, value_name = "ROWS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops", conflicts_with = "max_rows")]
+    pub rows: Vec<u32>,
+    /// With --ops: how many seconds a single measurement may take before it counts with the runs that it
+    /// has, if only one.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, requires = "ops")]
+    pub patience: Duration,
     /// Prompt tokens; 0: prompts are not measured.
     #[arg(long, short = 'p', value_name = "TOKENS", default_value_t = 512)]
     pub prompt: usize,
@@ -582,6 +590,15 @@ pub struct Rm {
 pub struct Completions {
     /// The shell.
     pub shell: clap_complete::Shell,
+}
+
+/// A time of at least a millisecond and at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (1e-3..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) => Err("must be from 0.001 to 86400".into()),
+        Err(_) => Err("expected a number of seconds".into()),
+    }
 }
 
 #[cfg(test)]
