@@ -36,7 +36,7 @@ pub(crate) fn whole_entries(config: &Value, entries: Vec<Entry>) -> Vec<Entry> {
         entry.info.name = whole_name(&entry.info.name);
         let name = &entry.info.name;
         let inputs = match name {
-            name if !has_experts => None,
+            _ if !has_experts => None,
             name if name.ends_with(".experts.gate_up_proj") => hidden,
             name if name.ends_with(".experts.down_proj") => width,
             _ => None,
