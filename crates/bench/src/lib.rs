@@ -19,6 +19,7 @@ pub mod random_gguf;
 pub mod server;
 pub mod shape;
 mod spread;
+mod vocabulary;
 
 pub use error::Error;
 pub use spread::Spread;

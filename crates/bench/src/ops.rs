@@ -3,13 +3,15 @@
 //!
 //! A product is measured as models run it: as a graph of one linear on the backend, timed by the
 //! plan's profile, so that quantizing the activations counts. Few rows wait for memory, so there the
-//! runs go round several copies of the weight, more than any cache holds.
+//! runs go round several copies of the weight, more than any cache holds. A mode by which products are
+//! made as by one before it is left out, and a product that takes long is not repeated as often.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use keeve_codec::{Codec, PackedTensor};
-use keeve_cpu::{Cpu, CpuOptions, Isa};
+use keeve_cpu::{Cpu, CpuOptions, Isa, recipe_names};
 use keeve_graph::{
     Activations, Backend, CompileOptions, Graph, LoadOptions, OpProfile, Phase, Plan, Program,
     RowInput, State, Step, Want, Weights,
@@ -45,15 +47,39 @@ pub struct OpsOptions {
     pub activations: Vec<Activations>,
     /// Weight rows and columns.
     pub sizes: Vec<(usize, usize)>,
-    /// Rows of activations are the powers of two up to this.
-    pub max_rows: usize,
-    /// The fewest runs of each measurement.
+    /// Numbers of rows of activations.
+    pub rows: Vec<usize>,
+    /// Runs of each measurement, at least, where there is time for them.
     pub repetitions: usize,
+    /// When a product has been measured for so long, what there is counts: one run, if it took that long.
+    pub patience: Duration,
     /// Threads; `None`: one for each core.
     pub threads: Option<usize>,
 }
 
 impl OpsOptions {
+    /// The powers of two up to `most`.
+    pub fn rows_up_to(most: usize) -> Vec<usize> {
+        (0..usize::BITS).map(|bit| 1 << bit).take_while(|&rows| rows <= most).collect()
+    }
+
+    /// The modes by which products of a codec are made in different ways, the first of each.
+    fn modes(&self, codec: Codec) -> Vec<Activations> {
+        let mut modes: Vec<Activations> = vec![];
+        for &mode in &self.activations {
+            let names = recipe_names(codec, mode);
+            if !modes.iter().any(|&earlier| recipe_names(codec, earlier) == names) {
+                modes.push(mode);
+            }
+        }
+        modes
+    }
+
+    /// Phases that are measured with so many rows.
+    fn phases(rows: usize) -> &'static [Phase] {
+        if rows > FEW_ROWS { &[Phase::Prompt] } else { &[Phase::Generated, Phase::Prompt] }
+    }
+
     /// The codecs that have kernels of their own, or are to.
     pub fn default_codecs() -> Vec<Codec> {
         let names = [
@@ -92,44 +118,63 @@ pub fn run(options: &OpsOptions, observer: &dyn Observer) -> Result<OpsReport, E
         unsupported: vec![],
         interrupted: false,
     };
-    let total = options.codecs.len() * options.activations.len() * options.sizes.len();
-    let mut done = 0;
+    let of_each: usize = options.rows.iter().map(|&rows| OpsOptions::phases(rows).len()).sum();
+    let modes: usize = options.codecs.iter().map(|&codec| options.modes(codec).len()).sum();
+    let mut progress = Progress { observer, done: 0, total: modes * options.sizes.len() * of_each };
     for &(n, k) in &options.sizes {
         for &codec in &options.codecs {
-            let copies = copies(codec, n, k, threads, observer)?;
-            for &activations in &options.activations {
-                observer.progress("products", done, total);
-                done += 1;
+            let copies = copies(codec, n, k, threads, options, observer)?;
+            for activations in options.modes(codec) {
+                let end = progress.done + of_each;
+                progress.show(&format!("{codec} {}", activations_name(activations)));
                 if observer.stopped() {
                     report.interrupted = true;
                     return Ok(report);
                 }
                 match Products::load(&cpu, &copies, activations) {
-                    Ok(mut products) => products.measure(options, &mut report, observer)?,
+                    Ok(mut products) => products.measure(options, &mut report, &mut progress)?,
                     Err(keeve_graph::Error::Unsupported { what, .. }) => {
                         report.note_unsupported(what);
                     }
                     Err(error) => return Err(error.into()),
                 }
+                progress.done = end;
             }
         }
     }
-    observer.progress("products", total, total);
+    progress.show("products");
     report.interrupted = observer.stopped();
     Ok(report)
 }
 
-/// Random weights of `n` rows by `k` columns, as many as no cache holds.
+/// How many products have been measured.
+struct Progress<'a> {
+    observer: &'a dyn Observer,
+    done: usize,
+    total: usize,
+}
+
+impl Progress<'_> {
+    fn show(&self, what: &str) {
+        self.observer.progress(what, self.done, self.total);
+    }
+}
+
+/// Random weights of `n` rows by `k` columns, as many as no cache holds, if that matters.
 fn copies(
     codec: Codec,
     n: usize,
     k: usize,
     threads: usize,
+    options: &OpsOptions,
     observer: &dyn Observer,
 ) -> Result<Vec<PackedTensor>, Error> {
     let wrong = |error| Error::Tensor { name: format!("weight of {n} by {k}"), error };
     let bytes = codec.row_bytes(k).map_err(wrong)?.saturating_mul(n).max(1);
-    let count = CIRCLE_BYTES.div_ceil(bytes).min(MAX_COPIES);
+    let count = match options.rows.iter().any(|&rows| rows <= FEW_ROWS) {
+        true => CIRCLE_BYTES.div_ceil(bytes).min(MAX_COPIES),
+        false => 1,
+    };
     let mut copies = vec![];
     for seed in 0..count as u64 {
         if observer.stopped() && !copies.is_empty() {
@@ -195,23 +240,22 @@ impl Products {
         Ok(Self { codec, activations, n, k, weight_bytes, programs })
     }
 
-    /// Measures all numbers of rows in both phases.
+    /// Measures all numbers of rows, few rows in both phases.
     fn measure(
         &mut self,
         options: &OpsOptions,
         report: &mut OpsReport,
-        observer: &dyn Observer,
+        progress: &mut Progress<'_>,
     ) -> Result<(), Error> {
-        for rows in (0..usize::BITS).map(|bit| 1usize << bit).take_while(|&r| r <= options.max_rows)
-        {
-            for phase in [Phase::Generated, Phase::Prompt] {
-                if phase == Phase::Generated && rows > FEW_ROWS {
-                    continue;
-                }
-                let Some(times) = self.time(rows, phase, options.repetitions, observer)? else {
+        for &rows in &options.rows {
+            for &phase in OpsOptions::phases(rows) {
+                let Some(times) = self.time(rows, phase, options, progress.observer)? else {
                     return Ok(());
                 };
                 report.add(self, rows, phase, times);
+                progress.done += 1;
+                let mode = activations_name(self.activations);
+                progress.show(&format!("{} {mode}", self.codec));
             }
         }
         Ok(())
@@ -222,30 +266,42 @@ impl Products {
         &self,
         rows: usize,
         phase: Phase,
-        repetitions: usize,
+        options: &OpsOptions,
         observer: &dyn Observer,
     ) -> Result<Option<Spread>, Error> {
         let circle = if rows <= FEW_ROWS { self.programs.len() } else { 1 };
-        let options = CompileOptions { profile: true, max_rows: Some(rows), taps: vec![] };
-        let mut runs = vec![];
+        let compile = CompileOptions { profile: true, max_rows: Some(rows), taps: vec![] };
+        let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+        let start = Instant::now();
+        let (mut runs, mut first) = (vec![], 0);
         for program in &self.programs[..circle] {
             let mut run =
-                Run { plan: program.compile(&options)?, state: program.state(0)?, time: 0 };
+                Run { plan: program.compile(&compile)?, state: program.state(0)?, time: 0 };
             // The first run pays for memory that later ones find.
-            run.next(rows, phase)?;
+            first = run.next(rows, phase)?;
             runs.push(run);
-        }
-        let (mut times, mut spent) = (vec![], 0);
-        for index in (0..circle).cycle() {
             if observer.stopped() {
                 return Ok(None);
             }
-            let time = runs[index].next(rows, phase)?;
-            times.push(time as f64 / 1e9);
-            spent += time;
-            if times.len() >= repetitions.max(1) && spent >= ENOUGH_NANOSECONDS {
+            if start.elapsed() >= options.patience {
                 break;
             }
+        }
+        let (mut times, mut spent) = (vec![], 0);
+        for index in (0..runs.len()).cycle() {
+            if observer.stopped() {
+                return Ok(None);
+            }
+            let enough = times.len() >= options.repetitions.max(1) && spent >= ENOUGH_NANOSECONDS;
+            if enough || start.elapsed() >= options.patience {
+                break;
+            }
+            let time = runs[index].next(rows, phase)?;
+            times.push(seconds(time));
+            spent += time;
+        }
+        if times.is_empty() {
+            times.push(seconds(first));
         }
         Ok(Spread::of(&times))
     }
@@ -299,6 +355,8 @@ pub struct Product {
     pub codec: String,
     /// Mode of activations.
     pub activations: &'static str,
+    /// How the mode makes products of this codec in this phase: see `crates/cpu/src/recipe.rs`.
+    pub recipe: &'static str,
     /// Phase of the rows.
     #[serde(serialize_with = "phase_name")]
     pub phase: Phase,
@@ -337,9 +395,14 @@ impl OpsReport {
         let peak = self.bounds.peak_tops(activations);
         let least = self.bounds.read_gb_s.zip(peak);
         let least = least.map(|(read, peak)| (bytes / read).max(operations / peak));
+        let names = recipe_names(codec, activations);
         self.ops.push(Product {
             codec: codec.to_string(),
             activations: activations_name(activations),
+            recipe: match phase {
+                Phase::Prompt => names.prompt,
+                Phase::Generated => names.generated,
+            },
             phase,
             n,
             k,
@@ -364,7 +427,7 @@ impl OpsReport {
         };
         let mut table = format!(
             "{} threads, {}; read bandwidth {}, AMX int8 {}, AMX bf16 {}, VNNI int8 {}\n\n\
-             {:12} {:6} {:9} {:>12} {:>5} {:>12} {:>8} {:>8} {:>8}\n",
+             {:12} {:6} {:8} {:9} {:>12} {:>5} {:>12} {:>8} {:>8} {:>8}\n",
             self.threads,
             self.isa,
             rate(self.bounds.read_gb_s, "GB/s"),
@@ -373,6 +436,7 @@ impl OpsReport {
             rate(self.bounds.vnni_int8_tops, "TOP/s"),
             "codec",
             "mode",
+            "recipe",
             "phase",
             "n x k",
             "rows",
@@ -382,13 +446,14 @@ impl OpsReport {
             "bound",
         );
         for product in &self.ops {
-            let Product { codec, activations, n, k, rows, gb_s, tops, .. } = product;
+            let Product { codec, activations, recipe, n, k, rows, gb_s, tops, .. } = product;
             let bound = product.bound_fraction;
             let bound = bound.map_or_else(|| "-".into(), |part| format!("{:.1} %", 100.0 * part));
             let (phase, size) = (name(product.phase), format!("{n}x{k}"));
             let us = product.seconds.median * 1e6;
             table += &format!(
-                "{codec:12} {activations:6} {phase:9} {size:>12} {rows:>5} {us:>12.1} {gb_s:>8.2} {tops:>8.3} {bound:>8}\n"
+                "{codec:12} {activations:6} {recipe:8} {phase:9} {size:>12} {rows:>5} {us:>12.1} \
+                 {gb_s:>8.2} {tops:>8.3} {bound:>8}\n"
             );
         }
         for what in &self.unsupported {

@@ -236,6 +236,7 @@ mod tests {
         let product = |codec: &str, phase, n, rows: usize| Product {
             codec: codec.into(),
             activations: "float",
+            recipe: "float",
             phase,
             n,
             k: 64,

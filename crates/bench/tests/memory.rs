@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // These are tests.
 
 use keeve_bench::random::RandomWeights;
-use keeve_bench::random_gguf;
+use keeve_bench::random_gguf::{RandomModel, Tokenizer};
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Error, Event, Request, SamplingParams};
 use keeve_graph::{Activations, Progress};
@@ -60,7 +60,15 @@ fn weights_are_in_memory_once() {
     let bytes = weights.total_bytes().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.gguf");
-    random_gguf::write("memory", &config, &model().graph, &weights, &file).unwrap();
+    let (weights, made) = (&weights, model());
+    let random = RandomModel {
+        name: "memory",
+        config: &config,
+        model: &made,
+        weights,
+        tokenizer: Tokenizer::None,
+    };
+    assert_eq!(random.write(&file).unwrap(), None);
     let options = EngineOptions {
         threads: Some(2),
         activations: Activations::Auto,
@@ -85,5 +93,5 @@ fn weights_are_in_memory_once() {
     check("a file", measure(|| Engine::load(&checkpoint, &options, &progress)));
     let reports = reports.into_inner().unwrap();
     assert!(reports.len() > 10 && reports.last() == Some(&bytes), "{} reports", reports.len());
-    check("made weights", measure(|| Engine::from_weights(model(), &weights, &options, &|_| true)));
+    check("made weights", measure(|| Engine::from_weights(model(), weights, &options, &|_| true)));
 }

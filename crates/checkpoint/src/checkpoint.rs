@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use keeve_codec::{Bytes, PackedTensor};
 use serde_json::Value;
 
-use crate::dialect::{self, Entry, TensorInfo, gguf_config, gguf_names};
+use crate::dialect::{self, Entry, TensorInfo, gguf_config, gguf_names, mmproj};
 use crate::files::{Files, Folder, Memory};
 use crate::gguf::parts::{self, PartName};
 use crate::gguf::tokenizer::GgufTokenizer;
 use crate::gguf::{self, Metadata};
+use crate::projectors::{self, Found};
 use crate::{Error, config, mapped, multimodal, seeing, shards, tokenizer_files};
 
 const CONFIG: &str = "config.json";
@@ -54,22 +55,43 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a folder with `config.json` and safetensors files, a folder with a single GGUF model, or
-    /// a GGUF file. Of a model that is split over several GGUF files, any may be given.
+    /// a GGUF file. Of a model that is split over several GGUF files, any may be given. What a GGUF model
+    /// sees with is taken from a file beside it whose name has `mmproj` in it, if one fits.
     ///
     /// # Errors
     /// If a file is missing, is not what its name says, is damaged, or describes a quantization that
     /// keeve does not know. Tensors in a format that it cannot read are listed and fail only in
     /// [`Checkpoint::tensor`].
     pub fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, None)
+    }
+
+    /// [`Checkpoint::open`] for a GGUF model that sees with what is in the file `mmproj`.
+    ///
+    /// # Errors
+    /// As for [`Checkpoint::open`], also of that file; and if the model has none or does not go with it.
+    pub fn open_seeing(path: &Path, mmproj: &Path) -> Result<Self, Error> {
+        Self::open_with(path, Some(mmproj))
+    }
+
+    fn open_with(path: &Path, mmproj: Option<&Path>) -> Result<Self, Error> {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
-            return Self::from_files(&Folder::new(path));
+            let folder = Folder::new(path);
+            return match mmproj {
+                None => Self::from_files(&folder),
+                Some(mmproj) if folder.open(CONFIG)?.is_some() => {
+                    Err(Error::file(mmproj, "goes with a GGUF model, not with such a folder"))
+                }
+                Some(_) => Self::from_lone_gguf(&folder, mmproj),
+            };
         }
         let bytes = mapped::open(path)?;
-        let folder = Folder::new(path.parent().unwrap_or(Path::new("")));
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = Folder::new(parent.unwrap_or(Path::new(".")));
         let extension = path.extension().and_then(|extension| extension.to_str());
         if bytes.starts_with(gguf::MAGIC) || extension == Some("gguf") {
-            return Self::from_gguf(path, &bytes, &folder);
+            return Self::from_gguf(path, &bytes, &folder, mmproj);
         }
         let problem = match extension {
             Some("safetensors") => {
@@ -91,7 +113,9 @@ impl Checkpoint {
     fn from_files(files: &dyn Files) -> Result<Self, Error> {
         let path = files.path().to_path_buf();
         let config_path = path.join(CONFIG);
-        let Some(mut config) = files.json(CONFIG)? else { return Self::from_lone_gguf(files) };
+        let Some(mut config) = files.json(CONFIG)? else {
+            return Self::from_lone_gguf(files, None);
+        };
         let shards = shards::open(files)?;
         // With the names and settings of the whole model, whose quantization may go by them.
         let translation = dialect::translate(&config, &config_path, &shards.tensors)?;
@@ -135,8 +159,9 @@ impl Checkpoint {
         })
     }
 
-    fn from_lone_gguf(files: &dyn Files) -> Result<Self, Error> {
+    fn from_lone_gguf(files: &dyn Files, mmproj: Option<&Path>) -> Result<Self, Error> {
         let mut names = files.names()?;
+        names.retain(|name| !mmproj::is_named_so(name));
         // Of a model in several files, the first stands for all.
         let later = |name: &str| PartName::read(name).is_some_and(|part| part.number > 1);
         let any = names.iter().find(|name| name.ends_with(".gguf")).cloned();
@@ -144,7 +169,7 @@ impl Checkpoint {
         let missing = |problem| Error::file(files.path(), problem);
         match (names.as_slice(), &any) {
             ([name], _) | ([], Some(name)) => match files.open(name)? {
-                Some(bytes) => Self::from_gguf(&files.path().join(name), &bytes, files),
+                Some(bytes) => Self::from_gguf(&files.path().join(name), &bytes, files, mmproj),
                 None => Err(missing("holds a GGUF file that vanished")),
             },
             ([], None) => Err(missing("holds neither config.json nor a GGUF file")),
@@ -152,23 +177,51 @@ impl Checkpoint {
         }
     }
 
-    fn from_gguf(path: &Path, bytes: &Bytes, folder: &dyn Files) -> Result<Self, Error> {
-        let (parsed, files) = parts::open(path, bytes, &|name| folder.open(name))?;
+    fn from_gguf(
+        path: &Path,
+        bytes: &Bytes,
+        folder: &dyn Files,
+        mmproj: Option<&Path>,
+    ) -> Result<Self, Error> {
+        let (parsed, mut files) = parts::open(path, bytes, &|name| folder.open(name))?;
         let architecture = gguf_config::architecture(&parsed)?;
-        let config = gguf_config::config(&parsed, architecture)?;
-        let (entries, index) = sorted(gguf_names::translate(&parsed, architecture)?)?;
+        let mut config = gguf_config::config(&parsed, architecture)?;
+        let mut entries = gguf_names::translate(&parsed, architecture)?;
+        let mut format = format!("GGUF v{}", parsed.version);
+        let (mut image_settings, mut notes) = (None, Vec::new());
+        let width = config.get("hidden_size").and_then(Value::as_u64);
+        let found = match mmproj {
+            Some(mmproj) if !mmproj::sees(architecture) => {
+                let shown = crate::error::shown(architecture);
+                let problem = format!("is for models that see, which '{shown}' is not");
+                return Err(Error::file(mmproj, problem));
+            }
+            Some(mmproj) => Some(projectors::given(mmproj, width)?),
+            None if mmproj::sees(architecture) => {
+                projectors::beside(path, folder, width, &mut notes)?
+            }
+            None => None,
+        };
+        if let Some(Found { path, file, projector }) = found {
+            let whole = projector.join(&parsed.metadata, architecture, config, entries)?;
+            (config, entries) = (whole.config, whole.entries);
+            image_settings = Some((path, whole.image_settings));
+            files.push(file);
+            format += " with mmproj";
+        }
+        let (entries, index) = sorted(entries)?;
         let chat_template = parsed.metadata.string("tokenizer.chat_template")?.map(Into::into);
         Ok(Self {
             path: path.into(),
-            format: format!("GGUF v{}", parsed.version),
+            format,
             files,
             config_path: path.into(),
             config,
-            notes: Vec::new(),
+            notes,
             generation_config: None,
             tokenizer: None,
             tokenizer_config: None,
-            image_settings: None,
+            image_settings,
             chat_template,
             metadata: Some(parsed.metadata),
             entries,
@@ -219,7 +272,7 @@ impl Checkpoint {
     /// The config in the form of Hugging Face's `config.json` with classic rope fields. Numbers are
     /// as in the file: not checked.
     ///
-    /// For a GGUF file it is made from the metadata, with `model_type` the architecture's name. A
+    /// For a GGUF model it is made from the metadata, with `model_type` the architecture's name. A
     /// tensor of rope divisors becomes `rope_scaling: {"rope_type": "factors", "factors": [...]}`:
     /// each frequency is to be divided by its factor.
     pub fn config(&self) -> &Value {
@@ -257,9 +310,17 @@ impl Checkpoint {
     }
 
     /// The file that says what images are made of, `preprocessor_config.json` or mlx-vlm's
-    /// `processor_config.json`, and its text.
+    /// `processor_config.json`, and its text. Of a GGUF model, the file that it sees with, and what that says in
+    /// the form of a `preprocessor_config.json`.
     pub fn image_settings(&self) -> Option<(&Path, &[u8])> {
         self.image_settings.as_ref().map(|(path, bytes)| (path.as_path(), &bytes[..]))
+    }
+
+    /// Whether this is the language model of a GGUF model that sees, without what that sees with.
+    pub fn lacks_mmproj(&self) -> bool {
+        let architecture = self.metadata.as_ref().map(|of| of.string("general.architecture"));
+        let sees = architecture.is_some_and(|name| name.ok().flatten().is_some_and(mmproj::sees));
+        sees && self.image_settings.is_none()
     }
 
     /// The metadata of a GGUF file.

@@ -30,6 +30,7 @@ pub mod gguf;
 mod mapped;
 pub mod mlx;
 mod multimodal;
+mod projectors;
 pub mod safetensors;
 mod seeing;
 mod shards;

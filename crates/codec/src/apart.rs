@@ -1,7 +1,7 @@
 //! Rows taken apart into the numbers they store, for kernels that compute with codes.
 
 pub use crate::kquant::Block as SuperBlock;
-use crate::{Codec, Float, Group, Row, kquant, legacy, read_codes};
+use crate::{Codec, Float, Group, Row, kquant, legacy, read_codes, ternary};
 
 /// Weights in a super-block of a K-quant.
 pub const SUPER_BLOCK: usize = kquant::BLOCK;
@@ -9,7 +9,7 @@ pub const SUPER_BLOCK: usize = kquant::BLOCK;
 /// How a codec makes a weight out of its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Codes {
-    /// Bits of a code.
+    /// Bits of a code, which may be stored closer together.
     pub bits: u8,
     /// Whether codes are two's complement. Otherwise they are counted from zero.
     pub signed: bool,
@@ -63,6 +63,9 @@ impl Codec {
             Self::Affine { bits, group, scale } => groups(bits, 0, Group::Of(group), scale, true),
             Self::Int8 { group, scale } => groups(8, 0, group, scale, false),
             Self::Int4 { group, scale } => groups(4, 8, group, scale, false),
+            Self::Tq1_0 | Self::Tq2_0 => groups(2, 1, Group::Of(256), Float::F16, false),
+            Self::Ptq1_0 | Self::Pq2_0 => groups(2, 1, Group::Of(128), Float::F16, false),
+            Self::Q2_0 => groups(2, 1, Group::Of(64), Float::F16, false),
             Self::Q2K => blocks(2, 0, 16, true),
             Self::Q3K => blocks(3, 4, 16, false),
             Self::Q4K => blocks(4, 0, 32, true),
@@ -93,6 +96,11 @@ pub fn codes(codec: Codec, row: Row<'_>, out: &mut [u8]) {
                 }
             }
         }
+        Codec::Tq1_0 => ternary::trits_codes(&ternary::TQ1_0, row.data, out),
+        Codec::Ptq1_0 => ternary::trits_codes(&ternary::PTQ1_0, row.data, out),
+        Codec::Tq2_0 => ternary::bits_codes(&ternary::TQ2_0, row.data, out),
+        Codec::Q2_0 => ternary::bits_codes(&ternary::Q2_0, row.data, out),
+        Codec::Pq2_0 => ternary::bits_codes(&ternary::PQ2_0, row.data, out),
         Codec::Affine { bits, .. } => read_codes(bits, row.data, out),
         Codec::Int8 { .. } => out.copy_from_slice(row.data),
         Codec::Int4 { .. } => {
@@ -118,7 +126,11 @@ pub fn group_scale(codec: Codec, row: Row<'_>, index: usize) -> Option<(f32, f32
     } else {
         let bytes = codec.geometry().block_bytes;
         let block = &row.data[index * bytes..][..bytes];
-        (block, &block[float.bytes()..], 0)
+        let scale = match codec {
+            Codec::Tq1_0 | Codec::Ptq1_0 | Codec::Tq2_0 => bytes - float.bytes(),
+            _ => 0,
+        };
+        (&block[scale..], &block[float.bytes()..], 0)
     };
     Some((float.read(scales, at), if offset { float.read(offsets, at) } else { 0.0 }))
 }

@@ -55,6 +55,17 @@ impl Bits {
     }
 }
 
+/// The codes of a row.
+pub(crate) fn bits_codes(format: &Bits, data: &[u8], out: &mut [u8]) {
+    let (codes_at, _) = format.places();
+    let bytes = format.code_bytes();
+    out.fill(0);
+    let blocks = data.chunks_exact(bytes + SCALE_BYTES).zip(out.chunks_exact_mut(format.block));
+    for (block, out) in blocks {
+        spread(&block[codes_at..][..bytes], format.run, format.width, 0, out);
+    }
+}
+
 /// Decodes a row.
 pub(crate) fn bits_values(format: &Bits, data: &[u8], out: &mut [f32]) {
     let (codes_at, scale_at) = format.places();
@@ -134,23 +145,36 @@ impl Trits {
     }
 }
 
-/// Decodes a row.
-pub(crate) fn trits_values(format: &Trits, data: &[u8], out: &mut [f32]) {
+/// The digits of a row.
+pub(crate) fn trits_codes(format: &Trits, data: &[u8], out: &mut [u8]) {
     let bytes = format.digit_bytes();
     let blocks = data.chunks_exact(bytes + SCALE_BYTES).zip(out.chunks_exact_mut(format.block));
     for (block, out) in blocks {
-        let scale = Float::F16.read(&block[bytes..], 0);
         let mut rest = [0; 64];
         let rest = &mut rest[..bytes];
         rest.copy_from_slice(&block[..bytes]);
         format.each_stretch(rest, out, |bytes, out| {
             for out in out.chunks_exact_mut(bytes.len()) {
-                for (value, byte) in out.iter_mut().zip(bytes.iter_mut()) {
-                    *value = scale * (i32::from((u16::from(*byte) * 3) >> 8) - 1) as f32;
+                for (code, byte) in out.iter_mut().zip(bytes.iter_mut()) {
+                    *code = ((u16::from(*byte) * 3) >> 8) as u8;
                     *byte = byte.wrapping_mul(3);
                 }
             }
         });
+    }
+}
+
+/// Decodes a row.
+pub(crate) fn trits_values(format: &Trits, data: &[u8], out: &mut [f32]) {
+    let bytes = format.digit_bytes() + SCALE_BYTES;
+    let mut codes = [0; LARGEST_BLOCK];
+    let codes = &mut codes[..format.block];
+    for (block, out) in data.chunks_exact(bytes).zip(out.chunks_exact_mut(format.block)) {
+        trits_codes(format, block, codes);
+        let scale = Float::F16.read(&block[bytes - SCALE_BYTES..], 0);
+        for (value, &code) in out.iter_mut().zip(&*codes) {
+            *value = scale * (i32::from(code) - 1) as f32;
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{floats, get, local, shared};
+use common::{floats, get, shared};
 use keeve_codec::{Codec, EncodeOptions, Float, Group, decode, encode};
 use safetensors::SafeTensors;
 
@@ -49,7 +49,7 @@ fn check(bytes: &[u8]) {
 
 #[test]
 fn encoding_meets_cider() {
-    check(&local("cider.safetensors"));
+    check(include_bytes!("../../../testdata/cider.safetensors"));
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 
 use keeve_graph::ValueId;
 
-use crate::gemm::Int8Rows;
+use crate::by_group;
+use crate::gemm::{Bf16Rows, Int8Rows};
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
@@ -18,7 +19,8 @@ const TASK_VALUES: usize = 16 << 10;
 
 /// Something that is made when it is first asked for, in memory that is kept.
 struct Kept<T> {
-    made: bool,
+    /// The recipe that it was made by, if it was.
+    made: Option<Recipe>,
     value: T,
 }
 
@@ -26,20 +28,26 @@ struct Kept<T> {
 pub(crate) struct Inputs {
     /// The value that it is made from.
     from: Option<ValueId>,
-    /// For products of few rows: by [`Recipe::Block`] and by [`Recipe::Token`].
-    rows: [Kept<BlockRows>; 2],
-    /// For products of many rows: by [`Recipe::Panel`], [`Recipe::Token`] and [`Recipe::Fine`].
-    tiles: [Kept<Int8Rows>; 3],
+    /// For products of few rows, by [`slot`].
+    rows: [Kept<BlockRows>; SLOTS],
+    /// For products of many rows, likewise.
+    tiles: [Kept<Int8Rows>; SLOTS],
+    /// For products of few rows with nothing rounded: each row filled up with zeros.
+    floats: Kept<Vec<f32>>,
+    /// For products of many rows by [`Recipe::Bf16`].
+    bf16: Kept<Bf16Rows>,
     /// For products of many rows with what is being made: see [`Input::made_next`].
     next: Int8Rows,
 }
 
 impl Default for Inputs {
     fn default() -> Self {
-        let rows = || Kept { made: false, value: BlockRows::EMPTY };
-        let tiles = || Kept { made: false, value: Int8Rows::default() };
-        let tiles = [tiles(), tiles(), tiles()];
-        Self { from: None, rows: [rows(), rows()], tiles, next: Int8Rows::default() }
+        let rows = |_| Kept { made: None, value: BlockRows::EMPTY };
+        let tiles = |_| Kept { made: None, value: Int8Rows::default() };
+        let (rows, tiles) = (std::array::from_fn(rows), std::array::from_fn(tiles));
+        let floats = Kept { made: None, value: vec![] };
+        let bf16 = Kept { made: None, value: Bf16Rows::default() };
+        Self { from: None, rows, floats, tiles, bf16, next: Int8Rows::default() }
     }
 }
 
@@ -100,8 +108,9 @@ impl Inputs {
     }
 
     fn clear(&mut self) {
-        self.rows.iter_mut().for_each(|kept| kept.made = false);
-        self.tiles.iter_mut().for_each(|kept| kept.made = false);
+        self.rows.iter_mut().for_each(|kept| kept.made = None);
+        self.tiles.iter_mut().for_each(|kept| kept.made = None);
+        (self.floats.made, self.bf16.made) = (None, None);
     }
 }
 
@@ -166,11 +175,44 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &BlockRows {
-        let Kept { made, value } =
-            &mut self.inputs.rows[matches!(recipe, Recipe::Token(_)) as usize];
-        if !*made {
-            *made = true;
+        let Kept { made, value } = &mut self.inputs.rows[slot(recipe)];
+        if *made != Some(recipe) {
+            *made = Some(recipe);
             quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, value);
+        }
+        value
+    }
+
+    /// As [`Input::by_rows`], nothing rounded: `[rows.len()][padded]`, zeros past `cols`.
+    ///
+    /// # Panics
+    /// If there are no such rows, or `padded` is less than `cols`.
+    pub fn by_floats(&mut self, rows: &[usize], cols: usize, padded: usize) -> &Vec<f32> {
+        let Kept { made, value } = &mut self.inputs.floats;
+        if made.is_none() {
+            *made = Some(Recipe::Float);
+            let mut room = vec![0.0; self.x.room()];
+            value.clear();
+            value.resize(rows.len() * padded, 0.0);
+            for (&row, to) in rows.iter().zip(value.chunks_exact_mut(padded)) {
+                to[..cols].copy_from_slice(self.x.row(row, cols, &mut room));
+            }
+        }
+        value
+    }
+
+    /// As [`Input::by_tiles`], rounded to bf16.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn by_bf16(&mut self, rows: &[usize], cols: usize, pool: &Pool) -> &Bf16Rows {
+        let Kept { made, value } = &mut self.inputs.bf16;
+        if made.is_none() {
+            *made = Some(Recipe::Bf16);
+            let (x, kernels) = (self.x, self.kernels);
+            value.round([rows.len(), cols], x.room(), pool, |row, values, room| {
+                kernels.round_to_bf16(x.row(rows[row], cols, room), values);
+            });
         }
         value
     }
@@ -185,14 +227,14 @@ impl Input<'_> {
         pool: &Pool,
     ) -> (&Int8Rows, &mut Int8Rows) {
         self.by_tiles(rows, cols, recipe, pool);
-        (&self.inputs.tiles[tiles_of(recipe)].value, &mut self.inputs.next)
+        (&self.inputs.tiles[slot(recipe)].value, &mut self.inputs.next)
     }
 
     /// Says that `value` was made quantized by a recipe: all its rows that the recipe is for.
     pub fn made_next(self, value: ValueId, recipe: Recipe) {
         self.inputs.begin(value);
-        let Kept { made, value } = &mut self.inputs.tiles[tiles_of(recipe)];
-        *made = true;
+        let Kept { made, value } = &mut self.inputs.tiles[slot(recipe)];
+        *made = Some(recipe);
         std::mem::swap(value, &mut self.inputs.next);
     }
 
@@ -207,32 +249,46 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &Int8Rows {
-        let Kept { made, value } = &mut self.inputs.tiles[tiles_of(recipe)];
-        if !*made {
-            *made = true;
+        let Kept { made, value } = &mut self.inputs.tiles[slot(recipe)];
+        if *made != Some(recipe) {
+            *made = Some(recipe);
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
-            let in_two = recipe == Recipe::Fine;
-            let width = if in_two { 2 * cols.next_multiple_of(PANEL_COLS) } else { cols };
+            let padded = cols.next_multiple_of(PANEL_COLS);
+            let width = match recipe {
+                Recipe::Fine => 2 * padded,
+                Recipe::Grouped { group, .. } => by_group::width(cols, group),
+                _ => cols,
+            };
             let shape = [rows.len(), width];
             value.quantize(shape, span, x.room(), pool, |row, codes, scales, room| {
                 let x = x.row(rows[row], cols, room);
-                if in_two {
+                if recipe == Recipe::Fine {
                     return kernels.quantize_in_two(x, codes, scales);
                 }
-                let span = span.min(codes.len());
-                kernels.quantize(x, span, recipe.rounding(), codes, scales);
+                let once = match recipe {
+                    Recipe::Grouped { .. } => &mut codes[..padded],
+                    _ => &mut *codes,
+                };
+                kernels.quantize(x, span.min(once.len()), recipe.rounding(), once, scales);
+                if let Recipe::Grouped { group, .. } = recipe {
+                    by_group::spread(codes, group);
+                }
             });
         }
         value
     }
 }
 
-/// Where a recipe's rows are in [`Inputs::tiles`].
-fn tiles_of(recipe: Recipe) -> usize {
+/// Kinds of recipes whose rows are held apart.
+const SLOTS: usize = 4;
+
+/// Where a recipe's rows are in [`Inputs::rows`] and [`Inputs::tiles`].
+fn slot(recipe: Recipe) -> usize {
     match recipe {
+        Recipe::Panel | Recipe::Block | Recipe::Bf16 | Recipe::Float => 0,
         Recipe::Token(_) => 1,
         Recipe::Fine => 2,
-        Recipe::Panel | Recipe::Block | Recipe::Float => 0,
+        Recipe::Grouped { .. } => 3,
     }
 }
 
@@ -246,25 +302,35 @@ fn quantize_rows(
     pool: &Pool,
     to: &mut BlockRows,
 ) {
-    to.resize(rows.len(), k, recipe.span());
+    let grouped = matches!(recipe, Recipe::Grouped { .. });
+    // Scales of groups are applied to sums of blocks; that of the row, as a factor, after them.
+    to.resize(rows.len(), k, if grouped { BLOCK } else { recipe.span() });
     let (cols, spans, span) = (to.rows.cols, to.rows.spans(), to.rows.span);
     let codes = to.rows.codes.chunks_exact_mut(cols);
     let scales = to.rows.scales.chunks_exact_mut(spans);
     let sums = to.sums.chunks_exact_mut(cols / SUM_COLS);
     let weighted16 = to.weighted16.chunks_exact_mut(cols / SUM_COLS);
     let weighted32 = to.weighted32.chunks_exact_mut(cols / BLOCK);
-    let places = rows.iter().zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
+    let rows_of = rows.iter().zip(&mut to.factors);
+    let places = rows_of.zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
     pool.run(rows.len().div_ceil(each), |_, scratch| {
         let [room] = scratch.take([x.room()]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
-            let Some(((&row, (codes, scales)), (sums, (weighted16, weighted32)))) = next else {
+            let Some((((&row, factor), (codes, scales)), (sums, (weighted16, weighted32)))) = next
+            else {
                 return;
             };
             let x = x.row(row, k, room);
-            kernels.quantize(x, span, recipe.rounding(), codes, scales);
+            if grouped {
+                let factor = std::slice::from_mut(factor);
+                kernels.quantize(x, cols, recipe.rounding(), codes, factor);
+                scales.fill(1.0);
+            } else {
+                kernels.quantize(x, span, recipe.rounding(), codes, scales);
+            }
             kernels.sums(codes, scales, sums, weighted16, weighted32);
         }
     });

@@ -16,8 +16,11 @@
 mod attention;
 mod backend;
 mod bf16_linear;
+mod bf16_tiles;
+mod by_group;
 mod embed;
 mod experts;
+mod few_rows;
 mod fused;
 mod gemm;
 mod inputs;
@@ -53,3 +56,4 @@ mod zeroed;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};
+pub use recipe::{RecipeNames, recipe_names};

@@ -13,11 +13,10 @@ use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::{Table, embed};
 use crate::experts::{self, ExpertProduct, ExpertRows};
-use crate::fused::{Fused, Fusions, int};
+use crate::fused::{Fused, Fusions, fusible};
 use crate::gemm::Ending;
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
-use crate::linear::PackedLinear;
 use crate::memory::Memory;
 use crate::pool::Pool;
 use crate::profile::Profile;
@@ -93,6 +92,18 @@ impl CpuPlan {
         let tapped = options.taps.clone();
         let fused = fusions.of;
         Self { loaded, memory, fused, merged, buffers, inputs, experts, tapped, profile }
+    }
+
+    /// Bytes of all values for a row, and of the widest input of a product as bf16 or int8.
+    pub fn row_bytes(&self) -> usize {
+        let values: usize = self.memory.buffers.iter().map(|(_, width)| width).sum();
+        let graph = &self.loaded.graph;
+        let width = |op: &Op| match *op {
+            Op::Linear { x, .. } | Op::ExpertLinear { x, .. } => graph.node(x).shape.width,
+            _ => 0,
+        };
+        let widest = graph.nodes().iter().map(|node| width(&node.op)).max().unwrap_or(0);
+        values * size_of::<f32>() + widest * size_of::<u16>()
     }
 
     fn limits(&self, pages: usize) -> StepLimits {
@@ -228,16 +239,15 @@ impl CpuPlan {
         let phases = values.context.phases(shape.rows);
         match fused {
             Fused::Gated { x, gate, up, codes } => {
-                let (Some(gate), Some(up)) = (int(weights, gate), int(weights, up)) else {
-                    return 0;
-                };
+                let both = (fusible(weights, gate), fusible(weights, up));
+                let (Some(gate), Some(up)) = both else { return 0 };
                 let rows = values.rows(x);
                 let x = inputs.of(x, values, &rows);
                 gate.gate(up, codes.then_some(value), x, &phases, out, pool);
                 gate.bytes() + up.bytes()
             }
             Fused::Added { to, x, weight, bias } => {
-                let Some(linear) = int(weights, weight) else { return 0 };
+                let Some(linear) = fusible(weights, weight) else { return 0 };
                 let over = self.memory.over[value.index()];
                 if over != Some(to) {
                     each_row(pool, out, shape.width, values.room(to), |row, out, room| {

@@ -67,7 +67,9 @@ fn span(x: &[f32], rounding: Rounding, codes: &mut [i8]) -> f32 {
                 let x = x * inverse;
                 let whole = x.abs().floor();
                 let up = if x.abs() - whole >= 0.5 { 1.0 } else { 0.0 };
-                *code = (whole + up).copysign(x).clamp(-128.0, 127.0) as i8;
+                // Not converted, which may not become vector instructions.
+                let nearest = (whole + up).copysign(x).clamp(-128.0, TOP);
+                *code = (nearest + ROUND).to_bits() as i8;
             }
             scale
         }
@@ -136,6 +138,8 @@ pub(crate) struct BlockRows {
     pub weighted16: Vec<f32>,
     /// Sums of 32 codes, times their scale (where there is one for each 32 columns).
     pub weighted32: Vec<f32>,
+    /// What the products of each row are multiplied with at last.
+    pub factors: Vec<f32>,
 }
 
 impl QuantizedRows {
@@ -152,10 +156,11 @@ impl BlockRows {
         sums: vec![],
         weighted16: vec![],
         weighted32: vec![],
+        factors: vec![],
     };
 
     /// Makes room for `rows` rows of `k` columns, holding anything, with a scale for each `span` of them:
-    /// 32, or [`usize::MAX`] for one scale a row. The memory is kept.
+    /// 32, or [`usize::MAX`] for one scale a row. Factors are 1. The memory is kept.
     pub fn resize(&mut self, rows: usize, k: usize, span: usize) {
         let cols = k.next_multiple_of(PANEL_COLS);
         let span = span.min(cols);
@@ -166,6 +171,8 @@ impl BlockRows {
         self.sums.resize(all / SUM_COLS, 0);
         self.weighted16.resize(all / SUM_COLS, 0.0);
         self.weighted32.resize(all / BLOCK, 0.0);
+        self.factors.clear();
+        self.factors.resize(rows, 1.0);
     }
 }
 

@@ -6,10 +6,13 @@
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
-//! | `f32`, `f16`, `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
+//! | any | `bf16` | [`Recipe::Bf16`] | [`Recipe::Bf16`] |
+//! | `f32`, `f16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
+//! | `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Bf16`] |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`], with the model's [`RowRounding`] |
-//! | the same | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `int8-g*`, `int4-g*`, `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
+//! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
+//! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
 //! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
@@ -27,6 +30,7 @@
 //! | `int8`, `int8-g64`, `int8-g128`, `int8-g256` | `auto` | 2.5e-4 to 2.6e-4 | 9.7e-4 to 1.12e-3 |
 //! | `int4-g64` | `auto` | 2.8e-4 | 1.30e-3 |
 //! | `iq4_xs`, `mxfp4` | `auto` | 1.3e-7 | 1.25e-3 to 1.34e-3 |
+//! | `bf16` | `auto` | 1.2e-7 | 2.2e-5 |
 //! | `q3_k`, `affine3` | `auto` | 3.0e-4 to 3.3e-4 | 1.31e-3 to 1.42e-3 |
 //! | `q2_k` ([`Recipe::Fine`]) | `auto` | 4.8e-4 | 4.8e-4 |
 //! | `affine2` ([`Recipe::Fine`]) | `auto` | 9.6e-4 | 7.2e-4 |
@@ -64,7 +68,7 @@
 //! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly. Codecs without
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
 
-use keeve_codec::{Codec, Group};
+use keeve_codec::{Codec, Float, Group};
 use keeve_graph::{Activations, Phase, RowRounding};
 
 use crate::linear::rows_of;
@@ -88,6 +92,8 @@ pub(crate) const MOST_TOKEN_COLS: usize = 1 << 17;
 pub(crate) enum Recipe {
     /// Nothing is quantized.
     Float,
+    /// Activations and weights are rounded to bf16. Products are exact in `f32`, and so are added up.
+    Bf16,
     /// Activations have a scale for each 32 columns, [`Rounding::HalfEven`]. Products with weights as they
     /// are stored are exact in `i32` within these, small integer scales included, and then summed up in
     /// `f32`: within the columns that share a float scale first.
@@ -102,6 +108,15 @@ pub(crate) enum Recipe {
     /// W8A8 and W4A8 as Cider has them and compressed-tensors: activations have one scale for a row, and so
     /// have weights. Products are exact in `i32` over the whole row.
     Token(RowRounding),
+    /// The same for weights with a scale for each group of columns. Products are exact in `i32` over a
+    /// group; then, in the order of groups, `y = fma(product, weight scale, y)`, and at last
+    /// `y *= activation scale`.
+    Grouped {
+        /// How rows become int8.
+        rounding: RowRounding,
+        /// Columns of a group, at most 256.
+        group: usize,
+    },
 }
 
 impl Recipe {
@@ -110,16 +125,18 @@ impl Recipe {
         match self {
             Self::Block => BLOCK,
             Self::Panel | Self::Fine => PANEL_COLS,
-            Self::Token(_) | Self::Float => usize::MAX,
+            Self::Token(_) | Self::Grouped { .. } | Self::Bf16 | Self::Float => usize::MAX,
         }
     }
 
     /// How activations are rounded.
     pub fn rounding(self) -> Rounding {
         match self {
-            Self::Block | Self::Panel | Self::Fine | Self::Float => Rounding::HalfEven,
-            Self::Token(RowRounding::Cider) => Rounding::HalfAway,
-            Self::Token(RowRounding::CompressedTensors) => Rounding::WholeRange,
+            Self::Block | Self::Panel | Self::Fine | Self::Bf16 | Self::Float => Rounding::HalfEven,
+            Self::Token(rounding) | Self::Grouped { rounding, .. } => match rounding {
+                RowRounding::Cider => Rounding::HalfAway,
+                RowRounding::CompressedTensors => Rounding::WholeRange,
+            },
         }
     }
 }
@@ -150,6 +167,10 @@ impl Recipes {
 
     /// Nothing is quantized.
     pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
+    /// All is rounded to bf16.
+    const BF16: Self = Self { generated: Recipe::Bf16, prompt: Recipe::Bf16 };
+    /// For weights of bf16.
+    const FLOAT_AND_BF16: Self = Self { generated: Recipe::Float, prompt: Recipe::Bf16 };
     /// What computes with weights as they are stored, as far as it can be had fast.
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
@@ -162,17 +183,55 @@ impl Recipes {
     /// The table above.
     pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding) -> Self {
         match (activations, codec) {
-            (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => Self::FLOAT,
+            (Activations::Float, _) => Self::FLOAT,
+            (Activations::Bf16, _) => Self::BF16,
+            (_, Codec::Float(Float::Bf16)) => Self::FLOAT_AND_BF16,
+            (_, Codec::Float(_)) => Self::FLOAT,
             _ if codec.codes().is_none() && is_coarse(codec) => Self::UNPACKED_COARSE,
             _ if codec.codes().is_none() => Self::UNPACKED,
             (
                 Activations::Int8,
                 Codec::Int8 { group: Group::Row, .. } | Codec::Int4 { group: Group::Row, .. },
             ) => Self { generated: Recipe::Token(rounding), prompt: Recipe::Token(rounding) },
+            (
+                Activations::Int8,
+                Codec::Int8 { group: Group::Of(group), .. }
+                | Codec::Int4 { group: Group::Of(group), .. },
+            ) => {
+                let recipe = Recipe::Grouped { rounding, group: group.into() };
+                Self { generated: recipe, prompt: recipe }
+            }
             _ if is_coarse(codec) => Self::COARSE,
             (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
         }
     }
+}
+
+/// What the recipes of products are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecipeNames {
+    /// That for rows of generated tokens.
+    pub generated: &'static str,
+    /// That for rows of prompts.
+    pub prompt: &'static str,
+}
+
+/// How products with weights of a codec are made in a mode, by name: `float`, `bf16`, `block` (activations
+/// with a scale for each 32 columns), `panel` (activations and weights with one for each 256), `fine` (the
+/// same, activations in two parts), `token` (one for each row of both) and `grouped` (one for each row of
+/// activations, weights by their groups).
+pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
+    let name = |recipe| match recipe {
+        Recipe::Bf16 => "bf16",
+        Recipe::Float => "float",
+        Recipe::Block => "block",
+        Recipe::Panel => "panel",
+        Recipe::Fine => "fine",
+        Recipe::Token(_) => "token",
+        Recipe::Grouped { .. } => "grouped",
+    };
+    let recipes = Recipes::choose(codec, activations, RowRounding::default());
+    RecipeNames { generated: name(recipes.generated), prompt: name(recipes.prompt) }
 }
 
 /// Whether weights have about two bits, or fewer.

@@ -51,6 +51,14 @@ pub(crate) struct ImageSide {
     pub processor: Option<Processor>,
 }
 
+impl ImageSide {
+    /// The most tokens of an image, if at most `wanted` are wanted: the settings may never make more.
+    pub fn most_tokens(&self, wanted: usize) -> usize {
+        let ever = self.processor.as_ref().map_or(wanted, Processor::most_tokens);
+        wanted.min(ever)
+    }
+}
+
 /// What the engine's thread owns.
 pub(crate) struct Worker {
     pub plan: Box<dyn Plan>,

@@ -193,6 +193,8 @@ fn engine(setup: Setup) -> Engine {
         vocabulary: VOCABULARY,
         max_context: CONTEXT,
         weight_bytes: 0,
+        image_tokens: 0,
+        image_bytes: 0,
         token_state_bytes: 0,
         eos: vec![EOS],
         isa: keeve_cpu::Isa::Scalar,

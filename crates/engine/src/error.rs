@@ -145,13 +145,16 @@ pub enum Error {
     },
     /// Weights and state do not fit.
     #[error(
-        "not enough memory: weights {weights} bytes and {state} bytes for a context of {context} tokens, but {available} bytes are free"
+        "not enough memory: weights {weights} bytes{} and {state} bytes for a context of {context} tokens, but {available} bytes are free",
+        seeing(*images)
     )]
     Memory {
         /// Bytes of weights.
         weights: u64,
         /// Bytes of keys and values for one sequence.
         state: u64,
+        /// Bytes that are worked with while images are seen; 0 if none are.
+        images: u64,
         /// Tokens that they would hold.
         context: usize,
         /// Bytes that are free.
@@ -175,4 +178,12 @@ pub enum Error {
     /// The engine's thread is gone.
     #[error("internal error: the engine has died")]
     EngineDied,
+}
+
+/// What images take, in an error about memory.
+fn seeing(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => format!(", {bytes} bytes to see images"),
+    }
 }

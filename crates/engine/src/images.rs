@@ -19,7 +19,7 @@ pub(crate) struct Sight {
     /// Patches along each side that become one token.
     merge: usize,
     /// The most tokens of an image.
-    most: usize,
+    pub most: usize,
 }
 
 /// An image of a sequence.

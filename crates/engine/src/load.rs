@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keeve_checkpoint::{ActivationRule, ActivationScheme, ActivationStrategy, Checkpoint};
+use keeve_checkpoint::Checkpoint;
 use keeve_codec::{Codec, PackedTensor};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
-    Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, RowRounding, Weights,
+    Activations, Backend, CompileOptions, KvCodec, LoadOptions, Progress, RowRounding, Weight,
+    Weights,
 };
 use keeve_image::Processor;
 use keeve_models::{Model, Vision};
@@ -15,10 +16,12 @@ use keeve_models::{Model, Vision};
 use crate::draft_model::{DraftModel, same_tokens};
 use crate::engine::{Engine, ImageSide, Speculator, Worker};
 use crate::error::Error;
+use crate::fit::{Seeing, Sizes, fit};
 use crate::images::Sight;
 use crate::kv::{PagePool, Reuse};
 use crate::memory;
 use crate::reencode::Reencoded;
+use crate::rounding;
 use crate::scheduler::{Limits, Scheduler};
 use crate::speculation::{Pace, Speculation};
 use crate::text::TextSide;
@@ -91,8 +94,12 @@ pub struct ModelInfo {
     pub vocabulary: usize,
     /// The most tokens of a sequence.
     pub max_context: usize,
-    /// Bytes of packed weights.
+    /// Bytes of packed weights, those that the model sees with among them.
     pub weight_bytes: u64,
+    /// The most tokens of an image; 0 if the model does not see.
+    pub image_tokens: usize,
+    /// Bytes that are worked with while an image of so many tokens is seen.
+    pub image_bytes: u64,
     /// Bytes of state (keys and values) that a token takes.
     pub token_state_bytes: usize,
     /// Tokens that end an answer.
@@ -136,8 +143,8 @@ impl Engine {
     ) -> Result<Self, Error> {
         let start = Instant::now();
         let model = built(checkpoint, options.max_context)?;
-        let text = TextSide::read(checkpoint, model.vocabulary);
-        let eos = text.end_ids(checkpoint, model.vocabulary)?;
+        // So that what is wrong is known before there are weights.
+        TextSide::none().end_ids(checkpoint, model.vocabulary)?;
         let images = ImageSide {
             sight: None,
             processor: model
@@ -145,22 +152,38 @@ impl Engine {
                 .as_ref()
                 .map_or(Ok(None), |vision| processor(checkpoint, vision))?,
         };
+        let mut read = None;
         let draft = match (options.speculation, draft) {
             (Speculation::Draft, None) => return Err(Error::NoDraftModel),
             (Speculation::Off | Speculation::Ngram, _) | (_, None) => None,
             (Speculation::Auto | Speculation::Draft, Some(draft)) => {
                 let small = built(draft, None)?;
-                same_tokens((&text, &model), draft, &small)?;
+                let text = read.insert(TextSide::read(checkpoint, model.vocabulary));
+                same_tokens((text, &model), draft, &small)?;
                 Some((draft, small))
             }
         };
-        let notes = checkpoint.notes().to_vec();
+        let mut notes = checkpoint.notes().to_vec();
         let row_rounding = match options.weights {
             // What is made anew is made as Cider does.
             Some(_) => RowRounding::Cider,
-            None => row_rounding(checkpoint),
+            None => {
+                let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
+                let schemes: Vec<_> = schemes.collect();
+                if options.activations == Activations::Int8 {
+                    notes.extend(rounding::notes(&schemes));
+                }
+                rounding::of(&schemes)
+            }
         };
-        let sides = Sides { text, eos, images, draft, row_rounding, notes };
+        let vocabulary = model.vocabulary;
+        let text = move || {
+            let text = read.unwrap_or_else(|| TextSide::read(checkpoint, vocabulary));
+            let eos = text.end_ids(checkpoint, vocabulary)?;
+            Ok((text, eos))
+        };
+        let text = Box::new(text);
+        let sides = Sides { text, images, draft, row_rounding, notes };
         let engine = Self::assemble(model, &Tensors(checkpoint), sides, options, progress, start);
         engine.map_err(|error| match error {
             Error::Graph(error) => load_error(checkpoint, error),
@@ -181,8 +204,7 @@ impl Engine {
         progress: &(dyn Fn(Progress) -> bool + Sync),
     ) -> Result<Self, Error> {
         let sides = Sides {
-            text: TextSide::none(),
-            eos: vec![],
+            text: Box::new(|| Ok((TextSide::none(), vec![]))),
             images: ImageSide::default(),
             draft: None,
             row_rounding: RowRounding::default(),
@@ -194,7 +216,7 @@ impl Engine {
     fn assemble(
         model: Model,
         weights: &dyn Weights,
-        Sides { text, eos, mut images, draft, row_rounding, mut notes }: Sides<'_>,
+        Sides { text, mut images, draft, row_rounding, mut notes }: Sides<'_>,
         options: &EngineOptions,
         progress: &(dyn Fn(Progress) -> bool + Sync),
         start: Instant,
@@ -218,21 +240,40 @@ impl Engine {
             Some(codec) => Some(Reencoded::new(weights, codec, &model.graph, threads)),
         };
         // What sees stays as it is, rounded to bf16 at most: it is small, and much depends on it.
-        let eyes = match model.vision {
-            None => None,
-            Some(vision) => {
-                images.sight = Some(Sight::new(&vision, options.image_tokens));
-                let float = options.activations == Activations::Float;
-                let activations = if float { Activations::Float } else { Activations::Bf16 };
-                // Its part of the work is not told, but may be cancelled too.
-                let go_on = |_| progress(Progress { done: 0, total: 1 });
-                let load = LoadOptions { activations, progress: &go_on, ..LoadOptions::default() };
-                Some(Eyes::load(vision, &cpu, weights, &load, options.image_cache_bytes)?)
-            }
+        let (mut eyes, mut seeing, mut seeing_bytes) = (None, None, 0);
+        if let Some(vision) = model.vision {
+            let sight = Sight::new(&vision, images.most_tokens(options.image_tokens));
+            let float = options.activations == Activations::Float;
+            let activations = if float { Activations::Float } else { Activations::Bf16 };
+            // Both parts of the work are told as one.
+            let text = stored_bytes(model.graph.weights().iter(), weights)?;
+            let go_on = |seen: Progress| {
+                progress(Progress { done: seen.done, total: seen.total.saturating_add(text) })
+            };
+            let load = LoadOptions { activations, progress: &go_on, ..LoadOptions::default() };
+            let loaded = Eyes::load(vision, &cpu, weights, &load, options.image_cache_bytes)?;
+            seeing_bytes = loaded.weight_bytes();
+            seeing = Some(Seeing {
+                token_bytes: loaded.token_bytes(),
+                tokens: sight.most,
+                together: loaded.tokens_together(),
+            });
+            (eyes, images.sight) = (Some(loaded), Some(sight));
+        }
+        let after_seeing = |text: Progress| {
+            let [done, total] = [text.done, text.total].map(|n| n.saturating_add(seeing_bytes));
+            progress(Progress { done, total })
         };
-        let seeing_bytes = eyes.as_ref().map_or(0, Eyes::weight_bytes);
+        let load = LoadOptions { progress: &after_seeing, ..load };
         let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
-        let program = cpu.load(Arc::new(model.graph), weights, &load)?;
+        // Large vocabularies take as long to read as weights to pack.
+        let (program, text) = std::thread::scope(|scope| {
+            let text = scope.spawn(text);
+            let program = cpu.load(Arc::new(model.graph), weights, &load);
+            let text = text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (program, text)
+        });
+        let (program, (text, eos)) = (program?, text?);
         let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
@@ -240,8 +281,12 @@ impl Engine {
             weights: weight_bytes,
             max_positions: model.max_positions,
             available,
+            seeing,
         };
         let fit = fit(&sizes, options)?;
+        if let Some(sight) = &mut images.sight {
+            sight.most = fit.image_tokens;
+        }
         let plan =
             program.compile(&CompileOptions { profile: options.profile, ..Default::default() })?;
         let state = program.state(fit.pages)?;
@@ -257,6 +302,8 @@ impl Engine {
             vocabulary: model.vocabulary,
             max_context: fit.context,
             weight_bytes,
+            image_tokens: fit.image_tokens,
+            image_bytes: fit.image_bytes,
             token_state_bytes: program.page_bytes() / program.page_tokens(),
             eos: eos.clone(),
             isa,
@@ -273,7 +320,7 @@ impl Engine {
         let mut draft_pool = None;
         if let Some((checkpoint, small)) = draft {
             let state = (fit.pages as u64).saturating_mul(sizes.page_bytes);
-            let used = sizes.weights.saturating_add(state);
+            let used = sizes.weights.saturating_add(state).saturating_add(fit.image_bytes);
             let room = Room {
                 context: info.max_context,
                 vocabulary: info.vocabulary,
@@ -322,6 +369,7 @@ fn load_draft(
         weights: program.weight_bytes(),
         max_positions: small.max_positions.min(room.context),
         available: room.available,
+        seeing: None,
     };
     let options = EngineOptions { max_context: None, kv_pages: None, ..options.clone() };
     let fit = fit(&sizes, &options)?;
@@ -336,6 +384,19 @@ fn load_draft(
     Ok((model, PagePool::new(fit.pages, sizes.page_tokens, reuse(&options))))
 }
 
+/// Bytes of these weights as they are stored.
+fn stored_bytes<'a>(
+    mut used: impl Iterator<Item = &'a Weight>,
+    weights: &dyn Weights,
+) -> Result<u64, Error> {
+    let bytes = |weight: &Weight| match weight.experts {
+        None => weights.info(&weight.name).map(|info| info.bytes),
+        Some(count) => weights.experts_bytes(&weight.name, count),
+    };
+    let sum = used.try_fold(0u64, |sum, weight| Ok(sum.saturating_add(bytes(weight)?)));
+    sum.map_err(|error| Error::from(keeve_graph::Error::Weight(error)))
+}
+
 /// Which pages may be found again.
 fn reuse(options: &EngineOptions) -> Reuse {
     match (options.prefix_cache, options.activations) {
@@ -345,30 +406,18 @@ fn reuse(options: &EngineOptions) -> Reuse {
     }
 }
 
+/// Reads the text side, and which tokens end answers.
+type ReadText<'a> = Box<dyn FnOnce() -> Result<(TextSide, Vec<u32>), Error> + Send + 'a>;
+
 /// What an engine has besides a model.
 struct Sides<'a> {
-    text: TextSide,
-    /// Tokens that end answers.
-    eos: Vec<u32>,
+    text: ReadText<'a>,
     images: ImageSide,
     /// The draft model.
     draft: Option<(&'a Checkpoint, Model)>,
     row_rounding: RowRounding,
     /// What is to be told of the model.
     notes: Vec<String>,
-}
-
-/// How a checkpoint wants rows to become int8: as compressed-tensors if that is what made it.
-fn row_rounding(checkpoint: &Checkpoint) -> RowRounding {
-    let by_row = |scheme: ActivationScheme| {
-        scheme.rule == ActivationRule::CompressedTensors
-            && scheme.strategy == ActivationStrategy::Token
-            && (scheme.bits, scheme.float, scheme.symmetric) == (8, false, true)
-    };
-    match checkpoint.tensors().filter_map(|tensor| tensor.activations).any(by_row) {
-        true => RowRounding::CompressedTensors,
-        false => RowRounding::Cider,
-    }
 }
 
 /// What makes images ready for a model that sees, if it came with settings for it.
@@ -410,131 +459,5 @@ fn load_error(checkpoint: &Checkpoint, error: keeve_graph::Error) -> Error {
         // The checkpoint made it, and named the file.
         keeve_graph::Error::Weight(_) | keeve_graph::Error::Cancelled => error.into(),
         source => Error::Load { path: checkpoint.path().into(), source },
-    }
-}
-
-/// What decides how much context there is room for.
-struct Sizes {
-    page_tokens: usize,
-    /// Bytes of a page.
-    page_bytes: u64,
-    /// Bytes of weights.
-    weights: u64,
-    /// Positions that the model was made for.
-    max_positions: usize,
-    /// Bytes of free memory, where that is known.
-    available: Option<u64>,
-}
-
-/// How much context there is room for.
-#[derive(Debug, PartialEq, Eq)]
-struct Fit {
-    context: usize,
-    pages: usize,
-    note: Option<String>,
-}
-
-/// The fewest pages that a shortened context may have; with fewer, the model is refused.
-const FEWEST_PAGES: usize = 8;
-
-/// Compares weights and state with the memory there is.
-fn fit(sizes: &Sizes, options: &EngineOptions) -> Result<Fit, Error> {
-    let Sizes { page_tokens, weights, max_positions, available, .. } = *sizes;
-    let page_bytes = sizes.page_bytes.max(1);
-    // Positions and page numbers have 32 bits.
-    let limit = u32::MAX as usize;
-    let mut context = options.max_context.unwrap_or(max_positions).clamp(1, limit);
-    let mut notes = vec![];
-    if context > max_positions {
-        notes.push(format!("the model was made for {max_positions} tokens, not {context}"));
-    }
-    if let Some(pages) = options.kv_pages {
-        context = context.min(pages.max(1).saturating_mul(page_tokens));
-    }
-    let mut pages = context.div_ceil(page_tokens).max(options.kv_pages.unwrap_or(0).min(limit));
-    // Weights are not in memory yet: they come from the mapped file as they are used.
-    let room = available.map(|bytes| bytes.saturating_sub(weights) / page_bytes);
-    let room = room.map(|pages| usize::try_from(pages).unwrap_or(limit).min(limit));
-    if let Some(room) = room.filter(|&room| pages > room) {
-        let asked = options.max_context.is_some() || options.kv_pages.is_some();
-        if asked || room < FEWEST_PAGES {
-            return Err(Error::Memory {
-                weights,
-                state: (pages as u64).saturating_mul(page_bytes),
-                context,
-                available: available.unwrap_or(0),
-            });
-        }
-        let wanted = context;
-        (pages, context) = (room, room.saturating_mul(page_tokens));
-        notes.push(format!("the context is {context} tokens instead of {wanted}: memory is short"));
-    }
-    if options.kv_pages.is_none() {
-        // Pages cost nothing until they are used, but all of them may be. Where free memory is not
-        // known, one sequence of full length must do.
-        let several = pages.saturating_mul(options.max_sequences.max(1));
-        pages = several.min(room.unwrap_or(0) / 2).max(pages);
-    }
-    let note = (!notes.is_empty()).then(|| notes.join("; "));
-    Ok(Fit { context, pages, note })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sizes(available: Option<u64>) -> Sizes {
-        Sizes { page_tokens: 16, page_bytes: 1000, weights: 5000, max_positions: 1600, available }
-    }
-
-    #[test]
-    fn pages_are_for_several_sequences_but_at_most_half_of_free_memory() {
-        let options = EngineOptions::default();
-        let fits = |available| fit(&sizes(available), &options).map(|fit| (fit.context, fit.pages));
-        assert_eq!(fits(Some(u64::MAX)).ok(), Some((1600, 1600)));
-        assert_eq!(fits(Some(1_005_000)).ok(), Some((1600, 500)));
-        assert_eq!(fits(Some(105_000)).ok(), Some((1600, 100)));
-        assert_eq!(fits(None).ok(), Some((1600, 100)));
-    }
-
-    #[test]
-    fn a_context_that_was_not_asked_for_shrinks_and_one_that_was_is_refused() {
-        let mut options = EngineOptions::default();
-        let shrunk = fit(&sizes(Some(55_999)), &options).expect("a smaller context");
-        assert_eq!((shrunk.context, shrunk.pages), (800, 50));
-        assert!(shrunk.note.is_some_and(|note| note.contains("800 tokens instead of 1600")));
-        assert!(fit(&sizes(Some(12_000)), &options).is_err());
-        options.max_context = Some(1600);
-        let error = fit(&sizes(Some(55_999)), &options).expect_err("too little").to_string();
-        assert!(error.contains("100000 bytes for a context of 1600"), "{error}");
-    }
-
-    #[test]
-    fn any_options_are_answered_without_overflow() {
-        let numbers = [1, 15, 16, 17, 1 << 31, u32::MAX as usize, usize::MAX];
-        for (&context, &pages) in numbers.iter().flat_map(|a| numbers.iter().map(move |b| (a, b))) {
-            for available in [None, Some(0), Some(1 << 20), Some(u64::MAX)] {
-                let options = EngineOptions {
-                    max_context: Some(context),
-                    kv_pages: Some(pages),
-                    max_sequences: usize::MAX,
-                    ..EngineOptions::default()
-                };
-                let Ok(fit) = fit(&sizes(available), &options) else { continue };
-                assert!(fit.context <= context && fit.context <= fit.pages * 16);
-                assert!(fit.pages <= u32::MAX as usize);
-            }
-        }
-    }
-
-    #[test]
-    fn a_context_beyond_the_model_is_noted_and_few_pages_bound_it() {
-        let mut options = EngineOptions { max_context: Some(3200), ..EngineOptions::default() };
-        let long = fit(&sizes(None), &options).expect("a context");
-        assert_eq!((long.context, long.pages), (3200, 200));
-        assert!(long.note.is_some_and(|note| note.contains("made for 1600 tokens, not 3200")));
-        options = EngineOptions { kv_pages: Some(3), ..EngineOptions::default() };
-        let few = fit(&sizes(None), &options).expect("a context");
-        assert_eq!(few, Fit { context: 48, pages: 3, note: None });
     }
 }

@@ -4,11 +4,13 @@
 //! Images that wait at the same time are seen together, several small ones or one large one. What was made is
 //! kept for later requests with the same pixels, as long as there is room.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use keeve_graph::{
-    Backend, Error, Graph, LoadOptions, Phase, Program, RowInput, SequenceRows, Step, Want, Weights,
+    Backend, Error, Graph, LoadOptions, Phase, Program, Progress, RowInput, SequenceRows, Step,
+    Want, Weights,
 };
 use keeve_image::Patches;
 use keeve_models::{PatchPlace, PositionTable, Vision};
@@ -127,7 +129,22 @@ impl Eyes {
         options: &LoadOptions<'_>,
         cache_bytes: u64,
     ) -> Result<Self, Error> {
-        let load = |graph: Graph| backend.load(Arc::new(graph), weights, options);
+        let total = vision.weights().try_fold(0u64, |sum, weight| {
+            let info = weights.info(&weight.name).map_err(Error::Weight)?;
+            Ok::<_, Error>(sum.saturating_add(info.bytes))
+        })?;
+        let done = Cell::new(0u64);
+        let load = |graph: Graph| {
+            let before = done.get();
+            let progress = |part: Progress| {
+                let done = before.saturating_add(part.done).min(total);
+                (options.progress)(Progress { done, total })
+            };
+            let options = LoadOptions { progress: &progress, ..*options };
+            let program = backend.load(Arc::new(graph), weights, &options)?;
+            done.set(before.saturating_add(program.weight_bytes()));
+            Ok(program)
+        };
         let table = position_table(&vision.positions, weights)?;
         let layer = |block: keeve_models::Block| {
             let program = load(block.graph)?;
@@ -148,6 +165,33 @@ impl Eyes {
         let programs = programs.chain([&self.embed, &self.merger]);
         let table = size_of_val(&*self.table) as u64;
         programs.map(|program| program.weight_bytes()).sum::<u64>() + table
+    }
+
+    /// Bytes that are worked with for each token of the images that are seen together: those of the stage that
+    /// takes the most.
+    pub fn token_bytes(&self) -> u64 {
+        let (merged, hidden) = (self.vision.merged() as u64, self.vision.hidden as u64);
+        let float = size_of::<f32>() as u64;
+        let row = |program: &dyn Program| program.row_bytes() as u64;
+        // Beside what the programs work with: what goes in, and what comes out.
+        let embed = row(&*self.embed) + (self.vision.patch_width as u64 + 2 * hidden) * float;
+        let layers = self.layers.iter().map(|layer| {
+            let program = &*layer.program;
+            let state = program.page_bytes().div_ceil(program.page_tokens().max(1)) as u64;
+            row(program) + state + 2 * hidden * float
+        });
+        let widest = layers.chain([embed]).max().unwrap_or(0);
+        let mergers = self.layers.iter().filter_map(|layer| layer.features.as_ref());
+        let mergers: Vec<_> = mergers.chain([&self.merger]).map(|merger| row(&**merger)).collect();
+        let merging = mergers.iter().max().copied().unwrap_or(0) + merged * hidden * float;
+        // The result of each merger, and all of them put together.
+        let out = mergers.len() as u64 * 2 * self.vision.width as u64 * float;
+        (widest * merged).max(merging) + out
+    }
+
+    /// Tokens of small images that are seen together.
+    pub fn tokens_together(&self) -> usize {
+        BATCH_PATCHES / self.vision.merged().max(1)
     }
 
     /// Gives `sequences` what is known of the images that they need next, and begins to see those that are

@@ -205,6 +205,10 @@ pub trait Program: Send + Sync {
 
     /// Bytes that the packed weights take.
     fn weight_bytes(&self) -> u64;
+
+    /// Bytes that a plan works with for each row of a step: the values that it holds, and what products make of
+    /// their inputs. Sequence state and outputs are not among them.
+    fn row_bytes(&self) -> usize;
 }
 
 /// Watches values as they are computed.

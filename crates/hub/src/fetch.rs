@@ -40,6 +40,9 @@ pub struct Progress<'a> {
 /// What is told of the progress, and says by `false` that it should stop.
 type Watch<'a> = &'a dyn Fn(Progress<'_>) -> bool;
 
+/// Chooses among the files of a repository.
+type Choose = fn(&ModelName, &[String]) -> Result<Selection, Error>;
+
 impl Hub {
     /// A hub with these settings.
     pub fn new(settings: Settings) -> Self {
@@ -66,17 +69,40 @@ impl Hub {
         revision: &Revision,
         progress: Watch<'_>,
     ) -> Result<Fetched, Error> {
+        self.fetch_chosen(model, revision, progress, select::select)
+    }
+
+    /// Downloads what the GGUF models of a repository see with: its file with `mmproj` in the name.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`]; [`Error::Choice`] if there is no such file.
+    pub fn fetch_mmproj(
+        &self,
+        model: &ModelName,
+        revision: &Revision,
+        progress: Watch<'_>,
+    ) -> Result<Fetched, Error> {
+        self.fetch_chosen(model, revision, progress, select::mmproj)
+    }
+
+    fn fetch_chosen(
+        &self,
+        model: &ModelName,
+        revision: &Revision,
+        progress: Watch<'_>,
+        choose: Choose,
+    ) -> Result<Fetched, Error> {
         let repo = Repo::new(&self.settings.cache, model);
         if self.settings.offline || revision.is_commit() {
-            match self.cached(&repo, model, revision) {
+            match self.cached(&repo, model, revision, choose) {
                 Err(error) if self.settings.offline => return Err(error),
                 Ok(fetched) => return Ok(fetched),
                 Err(_) => {}
             }
         }
-        match self.online(&repo, model, revision, progress) {
+        match self.online(&repo, model, revision, progress, choose) {
             Err(error) if error.is_out_of_reach() => {
-                let Ok(mut fetched) = self.cached(&repo, model, revision) else {
+                let Ok(mut fetched) = self.cached(&repo, model, revision, choose) else {
                     return Err(error);
                 };
                 fetched.notes.push(format!("using what is in the cache: {error}"));
@@ -110,10 +136,11 @@ impl Hub {
         model: &ModelName,
         revision: &Revision,
         progress: Watch<'_>,
+        choose: Choose,
     ) -> Result<Fetched, Error> {
         let waiting = || progress(Progress { file: "", done: 0, total: 0 });
         let (commit, names) = self.client.files(model, revision, &waiting)?;
-        let selection = select::select(model, &names)?;
+        let selection = choose(model, &names)?;
         let path = match &selection {
             Selection::Gguf(files) => {
                 self.bring(repo, model, &commit, files, progress)?;
@@ -187,6 +214,7 @@ impl Hub {
         repo: &Repo,
         model: &ModelName,
         revision: &Revision,
+        choose: Choose,
     ) -> Result<Fetched, Error> {
         let absent = |what: String| Error::Offline { what, cache: self.settings.cache.clone() };
         let here = repo.commit(revision).map(|commit| (repo.files(&commit), commit));
@@ -203,7 +231,7 @@ impl Hub {
             }
             other => other,
         };
-        let path = match select::select(model, &names).map_err(in_cache)? {
+        let path = match choose(model, &names).map_err(in_cache)? {
             Selection::Gguf(files) => first(repo, &commit, &files),
             Selection::Folder { weights, .. } => {
                 let weights = match weights[..] {

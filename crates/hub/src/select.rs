@@ -77,6 +77,17 @@ pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, E
     }
 }
 
+/// Chooses the file that the GGUF models of a repository see with, of several by what its name says of its
+/// weights: as they were trained, nearly, all of it.
+pub(crate) fn mmproj(model: &ModelName, names: &[String]) -> Result<Selection, Error> {
+    const LABELS: [&str; 4] = ["bf16", "f16", "f32", "q8_0"];
+    let rank = |name: &&String| LABELS.iter().position(|label| has_label(name, label));
+    let found = names.iter().filter(|name| name.ends_with(".gguf") && is_named(name, "mmproj"));
+    let best = found.min_by_key(|name| (rank(name).unwrap_or(LABELS.len()), name.as_str()));
+    let missing = || Error::Choice { repo: model.repo(), problem: "holds no mmproj file".into() };
+    best.map(|name| Selection::Gguf(vec![name.clone()])).ok_or_else(missing)
+}
+
 /// What the name of a part of a GGUF model says: `<prefix>-00001-of-00003.gguf`.
 #[derive(Clone, Copy)]
 struct Part<'a> {
@@ -123,8 +134,12 @@ fn is_weights(name: &str) -> bool {
 
 /// Whether a GGUF file goes with a model instead of being one.
 fn is_companion(name: &str) -> bool {
-    let base = name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase();
-    base.contains("mmproj") || base.contains("imatrix")
+    is_named(name, "mmproj") || is_named(name, "imatrix")
+}
+
+/// Whether a file, in whatever folder, has `part` in its name.
+fn is_named(name: &str, part: &str) -> bool {
+    name.rsplit('/').next().unwrap_or(name).to_ascii_lowercase().contains(part)
 }
 
 /// Whether `label` stands in a GGUF file's name as a part of its own: `Q4_K` is in `x-Q4_K.gguf`, but not
@@ -215,6 +230,22 @@ mod tests {
         assert!(
             chosen("a/b", &["pytorch_model.bin", "config.json"]).unwrap_err().contains("neither")
         );
+    }
+
+    #[test]
+    fn what_a_model_sees_with_is_chosen_by_label() {
+        let chosen = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| name.to_string()).collect();
+            let chosen = mmproj(&ModelName::parse("a/b").unwrap(), &names);
+            chosen.map_err(|error| error.to_string())
+        };
+        let gguf = |name: &str| Ok(Selection::Gguf(vec![name.into()]));
+        let names =
+            ["mmproj/x.gguf", "mmproj-F32.gguf", "mmproj-M-Q8_0.gguf", "x/MMPROJ-m-f16.gguf"];
+        assert_eq!(chosen(&names), gguf("x/MMPROJ-m-f16.gguf"));
+        assert_eq!(chosen(&names[..3]), gguf("mmproj-F32.gguf"));
+        assert_eq!(chosen(&["mmproj-b.gguf", "mmproj-a.gguf"]), gguf("mmproj-a.gguf"));
+        assert!(chosen(&names[..1]).unwrap_err().contains("holds no mmproj file"));
     }
 
     #[test]

@@ -67,6 +67,12 @@ impl Processor {
         self.merge
     }
 
+    /// The most tokens of an image.
+    pub fn most_tokens(&self) -> usize {
+        let side = self.patch * self.merge;
+        self.rule.most / (side * side)
+    }
+
     /// Values of a patch: channels, frames, and its pixels.
     pub fn width(&self) -> usize {
         CHANNELS * self.frames * self.patch * self.patch

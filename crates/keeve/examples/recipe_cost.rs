@@ -1,10 +1,12 @@
 //! What quantized activations cost: the mean Kullback-Leibler divergence, per token, of the next token's
 //! distribution from that of the same weights with float activations, for prompts and generated tokens:
-//! `cargo run --release -p keeve --example recipe_cost -- TEXT [WINDOWS] [MODE] [MODEL] [CODEC ...]`.
+//! `cargo run --release -p keeve --example recipe_cost -- TEXT [WINDOWS] [MODES] [MODEL] [CODEC ...]`.
 //!
-//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODE is `auto`,
-//! `int8` or `float`, and may name how keys and values are kept: `float/q8_0`. MODEL is a folder or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each,
-//! which should be done to a model of floats.
+//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODES are some of
+//! `auto`, `int8`, `bf16` and `float`, with commas between them, each of which may name how keys and values are
+//! kept: `float/q8_0`. MODEL is a folder or file; without one (or `-`) it is the demo model. With codecs, its
+//! matrices are encoded anew in each; `all` stands for every codec that has an encoder, with the usual groups.
+//! Modes that make a codec's products like one before them are left out.
 
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
@@ -13,8 +15,8 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use keeve::codec::{EncodeOptions, decode, encode};
-use keeve::cpu::{Cpu, CpuOptions};
+use keeve::codec::{EncodeOptions, Float, Group, decode, encode};
+use keeve::cpu::{Cpu, CpuOptions, recipe_names};
 use keeve::graph::{
     Backend, LoadOptions, Phase, Plan, Program, RowInput, SequenceRows, Step, Want, Weights,
 };
@@ -84,26 +86,82 @@ fn compare(expected: &[f32], found: &[f32], width: usize, all: &mut Vec<f64>, sa
     }
 }
 
+/// A mode of activations, and how keys and values are kept if it says so.
+#[derive(Clone, Copy)]
+struct Mode<'a> {
+    name: &'a str,
+    activations: Activations,
+    kv_codec: Option<KvCodec>,
+}
+
+impl<'a> Mode<'a> {
+    fn parse(name: &'a str) -> Result<Self, Failure> {
+        let (mode, kv_codec) = match name.split_once('/') {
+            Some((mode, codec)) => (mode, Some(codec.parse()?)),
+            None => (name, None),
+        };
+        let activations = match mode {
+            "auto" => Activations::Auto,
+            "int8" => Activations::Int8,
+            "bf16" => Activations::Bf16,
+            "float" => Activations::Float,
+            other => return Err(format!("{other}: expected auto, int8, bf16 or float").into()),
+        };
+        Ok(Self { name, activations, kv_codec })
+    }
+}
+
+/// Every codec that has an encoder and fits rows of so many columns.
+fn every_codec(cols: usize) -> Vec<Codec> {
+    let mut codecs = Codec::PLAIN.to_vec();
+    let affine = |bits| Codec::Affine { bits, group: 64, scale: Float::F16 };
+    codecs.extend(Codec::AFFINE_BITS.map(affine));
+    for group in [Group::Row, Group::Of(64), Group::Of(128), Group::Of(256)] {
+        let scale = Float::F32;
+        codecs.extend([Codec::Int8 { group, scale }, Codec::Int4 { group, scale }]);
+    }
+    let fits = |codec: &Codec| codec.has_encoder() && codec.row_bytes(cols).is_ok();
+    codecs.retain(|codec| *codec != Codec::F32 && fits(codec));
+    codecs
+}
+
+/// What a mode costs: the phases, each with its divergences and how many best tokens are the same.
+#[derive(Default)]
+struct Found([(Vec<f64>, usize); 2]);
+
+impl Found {
+    /// Mean and 99th of a hundred divergences, and the share of best tokens that are the same.
+    fn summary(&mut self, phase: usize) -> String {
+        let (all, same) = &mut self.0[phase];
+        all.sort_by(f64::total_cmp);
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let high = all[all.len() * 99 / 100];
+        let same = *same as f64 / all.len() as f64 * 100.0;
+        format!("{mean:.2e} | {high:.1e} | {same:.1} %")
+    }
+}
+
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
-    let text = args.next().ok_or("usage: recipe_cost TEXT [WINDOWS] [MODE] [MODEL] [CODEC ...]")?;
+    let usage = "usage: recipe_cost TEXT [WINDOWS] [MODES] [MODEL] [CODEC ...]";
+    let text = args.next().ok_or(usage)?;
     let windows: usize = args.next().map_or(Ok(16), |count| count.parse())?;
-    let mode = args.next().unwrap_or_else(|| "auto".into());
-    let (mode, kv_codec) = match mode.split_once('/') {
-        Some((mode, codec)) => (mode, Some(codec.parse::<KvCodec>()?)),
-        None => (&*mode, None),
-    };
-    let mode = match mode {
-        "auto" => Activations::Auto,
-        "int8" => Activations::Int8,
-        "float" => Activations::Float,
-        other => return Err(format!("{other}: expected 'auto', 'int8' or 'float'").into()),
-    };
+    let modes = args.next().unwrap_or_else(|| "auto".into());
+    let modes = modes.split(',').map(Mode::parse).collect::<Result<Vec<_>, _>>()?;
     let checkpoint = match args.next().filter(|model| model != "-") {
         None => keeve::demo_model()?,
         Some(path) => Checkpoint::open(Path::new(&path))?,
     };
-    let mut codecs = args.map(|name| name.parse().map(Some)).collect::<Result<Vec<_>, _>>()?;
+    let graph = Arc::new(keeve::models::build(checkpoint.config())?.graph);
+    let narrowest = graph.weights().iter().filter(|weight| weight.rows > 1);
+    let narrowest = narrowest.map(|weight| weight.cols).min().unwrap_or_default();
+    let mut codecs = vec![];
+    for name in args {
+        match &*name {
+            "all" => codecs.extend(every_codec(narrowest).into_iter().map(Some)),
+            name => codecs.push(Some(name.parse()?)),
+        }
+    }
     if codecs.is_empty() {
         codecs.push(None);
     }
@@ -111,14 +169,13 @@ fn main() -> Result<(), Failure> {
     let ids = engine.tokenizer()?.encode(&std::fs::read_to_string(text)?, false, false)?;
     drop(engine);
     let windows: Vec<_> = ids.chunks_exact(WINDOW).take(windows).collect();
-    let graph = Arc::new(keeve::models::build(checkpoint.config())?.graph);
     let threads = std::thread::available_parallelism()?.get();
     let cpu = Cpu::new(CpuOptions { threads, isa: Isa::choose()? })?;
+    println!("{} tokens, {}\n", windows.len() * WINDOW, cpu.isa());
     println!(
-        "{} tokens, {}; mean, 99 %, greatest KL; same best token",
-        windows.len() * WINDOW,
-        cpu.isa()
+        "| codec | mode | generated: mean | 99 % | same best | prompt: mean | 99 % | same best |"
     );
+    println!("|---|---|---|---|---|---|---|---|");
     for codec in codecs {
         let weights = Encoded { checkpoint: &checkpoint, codec, made: Mutex::default() };
         let load = |activations, kv_codec| {
@@ -126,26 +183,30 @@ fn main() -> Result<(), Failure> {
             cpu.load(graph.clone(), &weights, &options)
         };
         let float = load(Activations::Float, None)?;
-        let mut float_plan = float.compile(&Default::default())?;
-        let quantized = load(mode, kv_codec)?;
-        let mut plan = quantized.compile(&Default::default())?;
-        let name = codec.map_or_else(|| "as stored".into(), Codec::name);
-        let mut found = [(vec![], 0), (vec![], 0)];
-        for window in &windows {
-            let (width, expected) = logits(&*float, &mut *float_plan, window, Phase::Prompt)?;
-            for (phase, (all, same)) in
-                [Phase::Prompt, Phase::Generated].into_iter().zip(&mut found)
-            {
-                let (_, logits) = logits(&*quantized, &mut *plan, window, phase)?;
-                compare(&expected, &logits, width, all, same);
+        let mut plan = float.compile(&Default::default())?;
+        let expected = windows.iter().map(|ids| logits(&*float, &mut *plan, ids, Phase::Prompt));
+        let expected = expected.collect::<Result<Vec<_>, _>>()?;
+        for (index, mode) in modes.iter().enumerate() {
+            // A codec may have nothing of its own in a mode.
+            let made = |mode: &Mode<'_>| codec.map(|codec| recipe_names(codec, mode.activations));
+            let alike =
+                |other: &Mode<'_>| other.kv_codec == mode.kv_codec && made(other) == made(mode);
+            if codec.is_some() && modes[..index].iter().any(alike) {
+                continue;
             }
-        }
-        for (phase, (mut all, same)) in ["prompt", "generated"].into_iter().zip(found) {
-            all.sort_by(f64::total_cmp);
-            let mean = all.iter().sum::<f64>() / all.len() as f64;
-            let (high, most) = (all[all.len() * 99 / 100], all[all.len() - 1]);
-            let same = same as f64 / all.len() as f64 * 100.0;
-            println!("{name:12} {phase:10} {mean:.2e} {high:.2e} {most:.2e}  {same:.2} %");
+            let program = load(mode.activations, mode.kv_codec)?;
+            let mut plan = program.compile(&Default::default())?;
+            let mut found = Found::default();
+            for (window, (width, expected)) in windows.iter().zip(&expected) {
+                let phases = [Phase::Prompt, Phase::Generated].into_iter();
+                for (phase, (all, same)) in phases.zip(&mut found.0) {
+                    let (_, logits) = logits(&*program, &mut *plan, window, phase)?;
+                    compare(expected, &logits, *width, all, same);
+                }
+            }
+            let name = codec.map_or_else(|| "as stored".into(), Codec::name);
+            let (prompt, generated) = (found.summary(0), found.summary(1));
+            println!("| {name} | {} | {generated} | {prompt} |", mode.name);
         }
     }
     Ok(())

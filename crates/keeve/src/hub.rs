@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use keeve::hub::{Fetched, Hub, ModelName, Revision, Settings};
+use keeve::hub::{Error, Fetched, Hub, ModelName, Progress, Revision, Settings};
 
 use crate::args;
 use crate::interrupt;
@@ -25,16 +25,31 @@ pub fn hub() -> Result<Hub, Failure> {
 
 /// Makes sure that a model is in the cache, showing progress.
 pub fn fetch(model: &ModelName) -> Result<Fetched, Failure> {
+    Ok(watched(|hub, revision, watch| hub.fetch(model, revision, watch))??)
+}
+
+/// Makes sure that what a GGUF model sees with is in the cache; `None` if its repository has no such file.
+pub fn fetch_mmproj(model: &ModelName) -> Result<Option<Fetched>, Failure> {
+    match watched(|hub, revision, watch| hub.fetch_mmproj(model, revision, watch))? {
+        Err(Error::Choice { .. }) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+/// What `fetch` gives, with its progress shown, and what it notes said.
+fn watched(
+    fetch: impl FnOnce(&Hub, &Revision, &dyn Fn(Progress<'_>) -> bool) -> Result<Fetched, Error>,
+) -> Result<Result<Fetched, Error>, Failure> {
     let (flags, quiet) = FLAGS.get().cloned().unwrap_or_default();
     let revision = flags.revision.as_deref().map(Revision::parse).transpose()?.unwrap_or_default();
     let output = Output::new(false, quiet);
     let bar = output.download_bar();
-    let fetched = hub()?.fetch(model, &revision, &|progress| {
+    let fetched = fetch(&hub()?, &revision, &|progress| {
         bar.set(progress.file, progress.done, progress.total);
         !interrupt::interrupted()
-    })?;
+    });
     drop(bar);
-    for note in &fetched.notes {
+    for note in fetched.iter().flat_map(|fetched| &fetched.notes) {
         output.note(&format!("note: {}", one_line(note)));
     }
     Ok(fetched)

@@ -1,6 +1,6 @@
 //! From the MODEL argument to a checkpoint and an engine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keeve::checkpoint::TensorInfo;
 use keeve::hub::ModelName;
@@ -13,16 +13,42 @@ use crate::{hub, interrupt};
 /// Opens MODEL: a directory, a `.gguf` file, a model on the hub (which is downloaded unless it is in the
 /// cache), or (without one) the demo model. A path that exists wins.
 pub fn open(model: Option<&str>) -> Result<Checkpoint, Failure> {
-    match model {
-        None => Ok(keeve::demo_model()?),
-        Some(name) if !Path::new(name).exists() => match ModelName::parse(name) {
-            Ok(name) => Ok(Checkpoint::open(&hub::fetch(&name)?.path)?),
-            Err(_) => Err(format!(
+    open_seeing(model, None)
+}
+
+/// [`open`] for a model that sees with the GGUF file `mmproj`, if that is given.
+pub fn open_seeing(model: Option<&str>, mmproj: Option<&Path>) -> Result<Checkpoint, Failure> {
+    let path = match (model, mmproj) {
+        (None, None) => return Ok(keeve::demo_model()?),
+        (None, Some(_)) => return Err(Failure::usage("--mmproj needs a MODEL: a GGUF file")),
+        (Some(name), _) if !Path::new(name).exists() => match ModelName::parse(name) {
+            Ok(name) => return open_fetched(&name, mmproj),
+            Err(_) => return Err(format!(
                 "no model at '{name}': expected a directory, a .gguf file, or owner/name on the hub"
             )
             .into()),
         },
-        Some(path) => Ok(Checkpoint::open(Path::new(path))?),
+        (Some(path), _) => PathBuf::from(path),
+    };
+    Ok(match mmproj {
+        None => Checkpoint::open(&path)?,
+        Some(mmproj) => Checkpoint::open_seeing(&path, mmproj)?,
+    })
+}
+
+/// A model on the hub. What it sees with is downloaded where it turns out to be of use.
+fn open_fetched(name: &ModelName, mmproj: Option<&Path>) -> Result<Checkpoint, Failure> {
+    let path = hub::fetch(name)?.path;
+    if let Some(mmproj) = mmproj {
+        return Ok(Checkpoint::open_seeing(&path, mmproj)?);
+    }
+    let checkpoint = Checkpoint::open(&path)?;
+    if !checkpoint.lacks_mmproj() {
+        return Ok(checkpoint);
+    }
+    match hub::fetch_mmproj(name)? {
+        Some(mmproj) => Ok(Checkpoint::open_seeing(&path, &mmproj.path)?),
+        None => Ok(checkpoint),
     }
 }
 

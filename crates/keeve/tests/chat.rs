@@ -162,6 +162,17 @@ mod terminal {
             panic!("no {text:?} in {:?}", self.seen.lock().unwrap());
         }
 
+        /// Waits until so many bytes more are on the screen.
+        fn wait_for(&self, bytes: usize) {
+            for _ in 0..1200 {
+                if self.seen.lock().unwrap().len() >= bytes {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            panic!("only {:?}", self.seen.lock().unwrap());
+        }
+
         fn keys(&mut self, keys: &str) {
             self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
         }
@@ -228,9 +239,9 @@ mod terminal {
         let args = "--no-history --max-tokens 100000 --temp 2 --seed 3 --max-kv-size 128";
         let mut terminal = Terminal::new(args, &home);
         terminal.keys("Tell me everything.\r");
-        // The line editor has let go of the terminal.
+        // The line editor has let go of the terminal, and the reply comes.
         terminal.wait("\u{1b}[?2004l");
-        std::thread::sleep(Duration::from_millis(200));
+        terminal.wait_for(30);
         terminal.keys("\x03");
         terminal.wait(PROMPT);
         terminal.keys("/temp 0\r");

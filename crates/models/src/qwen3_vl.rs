@@ -18,10 +18,8 @@ pub(crate) fn build(config: &Config<'_>) -> Result<Model, Error> {
         value.map(Config::new).ok_or_else(|| wrong(field, "is missing, expected an object"))
     };
     let (text, seeing) = (part("text_config")?, part("vision_config")?);
-    let mut decoder = Decoder::read(&text)?;
+    let mut decoder = decoder(&text)?;
     decoder.prefix = "model.language_model";
-    decoder.qk_norm = Some(QkNorm::Heads);
-    decoder.head_dim = text.width("head_dim")?.unwrap_or(128);
     decoder.tied_head = config.flag("tie_word_embeddings", decoder.tied_head)?;
     let image_token = config.integer("image_token_id", 0..=u64::from(u32::MAX))?;
     let image_token = image_token.unwrap_or(151_655) as u32;
@@ -34,6 +32,21 @@ pub(crate) fn build(config: &Config<'_>) -> Result<Model, Error> {
         return Err(wrong("image_token_id", problem));
     }
     Ok(Model { vision: Some(vision), ..model })
+}
+
+/// The language model alone, as it is where nothing that sees was given.
+pub(crate) fn build_text(config: &Config<'_>) -> Result<Model, Error> {
+    let decoder = decoder(config)?;
+    let rope = by_three_axes(config, rope(config, decoder.head_dim, decoder.max_positions)?)?;
+    decoder.build_with("qwen3_vl_text", rope)
+}
+
+/// The decoder of a `text_config`.
+fn decoder(text: &Config<'_>) -> Result<Decoder, Error> {
+    let mut decoder = Decoder::read(text)?;
+    decoder.qk_norm = Some(QkNorm::Heads);
+    decoder.head_dim = text.width("head_dim")?.unwrap_or(128);
+    Ok(decoder)
 }
 
 /// Frequencies driven by height and width as `mrope_section` says: of each three, the second by height and

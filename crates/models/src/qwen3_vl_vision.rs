@@ -83,6 +83,7 @@ pub(crate) fn vision(
         patch_width,
         merge,
         hidden,
+        width: out,
         positions: positions(config, hidden)?,
         embed: encoder.embed(patch_width)?,
         blocks: (0..depth).map(block).collect::<Result<_, Error>>()?,

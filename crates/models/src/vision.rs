@@ -20,6 +20,8 @@ pub struct Vision {
     pub merge: usize,
     /// Width of the hidden state.
     pub hidden: usize,
+    /// Width of what every merger makes.
+    pub width: usize,
     /// The learned positions.
     pub positions: PositionTable,
     /// Gives patches their first hidden state. It is given their values, then their positions.

@@ -27,6 +27,10 @@ mod watch;
 pub use calibrate::{CalibrateOptions, Importance, calibrate};
 pub use dimensions::Dimensions;
 pub use error::Error;
+pub use gguf::mmproj::{
+    MmprojLayout, file_type as mmproj_file_type, metadata as mmproj_metadata, path as mmproj_path,
+};
+pub use gguf::vocabulary;
 pub use imatrix::{Entry, Imatrix};
 pub use make::{Observer, Options, Report, make};
 pub use making::{Made, Making};

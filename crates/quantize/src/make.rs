@@ -2,7 +2,7 @@
 //! memory: one that is encoded, and the one before it, which is written meanwhile.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::Instant;
@@ -12,9 +12,9 @@ use keeve_codec::PackedTensor;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::gguf::{EXTRA, Layout, metadata};
+use crate::gguf::{EXTRA, Layout, metadata, mmproj};
 use crate::output::{self, Folder};
-use crate::{Error, Format, Making, Plan, Planned, compressed, tokenizer_json};
+use crate::{Error, Format, Making, Plan, Planned, Role, compressed, tokenizer_json};
 
 /// Watches work, and may end it.
 pub trait Observer: Sync {
@@ -54,13 +54,30 @@ pub struct Report {
     pub float_bytes: u64,
     /// Seconds.
     pub seconds: f64,
+    /// The file beside a GGUF model that holds what it sees with.
+    pub mmproj: Option<PathBuf>,
 }
 
 /// A container being filled.
 enum Sink {
-    Gguf { layout: Layout, writer: gguf::Writer, extra: Vec<(String, PackedTensor)> },
-    Mlx { folder: Folder, writer: mlx::Writer },
-    Compressed { folder: Folder, writer: safetensors::Writer, done: usize },
+    Gguf {
+        layout: Layout,
+        writer: gguf::Writer,
+        extra: Vec<(String, PackedTensor)>,
+        /// Tensors of the plan that are the language model's. They come first.
+        texts: usize,
+        /// What the model sees with.
+        seeing: Option<mmproj::Sink>,
+    },
+    Mlx {
+        folder: Folder,
+        writer: mlx::Writer,
+    },
+    Compressed {
+        folder: Folder,
+        writer: safetensors::Writer,
+        done: usize,
+    },
 }
 
 /// The file with the weights in a folder.
@@ -80,11 +97,15 @@ pub fn make(
     options: &Options<'_>,
 ) -> Result<Report, Error> {
     let start = Instant::now();
-    output::check(out, options.force)?;
-    if let Some(file) = checkpoint.files().iter().find(|file| is_same(checkpoint, &file.name, out))
-    {
-        let problem = format!("is read from ('{}'); choose another name", file.name);
-        return Err(Error::File { path: out.into(), problem });
+    let sees = plan.tensors.iter().any(|planned| mmproj::holds(&planned.name));
+    let beside = (plan.format == Format::Gguf && sees).then(|| mmproj::path(out));
+    for out in [Some(out), beside.as_deref()].into_iter().flatten() {
+        output::check(out, options.force)?;
+        let read = |file: &&keeve_checkpoint::FileInfo| is_same(checkpoint, &file.name, out);
+        if let Some(file) = checkpoint.files().iter().find(read) {
+            let problem = format!("is read from ('{}'); choose another name", file.name);
+            return Err(Error::File { path: out.into(), problem });
+        }
     }
     if plan.format != Format::Gguf {
         // So that a tokenizer that cannot be written is known before hours of work.
@@ -99,6 +120,7 @@ pub fn make(
         encoded_again: Vec::new(),
         float_bytes: 0,
         seconds: 0.0,
+        mmproj: beside,
     };
     let sink = thread::scope(|scope| {
         // A tensor is written while the next one is encoded; none waits between them.
@@ -182,8 +204,13 @@ impl Report {
 fn is_same(checkpoint: &Checkpoint, name: &str, out: &Path) -> bool {
     let Ok(out) = out.canonicalize() else { return false };
     let path = checkpoint.path();
-    let file = if path.is_dir() { path.join(name) } else { path.into() };
-    [file.as_path(), path].iter().any(|path| path.canonicalize().is_ok_and(|path| path == out))
+    let file = if path.is_dir() { path.join(name) } else { path.with_file_name(name) };
+    // What a model sees with may be anywhere.
+    let seeing = checkpoint.image_settings().map(|(path, _)| path);
+    [Some(file.as_path()), Some(path), seeing]
+        .iter()
+        .flatten()
+        .any(|path| path.canonicalize().is_ok_and(|path| path == out))
 }
 
 /// The class that transformers has for a `model_type`.
@@ -193,6 +220,7 @@ fn class_of(model_type: &str) -> Option<&'static str> {
         "mistral" => "MistralForCausalLM",
         "qwen2" => "Qwen2ForCausalLM",
         "qwen3" => "Qwen3ForCausalLM",
+        "qwen3_vl" => "Qwen3VLForConditionalGeneration",
         "gemma3_text" => "Gemma3ForCausalLM",
         _ => return None,
     })
@@ -207,7 +235,8 @@ fn fingerprint(checkpoint: &Checkpoint, plan: &Plan, making: &Making<'_>) -> Str
     path.hash(&mut hasher);
     for file in checkpoint.files() {
         (&file.name, file.bytes).hash(&mut hasher);
-        let path = if path.is_dir() { path.join(&file.name) } else { path.into() };
+        let path =
+            if path.is_dir() { path.join(&file.name) } else { path.with_file_name(&file.name) };
         let modified = std::fs::metadata(path).and_then(|found| found.modified()).ok();
         modified.hash(&mut hasher);
     }
@@ -230,8 +259,11 @@ impl Sink {
                 let layout = Layout::of(checkpoint)?;
                 let entries = metadata(checkpoint, &layout, options.file_type)?;
                 let extra = layout.extra(checkpoint.config())?;
-                let mut announced = Vec::with_capacity(plan.tensors.len() + extra.len());
-                for planned in &plan.tensors {
+                let is_text = |planned: &&Planned| !mmproj::holds(&planned.name);
+                let texts = plan.tensors.iter().take_while(is_text).count();
+                let (text, seeing) = plan.tensors.split_at(texts);
+                let mut announced = Vec::with_capacity(text.len() + extra.len());
+                for planned in text {
                     announced.push(gguf::Announced {
                         name: layout.name(&planned.name)?,
                         codec: planned.to,
@@ -246,7 +278,18 @@ impl Sink {
                 let entries: Vec<_> =
                     entries.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
                 let writer = gguf::Writer::resume(out, &entries, &announced, &fingerprint)?;
-                Ok(Self::Gguf { layout, writer, extra })
+                let seeing = match seeing {
+                    [] => None,
+                    seeing => {
+                        let mut sink = Self::open_mmproj(checkpoint, seeing, out, &fingerprint)?;
+                        if writer.done() < texts {
+                            // It is written after the language model.
+                            sink.forget()?;
+                        }
+                        Some(sink)
+                    }
+                };
+                Ok(Self::Gguf { layout, writer, extra, texts, seeing })
             }
             Format::Mlx => {
                 let folder = Folder::create(out)?;
@@ -282,10 +325,36 @@ impl Sink {
         }
     }
 
+    /// The file for `planned`, beside the language model's at `out`.
+    fn open_mmproj(
+        checkpoint: &Checkpoint,
+        planned: &[Planned],
+        out: &Path,
+        fingerprint: &str,
+    ) -> Result<mmproj::Sink, Error> {
+        let missing = || Error::File {
+            path: checkpoint.path().into(),
+            problem: "has no preprocessor_config.json, which a GGUF model needs to see".into(),
+        };
+        let (path, settings) = checkpoint.image_settings().ok_or_else(missing)?;
+        let wrong = |problem: String| Error::File { path: path.into(), problem };
+        let settings: Value = serde_json::from_slice(settings)
+            .map_err(|error| wrong(format!("is not valid JSON: {error}")))?;
+        let matrices = planned.iter().filter(|planned| planned.role == Role::Vision);
+        let codec = matrices.map(|planned| planned.to).next();
+        let name = checkpoint.path().file_name().unwrap_or_default().to_string_lossy();
+        let config = checkpoint.config();
+        let entries = mmproj::metadata(&name, config, &settings, codec).map_err(wrong)?;
+        mmproj::Sink::open(&mmproj::path(out), &entries, config, planned, fingerprint)
+    }
+
     /// How many tensors of the plan are there already.
     fn done(&self) -> usize {
         match self {
-            Self::Gguf { writer, .. } => writer.done(),
+            Self::Gguf { writer, texts, seeing, .. } => match seeing {
+                Some(seeing) if writer.done() >= *texts => texts + seeing.done(),
+                _ => writer.done().min(*texts),
+            },
             Self::Mlx { writer, .. } => writer.done(),
             Self::Compressed { done, .. } => *done,
         }
@@ -293,6 +362,9 @@ impl Sink {
 
     fn write(&mut self, planned: &Planned, tensor: PackedTensor) -> Result<(), Error> {
         match self {
+            Self::Gguf { seeing: Some(seeing), .. } if mmproj::holds(&planned.name) => {
+                seeing.write(planned, &tensor)?;
+            }
             Self::Gguf { layout, writer, .. } => {
                 let tensor = layout.stored(planned, tensor)?;
                 writer.tensor(&layout.name(&planned.name)?, &tensor.parts().data)?;
@@ -310,8 +382,11 @@ impl Sink {
 
     fn finish(self, checkpoint: &Checkpoint, plan: &Plan) -> Result<(), Error> {
         match self {
-            Self::Gguf { mut writer, extra, .. } => {
-                let written = writer.done() - plan.tensors.len();
+            Self::Gguf { mut writer, extra, texts, seeing, .. } => {
+                if let Some(seeing) = seeing {
+                    seeing.finish()?;
+                }
+                let written = writer.done().saturating_sub(texts);
                 for (name, tensor) in extra.iter().skip(written) {
                     writer.tensor(name, &tensor.parts().data)?;
                 }
@@ -383,6 +458,8 @@ fn finish_folder(
     }
     if checkpoint.path().is_dir() {
         folder.copy_side_files(checkpoint.path())?;
+    } else if let Some((_, settings)) = checkpoint.image_settings() {
+        folder.write("preprocessor_config.json", settings)?;
     }
     folder.finish()
 }

@@ -5,6 +5,7 @@ use keeve_codec::Codec;
 use serde::Serialize;
 
 use crate::dimensions::Dimensions;
+use crate::gguf::mmproj;
 use crate::{Error, Recipe, Role, exact, fitting, gguf, role};
 
 /// How a model is written.
@@ -247,7 +248,8 @@ fn planned(
     };
     let cols = info.shape.last().copied().unwrap_or(1);
     // As llama.cpp's converter: vectors and norms are f32 whatever the file's type.
-    let is_vector = info.shape.len() < 2 || info.name.contains("norm.weight");
+    let is_vector =
+        info.shape.len() < 2 || info.name.contains("norm.weight") || mmproj::is_plain(&info.name);
     let kept = if format == Format::Gguf && is_vector { Codec::F32 } else { from };
     let (to, instead_of) = match wanted {
         None => (kept, None),

@@ -48,8 +48,9 @@ impl Answers {
         for (index, request) in requests.into_iter().enumerate() {
             if index > 0 && request.prompt == first {
                 answers.later.push_back((index, request));
-            } else {
-                answers.submit(index, request)?;
+            } else if let Err(error) = answers.submit(index, request) {
+                answers.left = 0;
+                return Err(error);
             }
         }
         answers.hang_up();
@@ -128,5 +129,6 @@ impl Answers {
 impl Drop for Answers {
     fn drop(&mut self) {
         self.cancellers.iter().flatten().for_each(Canceller::cancel);
+        self.model.metrics.aborted(self.left, self.begun.elapsed());
     }
 }

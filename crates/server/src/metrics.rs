@@ -80,6 +80,16 @@ impl Metrics {
         });
     }
 
+    /// Nobody waits any longer for so many answers.
+    pub fn aborted(&self, answers: usize, after: Duration) {
+        self.with(|inner| {
+            for _ in 0..answers {
+                *inner.finished.entry("abort").or_default() += 1;
+                inner.whole.observe(after);
+            }
+        });
+    }
+
     /// A request was refused because the queue was full.
     pub fn refused(&self) {
         self.with(|inner| inner.refused += 1);

@@ -9,6 +9,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use keeve_engine::ModelInfo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 
@@ -83,15 +84,14 @@ impl Server {
     }
 
     /// Answers requests until `stop` is done; those that are running then have a while to end.
-    /// `ready` is called with the sentences that the first model's engine has for a person, once it
-    /// is loaded.
+    /// `ready` is called with what the first model's engine says of itself, once it is loaded.
     ///
     /// # Errors
     /// If the first model cannot be loaded, or an engine dies.
     pub async fn run(
         self,
         stop: impl Future<Output = ()>,
-        ready: impl FnOnce(&[String]),
+        ready: impl FnOnce(&ModelInfo),
     ) -> Result<(), ServerError> {
         let Self { listener, app } = self;
         let router = api::router(app.clone());
@@ -118,7 +118,7 @@ impl Server {
         };
         let load = async {
             let model = app.models.load_first().await;
-            model.map(|model| ready(&model.engine.info().notes)).map_err(|error| {
+            model.map(|model| ready(model.engine.info())).map_err(|error| {
                 let ApiError { message, .. } = error;
                 ServerError::Models(message)
             })?;
@@ -185,9 +185,8 @@ pub trait Observer {
     /// It listens at this address; the first model is not loaded yet.
     fn listening(&self, address: SocketAddr);
 
-    /// The first model is loaded, with sentences for a person about what was decided otherwise than
-    /// asked.
-    fn ready(&self, notes: &[String]);
+    /// The first model is loaded; this is what its engine says of itself.
+    fn ready(&self, info: &ModelInfo);
 }
 
 /// Runs a server on this thread until it is told to stop.
@@ -210,7 +209,7 @@ pub fn serve(
     let outcome = runtime.block_on(async {
         let server = Server::bind(config, models, loading).await?;
         observer.listening(server.address().map_err(ServerError::Runtime)?);
-        server.run(stop.0.notified(), |notes| observer.ready(notes)).await
+        server.run(stop.0.notified(), |info| observer.ready(info)).await
     });
     // A model that is being loaded must not hold up the end.
     runtime.shutdown_background();

@@ -22,18 +22,10 @@ fn well(server: &Running) {
     server.idle();
 }
 
-/// Bytes of memory that this process holds, where the system says so.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
 #[test]
 fn large_bodies_are_refused_without_being_kept() {
     let server = server();
     well(&server);
-    let before = resident();
     let head =
         format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     // Announced.
@@ -43,20 +35,19 @@ fn large_bodies_are_refused_without_being_kept() {
     let mut stream = server.connect();
     stream.write_all(format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
     let chunk = [b"100000\r\n", &vec![b' '; 1 << 20][..], b"\r\n"].concat();
-    // The server hangs up at some point.
+    // The server hangs up at some point; until then it cannot keep more than it was sent.
     let sent = (0..100).take_while(|_| stream.write_all(&chunk).is_ok()).count();
     assert!(sent < 100, "the server read all of it");
     drop(stream);
     well(&server);
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 100 << 20, "{grown} bytes more");
 }
 
 #[test]
 fn slow_and_broken_requests_are_dropped() {
     let quick = ServerConfig {
-        head_timeout: Duration::from_millis(200),
-        body_timeout: Duration::from_millis(200),
+        // Long enough for a client that is only scheduled late.
+        head_timeout: Duration::from_secs(2),
+        body_timeout: Duration::from_secs(2),
         ..config()
     };
     let server = start(quick, vec![demo(&["demo"])], loading());
@@ -83,7 +74,7 @@ fn slow_and_broken_requests_are_dropped() {
 #[test]
 fn whoever_does_not_read_is_thrown_out() {
     let quick = ServerConfig {
-        write_timeout: Duration::from_millis(200),
+        write_timeout: Duration::from_secs(1),
         // The next client is let in when this one is gone.
         max_connections: 1,
         ..config()
@@ -218,9 +209,9 @@ fn pages_elsewhere_are_kept_out() {
     assert!(!other.head.to_lowercase().contains("access-control"));
 }
 
-/// Begins a long streamed answer and reads its first event.
-fn long_stream(server: &Running) -> BufReader<std::net::TcpStream> {
-    let mut request = question("Tell me everything.", 1500);
+/// Begins a streamed answer of so many tokens and reads its first event.
+fn stream_of(server: &Running, tokens: u32) -> BufReader<std::net::TcpStream> {
+    let mut request = question("Tell me everything.", tokens);
     request["stream"] = json!(true);
     request["ignore_eos"] = json!(true);
     let body = request.to_string();
@@ -237,6 +228,11 @@ fn long_stream(server: &Running) -> BufReader<std::net::TcpStream> {
         assert!(reader.read_line(&mut line).unwrap() > 0);
     }
     reader
+}
+
+/// One that takes much longer than what goes on meanwhile.
+fn long_stream(server: &Running) -> BufReader<std::net::TcpStream> {
+    stream_of(server, 1500)
 }
 
 #[test]
@@ -258,16 +254,12 @@ fn whoever_hangs_up_is_forgotten_within_a_step() {
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
-    while server.metric("vllm:num_requests_running") == 0.0 {
-        std::thread::yield_now();
-    }
+    server.until(|| server.metric("vllm:num_requests_running") > 0.0);
     drop(stream);
     server.idle();
     let ended = server.get("/metrics").text();
-    assert!(
-        ended.contains("finished_reason=\"stop\"") || !ended.contains("finished_reason=\"length\"")
-    );
-    assert!(server.metric("vllm:generation_tokens_total") < 1500.0);
+    assert!(ended.contains("finished_reason=\"abort\"} 3"), "{ended}");
+    assert!(!ended.contains("finished_reason=\"length\""), "{ended}");
     well(&server);
 }
 
@@ -280,9 +272,7 @@ fn a_full_queue_is_said_so() {
     };
     let server = start(config(), vec![demo(&["demo"])], small);
     let running = long_stream(&server);
-    while server.metric("vllm:num_requests_running") == 0.0 {
-        std::thread::yield_now();
-    }
+    server.until(|| server.metric("vllm:num_requests_running") > 0.0);
     let waiting = server.connect();
     let body = question("Hi", 2).to_string();
     let head = format!(
@@ -290,9 +280,7 @@ fn a_full_queue_is_said_so() {
         body.len()
     );
     (&waiting).write_all(head.as_bytes()).unwrap();
-    while server.metric("vllm:num_requests_waiting") == 0.0 {
-        std::thread::yield_now();
-    }
+    server.until(|| server.metric("vllm:num_requests_waiting") > 0.0);
     let refused = server.post(CHAT, &question("Hi", 2));
     assert_eq!(
         (refused.status, refused.json()["error"]["code"].clone()),
@@ -322,18 +310,11 @@ fn an_answer_that_takes_too_long_is_given_up() {
 #[test]
 fn running_answers_end_before_the_server_does() {
     let server = server();
-    let mut request = question("Tell me a story.", 60);
-    request["stream"] = json!(true);
-    request["ignore_eos"] = json!(true);
-    let events = std::thread::scope(|scope| {
-        let streaming = scope.spawn(|| server.stream(CHAT, &request));
-        while server.metric("vllm:num_requests_running") == 0.0 {
-            std::thread::yield_now();
-        }
-        server.begin_stop();
-        streaming.join().unwrap()
-    });
-    assert_eq!(events.last().unwrap(), "[DONE]");
+    let mut stream = stream_of(&server, 60);
+    server.begin_stop();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("data: [DONE]"), "{rest}");
     assert!(server.stop().is_ok());
 }
 
@@ -342,9 +323,7 @@ fn idle_models_are_unloaded_and_loaded_again() {
     let short = ModelsConfig { ttl: Some(Duration::from_millis(300)), ..loading() };
     let server = start(config(), vec![demo(&["demo"])], short);
     let loaded = || server.get("/v1/models").json()["data"][0]["loaded"].clone();
-    while loaded() == true {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    server.until(|| loaded() == false);
     assert_eq!(server.get("/health").status, 200);
     server.ok(CHAT, &question("Hi", 2));
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::gguf_architectures::Architecture;
 use super::gguf_config::Reader;
-use crate::gguf::Value as Stored;
+use crate::gguf::{Array, Value as Stored};
 use crate::{Error, StoredTensor};
 
 /// Divisors of rope frequencies for long and for short sequences.
@@ -28,6 +28,7 @@ impl Reader<'_> {
             "gemma3" => self.gemma3(config),
             "granite" => self.granite(config),
             "phi3" => self.phi3(tensor, config),
+            "qwen3vl" => self.three_axes(config),
             _ => Ok(()),
         }
     }
@@ -68,6 +69,27 @@ impl Reader<'_> {
                 config.insert(field.into(), count.into());
             }
         }
+        Ok(())
+    }
+
+    /// Which axis drives which frequencies. ggml turns these architectures by interleaved axes.
+    fn three_axes(&self, config: &mut Map<String, Value>) -> Result<(), Error> {
+        const KEY: &str = "rope.dimension_sections";
+        let sections = self.metadata.array(&self.key(KEY))?;
+        let sections = sections.ok_or_else(|| self.wrong(KEY, "is missing"))?;
+        // The fourth is for another axis, which images do not have.
+        let lengths = Some(sections).filter(|sections| (3..=4).contains(&sections.len()));
+        let lengths = lengths.and_then(Array::integers);
+        let lengths = lengths.filter(|lengths| lengths.get(3).is_none_or(|&other| other == 0));
+        let Some(lengths) = lengths else {
+            return Err(self.wrong(KEY, "does not hold three lengths and a zero"));
+        };
+        let scaling = config.entry("rope_scaling").or_insert(Value::Null);
+        if scaling.is_null() {
+            *scaling = json!({"rope_type": "default"});
+        }
+        scaling["mrope_interleaved"] = true.into();
+        scaling["mrope_section"] = lengths[..3].into();
         Ok(())
     }
 

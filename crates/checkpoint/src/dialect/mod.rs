@@ -17,6 +17,7 @@ mod hf;
 mod integers;
 mod mlx_affine;
 mod mlx_kquant;
+pub(crate) mod mmproj;
 mod modules;
 
 use std::path::{Path, PathBuf};

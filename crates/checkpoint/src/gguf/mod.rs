@@ -17,6 +17,11 @@ pub use read::{Gguf, open, parse};
 pub use value::{Array, Metadata, Value, ValueType};
 pub use write::{Writer, write};
 
+/// Files that models see with: what ggml's programs call their parts.
+pub mod mmproj {
+    pub use crate::dialect::mmproj::{ARCHITECTURE, PATCHES, PROJECTOR, frames, tensor_name};
+}
+
 /// First bytes of every file.
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 

@@ -51,6 +51,15 @@ impl Writer {
         self.stream.done()
     }
 
+    /// Forgets all but the first `count` tensors of a writer that was just resumed, for those that belong
+    /// together.
+    ///
+    /// # Errors
+    /// If the file cannot be cut.
+    pub fn rewind(&mut self, count: usize) -> Result<(), Error> {
+        self.stream.rewind(count)
+    }
+
     /// Writes the bytes of the next tensor, whose name must be the next one announced.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// A safetensors file of this crate's test data.
+#[allow(dead_code, reason = "not every test binary reads some")]
 pub fn local(name: &str) -> Vec<u8> {
     read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name))
 }

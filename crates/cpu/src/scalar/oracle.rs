@@ -109,6 +109,31 @@ impl Oracle {
         result
     }
 
+    /// The codes of a tile's 256 columns, less the code of zero, as a panel has them.
+    pub fn panel_codes(&self, tile: usize, block: usize, to: &mut [i8; TILE_ROWS * PANEL_COLS]) {
+        to.fill(0);
+        let start = (block * PANEL_COLS).min(self.layout.cols);
+        for row in 0..TILE_ROWS.min(self.layout.rows - tile * TILE_ROWS) {
+            let codes = self.codes(tile * TILE_ROWS + row);
+            for (column, code) in codes[start..].iter().take(PANEL_COLS).enumerate() {
+                let code = code - i32::from(self.layout.codes.zero);
+                to[(column / 4 * TILE_ROWS + row) * 4 + column % 4] = code as i8;
+            }
+        }
+    }
+
+    /// The scales of a tile's group that `column` is in; zeros where there are no weights.
+    pub fn group_scales(&self, tile: usize, column: usize, scales: &mut [f32; TILE_ROWS]) {
+        scales.fill(0.0);
+        let Some(len) = self.group_len().filter(|_| column < self.layout.cols) else { return };
+        for (row, scale) in scales.iter_mut().enumerate() {
+            let index = tile * TILE_ROWS + row;
+            if index < self.layout.rows {
+                *scale = self.group(index, column / len).0;
+            }
+        }
+    }
+
     /// The product of weight row `index`, whose codes these are, and activation row `row` by
     /// [`crate::recipe::Recipe::Token`].
     pub fn by_token(&self, index: usize, codes: &[i32], x: &QuantizedRows, row: usize) -> f32 {

@@ -147,7 +147,10 @@ mod tests {
             }
             let stored = codec.row_bytes(4096).unwrap() * 4096;
             let ratio = (layout.tile_bytes() * layout.tiles()) as f64 / stored as f64;
-            assert!((1.0..1.15).contains(&ratio), "{codec}: {ratio}");
+            // Five base-3 digits to a byte would take too long to pull apart: they have two bits each.
+            let digits = matches!(codec, Codec::Tq1_0 | Codec::Ptq1_0);
+            let most = if digits { 1.29 } else { 1.15 };
+            assert!((1.0..most).contains(&ratio), "{codec}: {ratio}");
         }
     }
 

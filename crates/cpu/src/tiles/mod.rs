@@ -89,6 +89,22 @@ impl Tiles {
         row::unpack_row(&self.layout, self.tile(index / TILE_ROWS), index % TILE_ROWS, out);
     }
 
+    /// The codes of 16 rows by 256 columns as a panel, less the code of zero; zeros past the last column.
+    ///
+    /// # Panics
+    /// If there is no such tile, or codes are neither signed nor of 4 bits.
+    pub fn codes(&self, tile: usize, block: usize, codes: &mut [i8; TILE_ROWS * PANEL_COLS]) {
+        row::unpack_codes(&self.layout, self.tile(tile), block * PANEL_COLS, codes);
+    }
+
+    /// The scales of the group that `column` is in; zeros past the last column.
+    ///
+    /// # Panics
+    /// If there is no such tile, or the codec does not scale by groups.
+    pub fn group_scales(&self, tile: usize, column: usize, scales: &mut [f32; TILE_ROWS]) {
+        row::group_scales(&self.layout, self.tile(tile), column, scales);
+    }
+
     /// The codes of 16 rows by 256 columns, if they are stored as a panel.
     ///
     /// # Panics

@@ -1,4 +1,5 @@
-//! Unpacking: a row of weights out of tiles, as `embed` wants it.
+//! Unpacking: a row of weights out of tiles, as `embed` wants it; and codes as they are, for products by
+//! groups.
 
 use keeve_codec::{Codes, Float, Group, SUPER_BLOCK, Scaling};
 
@@ -25,6 +26,69 @@ pub(super) fn unpack_row(layout: &Layout, tile: &[u8], row: usize, out: &mut [f3
                 *out = value(layout, header, row, index * BLOCK + column, code);
             }
         }
+    }
+}
+
+/// Fills `out` with the codes of the columns from `start` on, less the code of zero, as `[64][16][4]`;
+/// zeros past the last column.
+///
+/// # Panics
+/// If the tile is not the layout's, or codes are neither signed nor of 4 bits.
+pub(super) fn unpack_codes(layout: &Layout, tile: &[u8], start: usize, out: &mut [i8]) {
+    let Codes { bits, signed, zero, .. } = layout.codes;
+    assert!(bits == 4 || bits == 8 && signed, "codes of {bits} bits");
+    assert_eq!(tile.len(), layout.tile_bytes());
+    for (index, out) in out.chunks_exact_mut(TILE_ROWS * BLOCK).enumerate() {
+        let column = start + index * BLOCK;
+        if column >= layout.padded() {
+            out.fill(0);
+            continue;
+        }
+        let (record, within) = (column / layout.span, column % layout.span);
+        let at = record * layout.record + layout.header + within / BLOCK * layout.block_bytes();
+        let block = &tile[at..][..layout.block_bytes()];
+        if bits == 8 {
+            for (out, &code) in out.iter_mut().zip(block) {
+                *out = code as i8;
+            }
+            continue;
+        }
+        for (out, vector) in out.chunks_exact_mut(2 * LINE).zip(block.as_chunks::<LINE>().0) {
+            let (low, high) = out.split_at_mut(LINE);
+            for ((low, high), both) in low.iter_mut().zip(high).zip(vector) {
+                *low = (both & 15) as i8 - zero as i8;
+                *high = (both >> 4) as i8 - zero as i8;
+            }
+        }
+    }
+}
+
+/// The scales of the group that `column` is in; zeros past the last column.
+///
+/// # Panics
+/// If the tile is not the layout's, or the codec does not scale by groups.
+pub(super) fn group_scales(
+    layout: &Layout,
+    tile: &[u8],
+    column: usize,
+    scales: &mut [f32; TILE_ROWS],
+) {
+    let Scaling::Groups { group, float, offset } = layout.codes.scaling else {
+        unreachable!("{} does not scale by groups", layout.codec)
+    };
+    scales.fill(0.0);
+    if column >= layout.cols {
+        return;
+    }
+    let len = match group {
+        Group::Row => layout.span,
+        Group::Of(len) => len.into(),
+    };
+    let (record, within) = (column / layout.span, column % layout.span);
+    let header = &tile[record * layout.record..][..layout.header];
+    let place = &header[within / len * group_bytes(float, offset)..];
+    for (row, scale) in scales.iter_mut().enumerate() {
+        *scale = float.read(place, row);
     }
 }
 

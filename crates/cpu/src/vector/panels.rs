@@ -83,6 +83,7 @@ pub(super) unsafe fn panel<V: IntLanes>(
         if layout.exact_panels() {
             *scales = *runs.scales.get(0);
             return match layout.codes.bits {
+                2 => exact::<V, 2>(layout, tile, block, codes),
                 4 => exact::<V, 4>(layout, tile, block, codes),
                 _ => exact::<V, 8>(layout, tile, block, codes),
             };

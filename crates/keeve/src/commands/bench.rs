@@ -181,13 +181,17 @@ fn products(args: &Bench, output: &Output) -> Result<(), Failure> {
         [] => OpsOptions::default_codecs(),
         names => names.iter().map(|name| codec(name)).collect::<Result<_, _>>()?,
     };
-    let every = [Activations::Float, Activations::Bf16, Activations::Int8, Activations::Auto];
+    let every = [Activations::Auto, Activations::Int8, Activations::Bf16, Activations::Float];
     let options = OpsOptions {
         codecs,
         activations: args.activations.map_or_else(|| every.to_vec(), |mode| vec![mode.into()]),
         sizes: ops::SIZES.to_vec(),
-        max_rows: args.max_rows as usize,
+        rows: match &args.rows[..] {
+            [] => OpsOptions::rows_up_to(args.max_rows as usize),
+            rows => rows.iter().map(|&rows| rows as usize).collect(),
+        },
         repetitions: args.repetitions,
+        patience: args.patience,
         threads: args.threads,
     };
     let report = {

@@ -11,7 +11,7 @@ use crate::output::{Outcome, Output, bytes, one_line};
 use crate::{interrupt, model};
 
 pub fn run(args: &Convert, output: &Output) -> Outcome {
-    let checkpoint = model::open(args.model.as_deref())?;
+    let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
     let format = if is_gguf(&args.out) { Format::Gguf } else { Format::Mlx };
     let plan = Plan::keeping(&checkpoint, format)?;
     if args.dry_run {
@@ -59,6 +59,9 @@ pub fn run(args: &Convert, output: &Output) -> Outcome {
         report.rewritten,
         report.encoded,
     );
+    if let Some(mmproj) = &report.mmproj {
+        text += &format!("{}: what it sees with\n", mmproj.display());
+    }
     output.text(&text)?;
     Ok(ExitCode::SUCCESS)
 }

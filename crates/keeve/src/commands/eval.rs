@@ -58,9 +58,13 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
         [] => vec![None],
         names => names.iter().map(|name| Some(name.as_str())).collect(),
     };
+    let mmproj = args.seeing.mmproj.as_deref();
+    if mmproj.is_some() && names.len() > 1 {
+        return Err(Failure::usage("--mmproj goes with one MODEL"));
+    }
     // What can be wrong without loading anything is found before hours have passed.
     let checkpoints: Vec<_> =
-        names.iter().map(|name| model::open(*name)).collect::<Result<_, _>>()?;
+        names.iter().map(|name| model::open_seeing(*name, mmproj)).collect::<Result<_, _>>()?;
     let reference = args.reference.as_deref().map(|name| {
         let checkpoint = model::open(Some(name))?;
         // The reference is what is in its file, whatever the others are made into.

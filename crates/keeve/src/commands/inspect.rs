@@ -39,7 +39,7 @@ impl Experts {
 }
 
 pub fn run(args: &Inspect, output: &Output) -> Outcome {
-    let checkpoint = model::open(args.model.as_deref())?;
+    let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
     let model = keeve::models::build(checkpoint.config())
         .map_err(|error| format!("{}: {error}", checkpoint.config_path().display()));
     let mut roles: BTreeMap<(String, String), Sum> = BTreeMap::new();

@@ -24,7 +24,7 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
         return list_presets(output);
     }
     let recipe = recipe(args)?;
-    let checkpoint = model::open(args.model.as_deref())?;
+    let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
     let plan = Plan::new(&checkpoint, &recipe, format(args, &recipe)?)?;
     let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) else {
         match output.json {
@@ -258,8 +258,10 @@ fn tell(
     if let Some(smoothed) = smoothed {
         output.text(&smooth_table(smoothed))?;
     }
+    let mmproj = report.mmproj.as_ref();
+    let mmproj = mmproj.map_or(String::new(), |path| format!(" and {}", path.display()));
     output.text(&format!(
-        "{}: {} ({:.3} bits a weight), {} tensors encoded and {} moved in {:.1} s, {rate:.0} MB/s of floats\n",
+        "{}{mmproj}: {} ({:.3} bits a weight), {} tensors encoded and {} moved in {:.1} s, {rate:.0} MB/s of floats\n",
         out.display(),
         bytes(total.bytes),
         total.bits(),

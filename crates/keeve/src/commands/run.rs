@@ -28,7 +28,7 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
     }
     // Not earlier: Ctrl-C ends the reading of standard input at once.
     interrupt::watch()?;
-    let checkpoint = model::open(model.as_deref())?;
+    let checkpoint = model::open_seeing(model.as_deref(), args.seeing.mmproj.as_deref())?;
     let engine = model::load_to_answer(&checkpoint, &args.compute, &args.speculate, output)?;
     let images = args.image.iter().map(|path| images::read(&engine, path));
     let images: Vec<_> = images.collect::<Result<_, _>>()?;
@@ -217,6 +217,9 @@ fn timings_json(engine: &Engine, timings: &Timings) -> Value {
         "drafted_tokens": timings.drafted_tokens,
         "accepted_tokens": timings.accepted_tokens,
         "peak_memory": keeve::engine::memory::peak(),
+        "weight_bytes": engine.info().weight_bytes,
+        "image_tokens": engine.info().image_tokens,
+        "image_bytes": engine.info().image_bytes,
     })
 }
 
@@ -226,8 +229,15 @@ fn summary(engine: &Engine, timings: &Timings) -> String {
         0 => String::new(),
         drafted => format!(" ({} of {drafted} guesses right)", timings.accepted_tokens),
     };
+    let seeing = match engine.info().image_tokens {
+        0 => String::new(),
+        tokens => {
+            let most = bytes(engine.info().image_bytes);
+            format!(" (up to {most} to see an image of {tokens} tokens)")
+        }
+    };
     format!(
-        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s{drafts}, peak memory {peak}",
+        "load {:.2} s, prompt {} tokens at {:.1} tok/s, decode {} tokens at {:.1} tok/s{drafts}, peak memory {peak}{seeing}",
         engine.info().load_time.as_secs_f64(),
         timings.prompt_tokens,
         timings.prompt_rate(),

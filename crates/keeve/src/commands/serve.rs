@@ -1,15 +1,15 @@
 //! `keeve serve`.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keeve::EngineOptions;
+use keeve::{EngineOptions, ModelInfo};
 use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, Opener, ServerConfig, Stop};
 
 use crate::args::{Serve, SpeculateMode};
-use crate::output::{Failure, Outcome, Output};
+use crate::output::{Failure, Outcome, Output, bytes};
 use crate::{interrupt, model};
 
 /// The variable with a key.
@@ -45,9 +45,14 @@ impl Observer for Said<'_> {
         self.0.note(&format!("listening at http://{address}"));
     }
 
-    fn ready(&self, notes: &[String]) {
-        for note in notes {
+    fn ready(&self, info: &ModelInfo) {
+        for note in &info.notes {
             self.0.note(&format!("note: {note}"));
+        }
+        if info.image_tokens > 0 {
+            let (most, tokens) = (bytes(info.image_bytes), info.image_tokens);
+            self.0
+                .note(&format!("images have up to {tokens} tokens; to see one takes up to {most}"));
         }
         self.0.note("ready");
     }
@@ -101,18 +106,29 @@ fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
     }
     let further = args.models.iter().cloned();
     sources.extend(further.map(|(name, path)| (vec![name], Some(path))));
-    let opener = |path: Option<String>| -> Opener {
-        Box::new(move || model::open(path.as_deref()).map_err(Failure::into_message))
+    let mmproj = args.seeing.mmproj.clone();
+    if mmproj.is_some() && model.is_none() {
+        return Err(Failure::usage("--mmproj needs a MODEL"));
+    }
+    let opener = |path: Option<String>, mmproj: Option<PathBuf>| -> Opener {
+        Box::new(move || {
+            let opened = model::open_seeing(path.as_deref(), mmproj.as_deref());
+            opened.map_err(Failure::into_message)
+        })
     };
     let source = |(names, path): (Vec<String>, Option<String>)| ModelSource {
         names,
-        open: opener(path),
+        open: opener(path, None),
         draft: None,
     };
+    let first = sources.first().and_then(|(_, path)| path.clone());
     let mut sources: Vec<_> = sources.into_iter().map(source).collect();
+    if let (Some(mmproj), Some(source)) = (mmproj, sources.first_mut()) {
+        source.open = opener(first, Some(mmproj));
+    }
     // The draft model is the first one's: further ones have other tokenizers.
     if let (Some(draft), Some(first)) = (&args.speculate.draft_model, sources.first_mut()) {
-        first.draft = Some(opener(Some(draft.clone())));
+        first.draft = Some(opener(Some(draft.clone()), None));
     }
     Ok(sources)
 }

@@ -7,14 +7,15 @@ use keeve_checkpoint::Checkpoint;
 use keeve_checkpoint::gguf::{Array, Value as Stored};
 use serde_json::Value;
 
-use super::{Layout, vocabulary};
+use super::mmproj::MmprojLayout;
+use super::{Layout, text_config, vocabulary};
 use crate::Error;
 
 /// Metadata by key, in the file's order.
-pub(crate) type Entries = Vec<(String, Stored)>;
+pub type Entries = Vec<(String, Stored)>;
 
 /// The version of ggml's quantized formats.
-const QUANTIZATION_VERSION: u32 = 2;
+pub(super) const QUANTIZATION_VERSION: u32 = 2;
 
 /// Keys that describe a file and not its model.
 const OF_FILE: [&str; 3] =
@@ -54,7 +55,7 @@ pub(super) fn head_dim(config: &Value) -> Option<u64> {
 }
 
 fn made(checkpoint: &Checkpoint, architecture: &str) -> Result<Entries, Error> {
-    let config = checkpoint.config();
+    let config = text_config(checkpoint.config());
     let mut writer = Writer { config, architecture, entries: Vec::new(), checkpoint };
     writer.put("general.architecture", Stored::string(architecture));
     writer.put("general.type", Stored::string("model"));
@@ -87,9 +88,13 @@ fn made(checkpoint: &Checkpoint, architecture: &str) -> Result<Entries, Error> {
             writer.own("rope.dimension_count", Stored::u32(dim));
         }
         "gemma3" => writer.gemma3()?,
+        "qwen3vl" => writer.three_axes(checkpoint.config())?,
         _ => {}
     }
-    writer.entries.extend(vocabulary::vocabulary(checkpoint)?);
+    let table = ["model.embed_tokens.weight", "model.language_model.embed_tokens.weight"];
+    let table = table.into_iter().find_map(|name| checkpoint.info(name));
+    let rows = table.and_then(|info| info.shape.first()).copied();
+    writer.entries.extend(vocabulary::vocabulary(checkpoint, rows.unwrap_or(0))?);
     if let Some(template) = checkpoint.chat_template() {
         writer.put("tokenizer.chat_template", Stored::string(template));
     }
@@ -186,6 +191,21 @@ impl Writer<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Which axis drives which frequencies, and how many layers are given rows for images.
+    fn three_axes(&mut self, whole: &Value) -> Result<(), Error> {
+        const FIELD: &str = "rope_scaling.mrope_section";
+        let lengths = self.config.pointer("/rope_scaling/mrope_section").and_then(Value::as_array);
+        let lengths = lengths.into_iter().flatten().filter_map(Value::as_i64);
+        let lengths: Vec<i32> = lengths.filter_map(|length| i32::try_from(length).ok()).collect();
+        let &[time, height, width] = &lengths[..] else { return Err(self.missing(FIELD)) };
+        // The fourth is of an axis that images do not have.
+        let sections = Array::of_i32(&[time, height, width, 0]);
+        self.own("rope.dimension_sections", Stored::Array(sections));
+        let features = u32::try_from(MmprojLayout::of(whole).features()).unwrap_or(u32::MAX);
+        self.own("n_deepstack_layers", Stored::u32(features));
         Ok(())
     }
 

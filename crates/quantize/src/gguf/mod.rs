@@ -2,6 +2,7 @@
 //! norms, rope divisors. The other direction of `keeve_checkpoint`'s dialect.
 
 mod metadata;
+pub(crate) mod mmproj;
 mod vocabulary;
 
 use keeve_checkpoint::{Checkpoint, gguf};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use crate::{Error, Planned};
 
 pub(crate) use metadata::metadata;
+pub use vocabulary::vocabulary;
 
 /// The name of ggml for an architecture that Hugging Face calls `model_type`.
 pub(crate) fn architecture(config: &Value) -> Result<&'static str, Error> {
@@ -19,14 +21,20 @@ pub(crate) fn architecture(config: &Value) -> Result<&'static str, Error> {
         "llama" | "mistral" => "llama",
         "qwen2" => "qwen2",
         "qwen3" => "qwen3",
+        "qwen3_vl" | "qwen3_vl_text" => "qwen3vl",
         "gemma3_text" => "gemma3",
         _ => {
-            let known = "llama, mistral, qwen2, qwen3, gemma3_text";
+            let known = "llama, mistral, qwen2, qwen3, qwen3_vl, gemma3_text";
             return Err(Error::Input(format!(
                 "models of type '{name}' cannot be written as GGUF (known: {known})"
             )));
         }
     })
+}
+
+/// The config of the language model in a model's config.
+pub(crate) fn text_config(config: &Value) -> &Value {
+    config.get("text_config").filter(|text| text.is_object()).unwrap_or(config)
 }
 
 /// How tensors of a model are named and stored in a GGUF file.
@@ -39,11 +47,12 @@ pub(crate) struct Layout {
 impl Layout {
     /// The layout of a checkpoint's model.
     pub(crate) fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let config = checkpoint.config();
+        let whole = checkpoint.config();
+        let config = text_config(whole);
         let number = |field: &str| config.get(field).and_then(Value::as_u64).map(|n| n as usize);
         let heads = number("num_attention_heads").unwrap_or(0);
         Ok(Self {
-            architecture: architecture(config)?,
+            architecture: architecture(whole)?,
             heads,
             kv_heads: number("num_key_value_heads").unwrap_or(heads),
         })
@@ -57,7 +66,10 @@ impl Layout {
     /// What the file calls a tensor.
     pub(crate) fn name(&self, name: &str) -> Result<String, Error> {
         let problem = || format!("has no name in GGUF files of '{}'", self.architecture);
-        gguf::tensor_name(name, self.architecture).ok_or_else(|| Error::tensor(name, problem()))
+        // Of a model that sees, the language model is alone in its file.
+        let alone = name.strip_prefix("model.language_model.").map(|rest| format!("model.{rest}"));
+        gguf::tensor_name(alone.as_deref().unwrap_or(name), self.architecture)
+            .ok_or_else(|| Error::tensor(name, problem()))
     }
 
     /// Brings a tensor to the form that the file has: its rows in ggml's order, its values with what

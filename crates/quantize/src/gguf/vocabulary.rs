@@ -23,11 +23,11 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-/// The entries `tokenizer.ggml.*` for a checkpoint's `tokenizer.json`.
+/// The entries `tokenizer.ggml.*` for a checkpoint's `tokenizer.json`, with placeholders for tokens up to `rows`.
 ///
 /// # Errors
 /// If there is no tokenizer, or it is none that llama.cpp knows.
-pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Entries, Error> {
+pub fn vocabulary(checkpoint: &Checkpoint, rows: usize) -> Result<Entries, Error> {
     let path = checkpoint.path().join("tokenizer.json");
     let wrong = |problem: String| Error::File { path: path.clone(), problem };
     let Some(bytes) = checkpoint.tokenizer() else {
@@ -35,8 +35,7 @@ pub(super) fn vocabulary(checkpoint: &Checkpoint) -> Result<Entries, Error> {
     };
     let json: Value = serde_json::from_slice(&bytes)
         .map_err(|error| wrong(format!("is not valid JSON: {error}")))?;
-    let rows = checkpoint.info("model.embed_tokens.weight").and_then(|info| info.shape.first());
-    let tables = Tables::read(&json, rows.copied().unwrap_or(0)).map_err(wrong)?;
+    let tables = Tables::read(&json, rows).map_err(wrong)?;
     let pre = match tables.kind {
         Kind::ByteLevel => {
             let found = keeve_engine::gguf_tokenizer::pre_tokenizer_name(&json);
@@ -232,7 +231,8 @@ fn special(checkpoint: &Checkpoint, json: &Value, tables: &Tables, entries: &mut
             token.and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
         let by_text = text.and_then(|text| tables.ids.get(text).copied());
         let field = format!("{kind}_token_id");
-        let configs = [Some(checkpoint.config()), generation];
+        let config = checkpoint.config();
+        let configs = [Some(config), config.get("text_config"), generation];
         let by_config = configs.into_iter().flatten().find_map(|config| {
             let value = config.get(&field)?;
             let id = value.as_u64().or_else(|| value.as_array()?.first()?.as_u64())?;

@@ -11,10 +11,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keeve_codec::Bytes;
-use keeve_engine::EngineOptions;
+use keeve_engine::{EngineOptions, ModelInfo};
 use keeve_server::{ModelSource, ModelsConfig, Observer, ServerConfig, ServerError, Stop, serve};
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ impl Observer for Ears {
         let _ = self.address.send(address);
     }
 
-    fn ready(&self, _: &[String]) {
+    fn ready(&self, _: &ModelInfo) {
         let _ = self.ready.send(());
     }
 }
@@ -156,8 +156,15 @@ impl Running {
     pub fn idle(&self) {
         let names =
             ["vllm:num_requests_running", "vllm:num_requests_waiting", "keeve:kv_pages_held"];
-        while names.iter().any(|name| self.metric(name) != 0.0) {
-            std::thread::sleep(Duration::from_millis(10));
+        self.until(|| names.iter().all(|name| self.metric(name) == 0.0));
+    }
+
+    /// Waits for something, for as long as the slowest machine could need.
+    pub fn until(&self, holds: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !holds() {
+            assert!(begun.elapsed() < Duration::from_secs(300), "waited in vain");
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

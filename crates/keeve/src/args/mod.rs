@@ -1,10 +1,17 @@
 //! The command line: every flag once.
 
+mod making;
+mod values;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use keeve::{Activations, Codec, Isa, KvCodec, Speculation};
+
+pub use self::making::{Alpha, Calibrate, Convert, FolderLayout, Quantize, Verify};
+use self::values::{at_least_one, draft_tokens, named_model, threads, token_id};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -109,6 +116,14 @@ pub struct Compute {
     /// Report time, bytes and calls by operation.
     #[arg(long)]
     pub profile: bool,
+}
+
+/// What a GGUF model sees with.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Seeing {
+    /// The GGUF file that a GGUF MODEL sees images with [default: one beside it with mmproj in its name].
+    #[arg(long, value_name = "FILE.gguf")]
+    pub mmproj: Option<PathBuf>,
 }
 
 /// How tokens are guessed ahead, to be checked several at a time. That changes no answer.
@@ -245,6 +260,8 @@ pub struct Run {
     #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -315,6 +332,8 @@ pub struct Serve {
     #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -343,6 +362,8 @@ pub struct Chat {
     #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -356,6 +377,8 @@ pub struct Inspect {
     /// Print the graph that the model becomes.
     #[arg(long)]
     pub graph: bool,
+    #[command(flatten)]
+    pub seeing: Seeing,
 }
 
 #[derive(Debug, clap::Args)]
@@ -448,6 +471,13 @@ pub struct Bench {
     /// With --ops: the most rows of activations; they are the powers of two up to this.
     #[arg(long, value_name = "ROWS", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops")]
     pub max_rows: u32,
+    /// With --ops: these numbers of rows of activations, instead of the powers of two.
+    #[arg(long, value_name = "ROWS", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=8192), requires = "ops", conflicts_with = "max_rows")]
+    pub rows: Vec<u32>,
+    /// With --ops: how many seconds a single measurement may take before it counts with the runs that it
+    /// has, if only one.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds, requires = "ops")]
+    pub patience: Duration,
     /// Prompt tokens; 0: prompts are not measured.
     #[arg(long, short = 'p', value_name = "TOKENS", default_value_t = 512)]
     pub prompt: usize,
@@ -486,172 +516,6 @@ pub struct Bench {
     /// Draw the result.
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(
-    override_usage = "keeve quantize [OPTIONS] [MODEL] --preset <NAME> --out <DIR|FILE.gguf>\n       \
-    keeve quantize [OPTIONS] [MODEL] --codec <NAME> --out <DIR|FILE.gguf>\n       \
-    keeve quantize [OPTIONS] [MODEL] --recipe <FILE.toml> --out <DIR|FILE.gguf>\n       \
-    keeve quantize --list-presets"
-)]
-pub struct Quantize {
-    /// A directory or a .gguf file [default: the demo model].
-    pub model: Option<String>,
-    /// What to write: a GGUF file if it ends in .gguf, else a directory.
-    #[arg(long, value_name = "DIR|FILE.gguf", required_unless_present_any = ["dry_run", "list_presets"])]
-    pub out: Option<PathBuf>,
-    #[command(flatten)]
-    pub choice: CodecChoice,
-    /// How a directory is laid out [default: compressed-tensors for int8 and int4, else mlx].
-    #[arg(long, value_enum)]
-    pub layout: Option<FolderLayout>,
-    /// An importance matrix (see `keeve calibrate`), as llama.cpp has them: GGUF or .dat.
-    #[arg(long, value_name = "FILE")]
-    pub imatrix: Option<PathBuf>,
-    /// Leave weights as they are whose name this matches (* stands for any text); may be given several
-    /// times.
-    #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
-    pub skip: Vec<String>,
-    /// Fold SmoothQuant's factors into weights that become int8 or int4, where that brings the model nearer
-    /// to the original on the text of --data: with this exponent (0 to 1), or what suits each place.
-    #[arg(long, value_name = "auto|ALPHA", requires = "data", conflicts_with = "dry_run")]
-    pub smoothquant: Option<Alpha>,
-    /// Text for --smoothquant; several are read one after another.
-    #[arg(long, value_name = "FILE", num_args = 1.., requires = "smoothquant")]
-    pub data: Vec<PathBuf>,
-    /// Pieces of 512 tokens of that text that are used, every other one to find factors and the rest to
-    /// judge them.
-    #[arg(long, value_name = "NUMBER", default_value = "32", value_parser = at_least_one, requires = "smoothquant")]
-    pub pieces: usize,
-    /// Pack the matrices of what sees as well.
-    #[arg(long)]
-    pub quantize_vision: bool,
-    /// Say what would become of each tensor, and write nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Replace what stands under the name of the output.
-    #[arg(long)]
-    pub force: bool,
-    /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = threads)]
-    pub threads: Option<usize>,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(
-    override_usage = "keeve calibrate [OPTIONS] [MODEL] --data <FILE>... --out <FILE>\n       \
-    keeve calibrate --show <FILE>"
-)]
-pub struct Calibrate {
-    /// A directory or a .gguf file [default: the demo model].
-    pub model: Option<String>,
-    /// Text to run; several are run one after another.
-    #[arg(long, value_name = "FILE", num_args = 1.., required_unless_present = "show")]
-    pub data: Vec<PathBuf>,
-    /// The matrix to write: GGUF, or the older format if it ends in .dat. A GGUF file that stands there is
-    /// gone on with where it ends.
-    #[arg(long, value_name = "FILE", required_unless_present = "show")]
-    pub out: Option<PathBuf>,
-    /// Say what a matrix holds.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "data", "out"])]
-    pub show: Option<PathBuf>,
-    /// Tokens of a piece of text, each run by itself.
-    #[arg(long, value_name = "TOKENS", default_value = "512", value_parser = at_least_one)]
-    pub chunk: usize,
-    /// The most pieces [default: all].
-    #[arg(long, value_name = "NUMBER", value_parser = at_least_one)]
-    pub chunks: Option<usize>,
-    /// Include the head, which llama.cpp leaves out.
-    #[arg(long)]
-    pub head: bool,
-    /// Start anew where a matrix stands already.
-    #[arg(long)]
-    pub force: bool,
-    /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = threads)]
-    pub threads: Option<usize>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Convert {
-    /// A directory or a .gguf file [default: the demo model].
-    pub model: Option<String>,
-    /// What to write: a GGUF file if it ends in .gguf, else a directory as MLX and mlx-kquant read it.
-    #[arg(long, value_name = "DIR|FILE.gguf")]
-    pub out: PathBuf,
-    /// Say what would become of each tensor, and write nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Replace what stands under the name of the output.
-    #[arg(long)]
-    pub force: bool,
-    /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = threads)]
-    pub threads: Option<usize>,
-}
-
-#[derive(Debug, clap::Args)]
-pub struct Verify {
-    /// A directory or a .gguf file [default: the demo model].
-    pub model: Option<String>,
-    /// Another model with the same tensors: say how far their values are apart.
-    #[arg(long, value_name = "MODEL")]
-    pub against: Option<String>,
-    /// Say how far their predictions are apart on this text too (its first 4096 tokens, in pieces of 512,
-    /// activations in floats).
-    #[arg(long, value_name = "FILE", requires = "against")]
-    pub data: Option<PathBuf>,
-    /// Threads that compute [default: one for each core].
-    #[arg(long, value_parser = threads)]
-    pub threads: Option<usize>,
-}
-
-/// SmoothQuant's exponent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Alpha {
-    /// What suits each place.
-    Auto,
-    /// This everywhere.
-    Is(f32),
-}
-
-impl std::str::FromStr for Alpha {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.eq_ignore_ascii_case("auto") {
-            return Ok(Self::Auto);
-        }
-        let alpha = text.parse().ok().filter(|alpha| (0.0..=1.0).contains(alpha));
-        alpha.map(Self::Is).ok_or_else(|| "expected auto or a number from 0 to 1".into())
-    }
-}
-
-/// Which codec a weight gets.
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-pub struct CodecChoice {
-    /// A mixture of codecs by role and layer; see --list-presets.
-    #[arg(long, value_name = "NAME")]
-    pub preset: Option<String>,
-    /// One codec for all: q4_k, affine4-g64, int8, int8-g128, int4-g128, ...
-    #[arg(long, value_name = "NAME")]
-    pub codec: Option<String>,
-    /// A file that names codecs by role or name.
-    #[arg(long, value_name = "FILE.toml")]
-    pub recipe: Option<PathBuf>,
-    /// Print all presets.
-    #[arg(long)]
-    pub list_presets: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum FolderLayout {
-    /// As MLX (affine) and mlx-kquant (ggml's codecs) read it.
-    Mlx,
-    /// As vLLM and transformers read it: int8 and int4.
-    CompressedTensors,
 }
 
 #[derive(Debug, clap::Args)]
@@ -695,6 +559,8 @@ pub struct Eval {
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub max_tokens: Option<usize>,
     #[command(flatten)]
+    pub seeing: Seeing,
+    #[command(flatten)]
     pub compute: Compute,
 }
 
@@ -730,43 +596,12 @@ pub struct Completions {
     pub shell: clap_complete::Shell,
 }
 
-fn threads(text: &str) -> Result<usize, String> {
-    const MOST: usize = 1024;
-    match at_least_one(text)? {
-        threads if threads > MOST => Err(format!("must be at most {MOST}")),
-        threads => Ok(threads),
-    }
-}
-
-fn named_model(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-            Ok((name.into(), path.into()))
-        }
-        _ => Err("expected NAME=PATH".into()),
-    }
-}
-
-fn token_id(text: &str) -> Result<u32, String> {
-    text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
-}
-
-/// The most tokens that may be guessed ahead: a step has so many rows more for each sequence.
-const MOST_DRAFT_TOKENS: usize = 64;
-
-fn draft_tokens(text: &str) -> Result<usize, String> {
-    let count = at_least_one(text)?;
-    match count <= MOST_DRAFT_TOKENS {
-        true => Ok(count),
-        false => Err(format!("expected at most {MOST_DRAFT_TOKENS}")),
-    }
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".into()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("expected a whole number".into()),
+/// A time of at least a millisecond and at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (1e-3..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) => Err("must be from 0.001 to 86400".into()),
+        Err(_) => Err("expected a number of seconds".into()),
     }
 }
 

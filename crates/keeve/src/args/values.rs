@@ -1,0 +1,41 @@
+//! Values of flags, checked.
+
+pub(super) fn threads(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1024;
+    match at_least_one(text)? {
+        threads if threads > MOST => Err(format!("must be at most {MOST}")),
+        threads => Ok(threads),
+    }
+}
+
+pub(super) fn named_model(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => {
+            Ok((name.into(), path.into()))
+        }
+        _ => Err("expected NAME=PATH".into()),
+    }
+}
+
+pub(super) fn token_id(text: &str) -> Result<u32, String> {
+    text.trim().parse().map_err(|_| "expected token ids such as 1,2,3".into())
+}
+
+/// The most tokens that may be guessed ahead: a step has so many rows more for each sequence.
+const MOST_DRAFT_TOKENS: usize = 64;
+
+pub(super) fn draft_tokens(text: &str) -> Result<usize, String> {
+    let count = at_least_one(text)?;
+    match count <= MOST_DRAFT_TOKENS {
+        true => Ok(count),
+        false => Err(format!("expected at most {MOST_DRAFT_TOKENS}")),
+    }
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("expected a whole number".into()),
+    }
+}
