@@ -11,8 +11,8 @@
 //! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
 //! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
-//! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
+//! | `affine1`, `affine2`, `q2_k`, `tq*`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | those without [`Codec::codes`]: `iq*`, `q1_0`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
 //! # What they cost
 //! Mean Kullback-Leibler divergence per token from float activations with the same weights, of the demo
