@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use keeve_codec::PackedTensor;
+use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{
     Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
     Slot, State, Weights,
 };
 
 use crate::attention::{AttentionKernels, attention_kernels};
-use crate::bf16_linear::Bf16Linear;
+use crate::bf16_linear::{Bf16Linear, Bf16Weights};
+use crate::bf16_tiles::Bf16Tiles;
 use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
@@ -221,14 +222,23 @@ impl Loading<'_> {
         tensor: PackedTensor,
     ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
-        if self.options.activations == Activations::Bf16 {
-            if !self.count(tensor.bytes() as u64) {
-                return Err(Error::Cancelled);
-            }
-            let stored = StoredLinear { tensor, kernels: self.kernels };
-            return Ok(Box::new(Bf16Linear { stored, gemm: self.gemm }));
-        }
         let recipes = Recipes::choose(codec, self.options.activations, self.options.row_rounding);
+        let bytes = tensor.bytes() as u64;
+        let memory = || Error::OutOfMemory { what: "packed weights", bytes };
+        if recipes.prompt == Recipe::Bf16 {
+            let kernels = self.kernels;
+            let weights = if codec == Codec::BF16 {
+                let tiles = Bf16Tiles::pack(&tensor, self.pool, &|bytes| self.count(bytes));
+                let tiles = tiles.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
+                tensor.release();
+                Bf16Weights::Tiles { tiles, kernels }
+            } else if self.count(bytes) {
+                Bf16Weights::Stored(StoredLinear { tensor, kernels })
+            } else {
+                return Err(Error::Cancelled);
+            };
+            return Ok(Box::new(Bf16Linear { weights, recipes, gemm: self.gemm }));
+        }
         if recipes.generated == Recipe::Float {
             let go_on = self.count(tensor.bytes() as u64);
             let stored = StoredLinear { tensor, kernels: self.kernels };
@@ -249,8 +259,6 @@ impl Loading<'_> {
             );
             return Err(Error::Unsupported { backend: NAME, what });
         }
-        let bytes = tensor.bytes() as u64;
-        let memory = || Error::OutOfMemory { what: "packed weights", bytes };
         let layout = Layout::new(codec, tensor.rows(), tensor.cols()).ok_or_else(memory)?;
         let packed =
             Packed::new(layout, tensor, self.kernels, self.pool, &|bytes| self.count(bytes));

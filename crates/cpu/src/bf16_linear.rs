@@ -1,63 +1,204 @@
-//! `linear` with activations and weights rounded to bf16.
+//! `linear` in bf16.
 
 use keeve_codec::Codec;
 use keeve_graph::Phase;
 
-use crate::gemm::{BF16_COLS, Bf16Rows, Bf16Source, Ending, Gemm, Output, to_bf16};
+use crate::bf16_tiles::Bf16Tiles;
+use crate::few_rows::{TileProducts, few_rows, rows_at_once};
+use crate::fused::Fusible;
+use crate::gemm::{BF16_COLS, Bf16Source, Ending, Gemm, Output, to_bf16};
 use crate::inputs::Input;
+use crate::kernels::{DECODE_ROWS, Kernels};
 use crate::linear::{PackedLinear, StoredLinear};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::pool::Pool;
+use crate::recipe::{Recipe, Recipes};
 
-/// A weight left as it is stored, rounded to bf16 as it is used.
+/// Where the weights are.
+pub(crate) enum Bf16Weights {
+    /// In tiles, as they were stored.
+    Tiles {
+        /// The weights.
+        tiles: Bf16Tiles,
+        /// What multiplies them with rows that are not rounded.
+        kernels: &'static dyn Kernels,
+    },
+    /// Left as they are stored, rounded to bf16 as they are used: only by [`Recipe::Bf16`].
+    Stored(StoredLinear),
+}
+
+/// A weight and how it is multiplied: by [`Recipe::Bf16`], or by [`Recipe::Float`] if it is in tiles.
 pub(crate) struct Bf16Linear {
-    pub stored: StoredLinear,
+    pub weights: Bf16Weights,
+    pub recipes: Recipes,
     pub gemm: Gemm,
 }
 
-impl PackedLinear for Bf16Linear {
-    fn codec(&self) -> Codec {
-        self.stored.codec()
+impl Bf16Linear {
+    /// Whether `silu` of its products may be multiplied by those of `other` where both are made.
+    pub fn can_gate(&self, other: &Self) -> bool {
+        let form = |linear: &Self| {
+            let weights = &linear.weights;
+            let in_tiles = matches!(weights, Bf16Weights::Tiles { .. });
+            (weights.rows(), weights.cols(), in_tiles, linear.recipes)
+        };
+        form(self) == form(other)
     }
 
-    fn bytes(&self) -> usize {
-        self.stored.bytes()
-    }
-
-    fn row(&self, index: usize, out: &mut [f32]) {
-        self.stored.row(index, out);
-    }
-
-    // Every phase has the same recipe.
-    fn forward(
+    /// `out[r] = silu(x[r] . weights) * (x[r] . up)`.
+    ///
+    /// # Panics
+    /// If [`Self::can_gate`] said otherwise.
+    pub fn gate(
         &self,
+        up: &Self,
+        mut x: Input<'_>,
+        phases: &[Phase],
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        self.run(Some(up), Ending::Gated, &mut x, phases, None, out, pool);
+    }
+
+    /// As [`PackedLinear::forward`], with an ending that is not of a gate.
+    pub fn forward_with(
+        &self,
+        ending: Ending,
         x: &mut Input<'_>,
-        _: &[Phase],
+        phases: &[Phase],
         bias: Option<&[f32]>,
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let mut rows = Bf16Rows::default();
-        rows.round(x.x(), self.cols(), pool);
-        self.gemm.bf16(
-            self,
-            &rows,
-            Output { values: out, rows: None, bias, ending: Ending::Plain },
-            pool,
-        );
+        self.run(None, ending, x, phases, bias, out, pool);
+    }
+
+    #[allow(clippy::too_many_arguments)] // Those of a product, and with what it is done.
+    fn run(
+        &self,
+        up: Option<&Self>,
+        ending: Ending,
+        x: &mut Input<'_>,
+        phases: &[Phase],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        let (kernels, cols) = (x.kernels(), self.weights.cols());
+        for (rows, recipe) in self.recipes.rows(phases) {
+            let out = Output { values: &mut *out, rows: Some(&rows), bias, ending };
+            if recipe == Recipe::Float {
+                let padded = cols.next_multiple_of(BF16_COLS);
+                let x = FloatRows { values: x.by_floats(&rows, cols, padded), padded };
+                let up = up.map(|up| (&up.weights, kernels as &dyn Kernels));
+                few_rows(&self.weights, up, &x, rows.len(), out, pool);
+                continue;
+            }
+            let x = x.by_bf16(&rows, cols, pool);
+            match up {
+                Some(up) => self.gemm.gated_bf16([&self.weights, &up.weights], x, out, pool),
+                None => self.gemm.bf16(&self.weights, x, out, pool),
+            }
+        }
     }
 }
 
-impl Bf16Source for Bf16Linear {
+impl PackedLinear for Bf16Linear {
+    fn codec(&self) -> Codec {
+        match &self.weights {
+            Bf16Weights::Tiles { .. } => Codec::BF16,
+            Bf16Weights::Stored(stored) => stored.codec(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.weights {
+            Bf16Weights::Tiles { tiles, .. } => tiles.bytes(),
+            Bf16Weights::Stored(stored) => stored.bytes(),
+        }
+    }
+
+    fn row(&self, index: usize, out: &mut [f32]) {
+        match &self.weights {
+            Bf16Weights::Tiles { tiles, .. } => tiles.row(index, out),
+            Bf16Weights::Stored(stored) => stored.row(index, out),
+        }
+    }
+
+    fn reads_rows(&self) -> bool {
+        true
+    }
+
+    fn fusible(&self) -> Option<Fusible<'_>> {
+        Some(Fusible::Bf16(self))
+    }
+
+    fn forward(
+        &self,
+        x: &mut Input<'_>,
+        phases: &[Phase],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        pool: &Pool,
+    ) {
+        self.forward_with(Ending::Plain, x, phases, bias, out, pool);
+    }
+}
+
+/// Few rows of activations: `[rows][padded]`.
+struct FloatRows<'a> {
+    values: &'a [f32],
+    padded: usize,
+}
+
+impl TileProducts<FloatRows<'_>> for Bf16Weights {
+    fn form(&self) -> (usize, usize) {
+        (self.rows(), self.cols().next_multiple_of(BF16_COLS) * TILE_ROWS * size_of::<u16>())
+    }
+
+    fn products(
+        &self,
+        tile: usize,
+        x: &FloatRows<'_>,
+        mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) {
+        let Self::Tiles { tiles, kernels } = self else {
+            unreachable!("recipes for weights that are left as they are stored");
+        };
+        let rows = x.values.len() / x.padded;
+        let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
+        let mut first = 0;
+        while first < rows {
+            let sums = &mut sums[..rows_at_once(rows - first)];
+            kernels.bf16_products(tiles.tile(tile), &x.values[first * x.padded..], sums);
+            for (row, sums) in sums.iter().enumerate() {
+                store(first + row, sums);
+            }
+            first += sums.len();
+        }
+    }
+}
+
+impl Bf16Source for Bf16Weights {
     fn rows(&self) -> usize {
-        self.stored.tensor.rows()
+        match self {
+            Self::Tiles { tiles, .. } => tiles.rows(),
+            Self::Stored(stored) => stored.tensor.rows(),
+        }
     }
 
     fn cols(&self) -> usize {
-        self.stored.tensor.cols()
+        match self {
+            Self::Tiles { tiles, .. } => tiles.cols(),
+            Self::Stored(stored) => stored.tensor.cols(),
+        }
     }
 
     fn panel(&self, tile: usize, block: usize, values: &mut [u16; TILE_ROWS * BF16_COLS]) {
+        let stored = match self {
+            Self::Tiles { tiles, .. } => return tiles.panel(tile, block, values),
+            Self::Stored(stored) => stored,
+        };
         // Codecs have blocks of up to 256 columns, so as many are unpacked.
         let first = block * BF16_COLS / PANEL_COLS * PANEL_COLS;
         let (skip, unpacked) = (block * BF16_COLS - first, PANEL_COLS.min(self.cols() - first));
@@ -65,7 +206,7 @@ impl Bf16Source for Bf16Linear {
         values.fill(0);
         let rows = tile * TILE_ROWS..self.rows().min((tile + 1) * TILE_ROWS);
         for (row, index) in rows.enumerate() {
-            self.stored.unpack(index, first, &mut row_values[..unpacked]);
+            stored.unpack(index, first, &mut row_values[..unpacked]);
             let part = &row_values[skip..unpacked.min(skip + BF16_COLS)];
             for (column, &value) in part.iter().enumerate() {
                 values[(column / 2 * TILE_ROWS + row) * 2 + column % 2] = to_bf16(value);
@@ -73,7 +214,10 @@ impl Bf16Source for Bf16Linear {
         }
     }
 
-    fn stored_panel(&self, _: usize, _: usize) -> Option<&[u16]> {
-        None
+    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.stored_panel(tile, block),
+            Self::Stored(_) => None,
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use keeve_graph::ValueId;
 
 use crate::by_group;
-use crate::gemm::Int8Rows;
+use crate::gemm::{Bf16Rows, Int8Rows};
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
@@ -32,6 +32,10 @@ pub(crate) struct Inputs {
     rows: [Kept<BlockRows>; SLOTS],
     /// For products of many rows, likewise.
     tiles: [Kept<Int8Rows>; SLOTS],
+    /// For products of few rows with nothing rounded: each row filled up with zeros.
+    floats: Kept<Vec<f32>>,
+    /// For products of many rows by [`Recipe::Bf16`].
+    bf16: Kept<Bf16Rows>,
     /// For products of many rows with what is being made: see [`Input::made_next`].
     next: Int8Rows,
 }
@@ -41,7 +45,9 @@ impl Default for Inputs {
         let rows = |_| Kept { made: None, value: BlockRows::EMPTY };
         let tiles = |_| Kept { made: None, value: Int8Rows::default() };
         let (rows, tiles) = (std::array::from_fn(rows), std::array::from_fn(tiles));
-        Self { from: None, rows, tiles, next: Int8Rows::default() }
+        let floats = Kept { made: None, value: vec![] };
+        let bf16 = Kept { made: None, value: Bf16Rows::default() };
+        Self { from: None, rows, floats, tiles, bf16, next: Int8Rows::default() }
     }
 }
 
@@ -104,6 +110,7 @@ impl Inputs {
     fn clear(&mut self) {
         self.rows.iter_mut().for_each(|kept| kept.made = None);
         self.tiles.iter_mut().for_each(|kept| kept.made = None);
+        (self.floats.made, self.bf16.made) = (None, None);
     }
 }
 
@@ -176,6 +183,40 @@ impl Input<'_> {
         value
     }
 
+    /// As [`Input::by_rows`], nothing rounded: `[rows.len()][padded]`, zeros past `cols`.
+    ///
+    /// # Panics
+    /// If there are no such rows, or `padded` is less than `cols`.
+    pub fn by_floats(&mut self, rows: &[usize], cols: usize, padded: usize) -> &Vec<f32> {
+        let Kept { made, value } = &mut self.inputs.floats;
+        if made.is_none() {
+            *made = Some(Recipe::Float);
+            let mut room = vec![0.0; self.x.room()];
+            value.clear();
+            value.resize(rows.len() * padded, 0.0);
+            for (&row, to) in rows.iter().zip(value.chunks_exact_mut(padded)) {
+                to[..cols].copy_from_slice(self.x.row(row, cols, &mut room));
+            }
+        }
+        value
+    }
+
+    /// As [`Input::by_tiles`], rounded to bf16.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn by_bf16(&mut self, rows: &[usize], cols: usize, pool: &Pool) -> &Bf16Rows {
+        let Kept { made, value } = &mut self.inputs.bf16;
+        if made.is_none() {
+            *made = Some(Recipe::Bf16);
+            let (x, kernels) = (self.x, self.kernels);
+            value.round([rows.len(), cols], x.room(), pool, |row, values, room| {
+                kernels.round_to_bf16(x.row(rows[row], cols, room), values);
+            });
+        }
+        value
+    }
+
     /// As [`Input::by_tiles`], and where to put the result, quantized by the same recipe: call
     /// [`Input::made_next`] when it is there.
     pub fn by_tiles_and_next(
@@ -244,7 +285,7 @@ const SLOTS: usize = 4;
 /// Where a recipe's rows are in [`Inputs::rows`] and [`Inputs::tiles`].
 fn slot(recipe: Recipe) -> usize {
     match recipe {
-        Recipe::Panel | Recipe::Block | Recipe::Float => 0,
+        Recipe::Panel | Recipe::Block | Recipe::Bf16 | Recipe::Float => 0,
         Recipe::Token(_) => 1,
         Recipe::Fine => 2,
         Recipe::Grouped { .. } => 3,

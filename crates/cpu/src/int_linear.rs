@@ -4,6 +4,8 @@ use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{Phase, ValueId};
 
 use crate::by_group::ByGroup;
+use crate::few_rows::{TileProducts, few_rows, rows_at_once};
+use crate::fused::Fusible;
 use crate::gemm::{Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
@@ -13,11 +15,8 @@ use crate::pool::Pool;
 use crate::quantize::BlockRows;
 use crate::recipe::{Recipe, Recipes};
 use crate::scalar::oracle::Oracle;
-use crate::shared_out::SharedOut;
 use crate::tiles::{BLOCK, Layout, Tiles};
 
-/// Bytes of weights that a task reads, at least.
-const TASK_BYTES: usize = 64 << 10;
 /// The most rows that [`Recipe::Token`] and [`Recipe::Grouped`], whose kernels all give the same bits, take
 /// through the kernel that reads weights once for every few rows.
 const FEW_ROWS: usize = 8;
@@ -26,7 +25,7 @@ const FEW_ROWS: usize = 8;
 fn is_few(recipe: Recipe, rows: usize, cols: usize) -> bool {
     match recipe {
         Recipe::Block => true,
-        Recipe::Panel | Recipe::Fine | Recipe::Float => false,
+        Recipe::Panel | Recipe::Fine | Recipe::Bf16 | Recipe::Float => false,
         Recipe::Token(_) => rows <= FEW_ROWS,
         // The kernels for many rows scale in another order if there is but one group.
         Recipe::Grouped { group, .. } => rows <= FEW_ROWS || cols <= group,
@@ -74,10 +73,20 @@ impl Packed {
             Self::Stored(oracle) => &oracle.layout,
         }
     }
+}
 
-    /// Products with the rows of `x`, as their scales say by [`Recipe::Block`], [`Recipe::Token`] or
-    /// [`Recipe::Grouped`], of the weight rows of a tile. `store` gets each row and its sums.
-    fn decode(&self, tile: usize, x: &BlockRows, mut store: impl FnMut(usize, &[f32; TILE_ROWS])) {
+impl TileProducts<BlockRows> for Packed {
+    fn form(&self) -> (usize, usize) {
+        (self.layout().rows, self.layout().tile_bytes())
+    }
+
+    /// As the scales of `x` say by [`Recipe::Block`], [`Recipe::Token`] or [`Recipe::Grouped`].
+    fn products(
+        &self,
+        tile: usize,
+        x: &BlockRows,
+        mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) {
         let rows = x.rows.rows;
         let mut store = |row: usize, sums: &[f32; TILE_ROWS]| {
             store(row, &sums.map(|sum| sum * x.factors[row]));
@@ -87,11 +96,7 @@ impl Packed {
                 let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
                 let mut first = 0;
                 while first < rows {
-                    let count = match rows - first {
-                        1 => 1,
-                        2 | 3 => 2,
-                        _ => DECODE_ROWS,
-                    };
+                    let count = rows_at_once(rows - first);
                     let sums = &mut sums[..count];
                     kernels.decode(tiles.layout(), tiles.tile(tile), x, first, sums);
                     for (row, sums) in sums.iter().enumerate() {
@@ -221,7 +226,7 @@ impl IntLinear {
                 Output { values: &mut *out, rows: Some(&rows), bias: None, ending: Ending::Gated };
             if is_few(recipe, rows.len(), cols) {
                 let x = x.by_rows(&rows, cols, recipe, pool);
-                self.few(Some((up, kernels)), x, out, pool);
+                few_rows(&self.packed, Some((&up.packed, kernels)), x, rows.len(), out, pool);
                 continue;
             }
             let (gate, up) = (ByGroup::of(&self.packed, recipe), ByGroup::of(&up.packed, recipe));
@@ -255,57 +260,13 @@ impl IntLinear {
         for (rows, recipe) in self.recipes.rows(phases) {
             let out = Output { values: &mut *out, rows: Some(&rows), bias, ending };
             if is_few(recipe, rows.len(), cols) {
-                self.few(None, x.by_rows(&rows, cols, recipe, pool), out, pool);
+                let x = x.by_rows(&rows, cols, recipe, pool);
+                few_rows(&self.packed, None, x, rows.len(), out, pool);
             } else {
                 let x = x.by_tiles(&rows, cols, recipe, pool);
                 self.gemm.by_recipe(recipe, &ByGroup::of(&self.packed, recipe), x, out, pool);
             }
         }
-    }
-
-    /// The products of few rows.
-    fn few(&self, up: Option<(&Self, &dyn Kernels)>, x: &BlockRows, out: Output<'_>, pool: &Pool) {
-        let layout = self.packed.layout();
-        let width = layout.rows;
-        let Output { values, rows: places, bias, ending } = out;
-        let values = SharedOut::new(values, width);
-        let each = TASK_BYTES.div_ceil(layout.tile_bytes());
-        let tiles = layout.tiles();
-        pool.run(tiles.div_ceil(each), |task, scratch| {
-            let [gates] = scratch.take([up.map_or(0, |_| x.rows.rows * TILE_ROWS)]);
-            let gates = gates.as_chunks_mut::<TILE_ROWS>().0;
-            for tile in task * each..tiles.min((task + 1) * each) {
-                let columns = tile * TILE_ROWS..width.min((tile + 1) * TILE_ROWS);
-                let place = |row: usize| {
-                    let place = places.map_or(row, |places| places[row]);
-                    // SAFETY: no two tasks have the same tile, no two rows the same place, and what
-                    // is given for a row is used up before the next is asked for.
-                    unsafe { values.part(place, columns.clone()) }
-                };
-                if let Some((up, kernels)) = up {
-                    self.packed.decode(tile, x, |row, sums| gates[row] = *sums);
-                    kernels.silu(gates.as_flattened_mut());
-                    up.packed.decode(tile, x, |row, sums| {
-                        let both = gates[row].iter().zip(sums);
-                        let out = place(row).iter_mut().zip(both);
-                        out.for_each(|(out, (gate, sum))| *out = gate * sum);
-                    });
-                    continue;
-                }
-                self.packed.decode(tile, x, |row, sums| {
-                    let mut sums = *sums;
-                    if let Some(bias) = bias {
-                        let pairs = sums.iter_mut().zip(&bias[columns.clone()]);
-                        pairs.for_each(|(sum, bias)| *sum += bias);
-                    }
-                    let out = place(row).iter_mut().zip(sums);
-                    match ending {
-                        Ending::Added => out.for_each(|(out, sum)| *out += sum),
-                        Ending::Plain | Ending::Gated => out.for_each(|(out, sum)| *out = sum),
-                    }
-                });
-            }
-        });
     }
 }
 
@@ -332,8 +293,8 @@ impl PackedLinear for IntLinear {
         true
     }
 
-    fn int(&self) -> Option<&IntLinear> {
-        Some(self)
+    fn fusible(&self) -> Option<Fusible<'_>> {
+        Some(Fusible::Int(self))
     }
 
     fn forward(

@@ -2,6 +2,7 @@
 
 use keeve_codec::{Codec, Row};
 
+use crate::bf16_tiles;
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::Amx;
 use crate::isa::Isa;
@@ -67,6 +68,16 @@ pub(crate) trait Kernels: Send + Sync {
         weighted32: &mut [f32],
     ) {
         quantize::sums(codes, scales, sums, weighted16, weighted32);
+    }
+
+    /// Rounds values to bf16: [`bf16_tiles::round`].
+    fn round_to_bf16(&self, x: &[f32], out: &mut [u16]) {
+        bf16_tiles::round(x, out);
+    }
+
+    /// Products with a tile of bf16, nothing rounded: [`bf16_tiles::products`]. `out` has 1, 2 or 4 rows.
+    fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
+        bf16_tiles::products(tile, x, out);
     }
 
     /// The kernels for tiles; `None` for the scalar tier, which computes with weights as they are stored.

@@ -16,9 +16,11 @@
 mod attention;
 mod backend;
 mod bf16_linear;
+mod bf16_tiles;
 mod by_group;
 mod embed;
 mod experts;
+mod few_rows;
 mod fused;
 mod gemm;
 mod inputs;

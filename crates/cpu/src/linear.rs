@@ -3,8 +3,8 @@
 use keeve_codec::{Codec, Group, PackedTensor, Row};
 use keeve_graph::Phase;
 
+use crate::fused::Fusible;
 use crate::inputs::Input;
-use crate::int_linear::IntLinear;
 use crate::kernels::Kernels;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
@@ -33,8 +33,8 @@ pub(crate) trait PackedLinear: Send + Sync {
         false
     }
 
-    /// Itself, if its products can be used where they are made: [`IntLinear::forward_with`].
-    fn int(&self) -> Option<&IntLinear> {
+    /// Itself, if its products can be used where they are made.
+    fn fusible(&self) -> Option<Fusible<'_>> {
         None
     }
 

@@ -106,7 +106,9 @@ impl TimedProduct {
         let start = Instant::now();
         let packed;
         if self.kind == ProductKind::Bf16 {
-            self.bf16.round(x, k, pool);
+            self.bf16.round([rows, k], 0, pool, |row, values, _| {
+                round_row(&x[row * k..][..k], values);
+            });
             packed = start.elapsed();
             self.gemm.bf16(&self.weights, &self.bf16, out, pool);
         } else {
@@ -119,6 +121,10 @@ impl TimedProduct {
         }
         (packed, start.elapsed())
     }
+}
+
+fn round_row(x: &[f32], values: &mut [u16]) {
+    values.iter_mut().zip(x).for_each(|(value, &x)| *value = to_bf16(x));
 }
 
 /// Int8 with a scale for each `span` numbers, rounded to even: adding 1.5 * 2^23 leaves the whole number in

@@ -23,11 +23,6 @@ pub(crate) trait PanelSource: Sync {
     /// Weight rows: N.
     fn rows(&self) -> usize;
 
-    /// Tiles of weight rows; where two weights take turns, each has its own last one.
-    fn tiles(&self) -> usize {
-        self.rows().div_ceil(TILE_ROWS)
-    }
-
     /// Columns: K. The last block of 256 may be short.
     fn cols(&self) -> usize;
 
@@ -61,10 +56,6 @@ impl PanelSource for Twice<'_> {
         self.0.rows()
     }
 
-    fn tiles(&self) -> usize {
-        self.0.tiles()
-    }
-
     fn cols(&self) -> usize {
         2 * self.0.cols().next_multiple_of(PANEL_COLS)
     }
@@ -85,57 +76,6 @@ impl PanelSource for Twice<'_> {
 
     fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
         self.0.stored_panel(tile, block / 2)
-    }
-}
-
-/// Two weights of one shape whose tiles take turns.
-pub(crate) struct InTurn<'a>([&'a dyn PanelSource; 2]);
-
-impl<'a> InTurn<'a> {
-    /// The tiles of `first`, each followed by that of `second`.
-    ///
-    /// # Panics
-    /// If they differ in shape or in how many columns share a scale.
-    pub fn new(first: &'a dyn PanelSource, second: &'a dyn PanelSource) -> Self {
-        let form = |source: &dyn PanelSource| (source.rows(), source.cols(), source.scale_span());
-        assert!(form(first) == form(second), "weights of one shape");
-        Self([first, second])
-    }
-}
-
-impl PanelSource for InTurn<'_> {
-    fn rows(&self) -> usize {
-        2 * self.0[0].rows()
-    }
-
-    fn tiles(&self) -> usize {
-        2 * self.0[0].tiles()
-    }
-
-    fn cols(&self) -> usize {
-        self.0[0].cols()
-    }
-
-    fn scale_span(&self) -> usize {
-        self.0[0].scale_span()
-    }
-
-    fn panel(
-        &self,
-        tile: usize,
-        block: usize,
-        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
-        scales: &mut [f32; TILE_ROWS],
-    ) {
-        self.0[tile % 2].panel(tile / 2, block, codes, scales);
-    }
-
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
-        self.0[tile % 2].stored_panel(tile / 2, block)
-    }
-
-    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE_ROWS]) {
-        self.0[tile % 2].stored_scales(tile / 2, block, scales);
     }
 }
 

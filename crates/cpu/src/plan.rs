@@ -13,11 +13,10 @@ use crate::attention::{append, attend};
 use crate::backend::{Loaded, LoadedWeight, NAME};
 use crate::embed::{Table, embed};
 use crate::experts::{self, ExpertProduct, ExpertRows};
-use crate::fused::{Fused, Fusions, int};
+use crate::fused::{Fused, Fusions, fusible};
 use crate::gemm::Ending;
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
-use crate::linear::PackedLinear;
 use crate::memory::Memory;
 use crate::pool::Pool;
 use crate::profile::Profile;
@@ -240,16 +239,15 @@ impl CpuPlan {
         let phases = values.context.phases(shape.rows);
         match fused {
             Fused::Gated { x, gate, up, codes } => {
-                let (Some(gate), Some(up)) = (int(weights, gate), int(weights, up)) else {
-                    return 0;
-                };
+                let both = (fusible(weights, gate), fusible(weights, up));
+                let (Some(gate), Some(up)) = both else { return 0 };
                 let rows = values.rows(x);
                 let x = inputs.of(x, values, &rows);
                 gate.gate(up, codes.then_some(value), x, &phases, out, pool);
                 gate.bytes() + up.bytes()
             }
             Fused::Added { to, x, weight, bias } => {
-                let Some(linear) = int(weights, weight) else { return 0 };
+                let Some(linear) = fusible(weights, weight) else { return 0 };
                 let over = self.memory.over[value.index()];
                 if over != Some(to) {
                     each_row(pool, out, shape.width, values.room(to), |row, out, room| {

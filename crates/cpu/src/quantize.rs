@@ -67,7 +67,9 @@ fn span(x: &[f32], rounding: Rounding, codes: &mut [i8]) -> f32 {
                 let x = x * inverse;
                 let whole = x.abs().floor();
                 let up = if x.abs() - whole >= 0.5 { 1.0 } else { 0.0 };
-                *code = (whole + up).copysign(x).clamp(-128.0, 127.0) as i8;
+                // Not converted, which may not become vector instructions.
+                let nearest = (whole + up).copysign(x).clamp(-128.0, TOP);
+                *code = (nearest + ROUND).to_bits() as i8;
             }
             scale
         }

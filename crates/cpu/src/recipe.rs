@@ -6,7 +6,9 @@
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
-//! | `f32`, `f16`, `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
+//! | any | `bf16` | [`Recipe::Bf16`] | [`Recipe::Bf16`] |
+//! | `f32`, `f16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
+//! | `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Bf16`] |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`], with the model's [`RowRounding`] |
 //! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
 //! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
@@ -28,6 +30,7 @@
 //! | `int8`, `int8-g64`, `int8-g128`, `int8-g256` | `auto` | 2.5e-4 to 2.6e-4 | 9.7e-4 to 1.12e-3 |
 //! | `int4-g64` | `auto` | 2.8e-4 | 1.30e-3 |
 //! | `iq4_xs`, `mxfp4` | `auto` | 1.3e-7 | 1.25e-3 to 1.34e-3 |
+//! | `bf16` | `auto` | 1.2e-7 | 2.2e-5 |
 //! | `q3_k`, `affine3` | `auto` | 3.0e-4 to 3.3e-4 | 1.31e-3 to 1.42e-3 |
 //! | `q2_k` ([`Recipe::Fine`]) | `auto` | 4.8e-4 | 4.8e-4 |
 //! | `affine2` ([`Recipe::Fine`]) | `auto` | 9.6e-4 | 7.2e-4 |
@@ -65,7 +68,7 @@
 //! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly. Codecs without
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
 
-use keeve_codec::{Codec, Group};
+use keeve_codec::{Codec, Float, Group};
 use keeve_graph::{Activations, Phase, RowRounding};
 
 use crate::linear::rows_of;
@@ -89,6 +92,8 @@ pub(crate) const MOST_TOKEN_COLS: usize = 1 << 17;
 pub(crate) enum Recipe {
     /// Nothing is quantized.
     Float,
+    /// Activations and weights are rounded to bf16. Products are exact in `f32`, and so are added up.
+    Bf16,
     /// Activations have a scale for each 32 columns, [`Rounding::HalfEven`]. Products with weights as they
     /// are stored are exact in `i32` within these, small integer scales included, and then summed up in
     /// `f32`: within the columns that share a float scale first.
@@ -120,14 +125,14 @@ impl Recipe {
         match self {
             Self::Block => BLOCK,
             Self::Panel | Self::Fine => PANEL_COLS,
-            Self::Token(_) | Self::Grouped { .. } | Self::Float => usize::MAX,
+            Self::Token(_) | Self::Grouped { .. } | Self::Bf16 | Self::Float => usize::MAX,
         }
     }
 
     /// How activations are rounded.
     pub fn rounding(self) -> Rounding {
         match self {
-            Self::Block | Self::Panel | Self::Fine | Self::Float => Rounding::HalfEven,
+            Self::Block | Self::Panel | Self::Fine | Self::Bf16 | Self::Float => Rounding::HalfEven,
             Self::Token(rounding) | Self::Grouped { rounding, .. } => match rounding {
                 RowRounding::Cider => Rounding::HalfAway,
                 RowRounding::CompressedTensors => Rounding::WholeRange,
@@ -162,6 +167,10 @@ impl Recipes {
 
     /// Nothing is quantized.
     pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
+    /// All is rounded to bf16.
+    const BF16: Self = Self { generated: Recipe::Bf16, prompt: Recipe::Bf16 };
+    /// For weights of bf16.
+    const FLOAT_AND_BF16: Self = Self { generated: Recipe::Float, prompt: Recipe::Bf16 };
     /// What computes with weights as they are stored, as far as it can be had fast.
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
@@ -174,7 +183,10 @@ impl Recipes {
     /// The table above.
     pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding) -> Self {
         match (activations, codec) {
-            (Activations::Float | Activations::Bf16, _) | (_, Codec::Float(_)) => Self::FLOAT,
+            (Activations::Float, _) => Self::FLOAT,
+            (Activations::Bf16, _) => Self::BF16,
+            (_, Codec::Float(Float::Bf16)) => Self::FLOAT_AND_BF16,
+            (_, Codec::Float(_)) => Self::FLOAT,
             _ if codec.codes().is_none() && is_coarse(codec) => Self::UNPACKED_COARSE,
             _ if codec.codes().is_none() => Self::UNPACKED,
             (
@@ -210,7 +222,7 @@ pub struct RecipeNames {
 /// activations, weights by their groups).
 pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
     let name = |recipe| match recipe {
-        Recipe::Float if activations == Activations::Bf16 => "bf16",
+        Recipe::Bf16 => "bf16",
         Recipe::Float => "float",
         Recipe::Block => "block",
         Recipe::Panel => "panel",

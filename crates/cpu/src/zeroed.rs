@@ -68,6 +68,8 @@ pub(crate) unsafe trait Plain: Copy {}
 unsafe impl Plain for f32 {}
 // SAFETY: every pattern of bits is a binary16 number.
 unsafe impl Plain for half::f16 {}
+// SAFETY: every pattern of bits is a `u16`.
+unsafe impl Plain for u16 {}
 // SAFETY: every pattern of bits is an `i8`.
 unsafe impl Plain for i8 {}
 

@@ -9,7 +9,7 @@ use super::lanes::{AttentionLanes, base, soft_cap};
 use super::stage::unpack;
 use super::{Numbers, PAGE_TOKENS, Partial, Queries, pages};
 use crate::key_values::{Head, SCALE_SPAN};
-use crate::vector::{exp, prefetch};
+use crate::vector::{exp, prefetch, prefetch_far};
 
 /// Query heads that are taken at the same time.
 const HEADS: usize = 2;
@@ -34,14 +34,26 @@ trait Page<V: AttentionLanes>: Copy {
     fn ask(self, index: usize);
 }
 
-/// From a page to the one that is read next, in bytes.
+/// From a page to the one that is read next, and to the one after that, in bytes. What is read next is asked
+/// for into the first level of cache, what comes then into the second, which can wait for more of memory at
+/// the same time.
 #[derive(Clone, Copy)]
-struct Ahead(isize);
+struct Ahead {
+    next: isize,
+    far: isize,
+}
 
 impl Ahead {
+    fn new([head, next, far]: [Head<'_>; 3]) -> Self {
+        let to = |other: Head<'_>| other.start().addr().wrapping_sub(head.start().addr()) as isize;
+        Self { next: to(next), far: to(far) }
+    }
+
     #[inline(always)]
     fn ask<T>(self, at: *const T, index: usize) {
-        prefetch(at.wrapping_add(index).wrapping_byte_offset(self.0).cast());
+        let at = at.wrapping_add(index);
+        prefetch_far(at.wrapping_byte_offset(self.far).cast());
+        prefetch(at.wrapping_byte_offset(self.next).cast());
     }
 }
 
@@ -127,20 +139,21 @@ trait PageTask<V: AttentionLanes> {
     unsafe fn run<P: Page<V>>(&mut self, page: P);
 }
 
-/// Runs `task` on `head`, unpacking it into `room` if it has no whole registers.
+/// Runs `task` on the first of `heads`, unpacking it into `room` if it has no whole registers; the others are
+/// read next.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`; `task` must not ask for more than `count` tokens of
 /// `head_dim` numbers.
 #[inline(always)]
 unsafe fn on_page<V: AttentionLanes>(
-    [head, next]: [Head<'_>; 2],
+    heads: [Head<'_>; 3],
     head_dim: usize,
     count: usize,
     room: &mut [f32],
     task: &mut impl PageTask<V>,
 ) {
-    let ahead = Ahead(next.start().addr().wrapping_sub(head.start().addr()) as isize);
+    let (head, ahead) = (heads[0], Ahead::new(heads));
     let used = count * head_dim;
     // SAFETY: the caller vouches for the instructions; each page has `used` numbers at least.
     unsafe {
@@ -181,12 +194,21 @@ pub(super) unsafe fn split<V: AttentionLanes>(
     let (first, last) = (tokens.start / PAGE_TOKENS, (tokens.end - 1) / PAGE_TOKENS);
     let keys = |page: usize| queries.kv.keys(queries.pages[page], queries.kv_head);
     let values = |page: usize| queries.kv.values(queries.pages[page], queries.kv_head);
+    // The keys, then the values, then the keys of the next split.
+    let nth = |index: usize| match index.checked_sub(last + 1) {
+        None => keys(index),
+        Some(index) if first + index <= last => values(first + index),
+        Some(index) => match index + first {
+            page if page * PAGE_TOKENS < queries.sees(0).end => keys(page),
+            _ => values(last),
+        },
+    };
+    let from = |index: usize| std::array::from_fn(|ahead| nth(index + ahead));
     for (page, range) in pages(tokens.clone()) {
-        let next = if page < last { keys(page + 1) } else { values(first) };
         let at = page * PAGE_TOKENS + range.start - tokens.start;
         let mut task = Scores { row, head_dim, range: range.clone(), scores, at, count };
         // SAFETY: the caller vouches for the instructions; the task's tokens end with its range.
-        unsafe { on_page::<V>([keys(page), next], head_dim, range.end, room, &mut task) };
+        unsafe { on_page::<V>(from(page), head_dim, range.end, room, &mut task) };
     }
     let heads = scores.chunks_exact_mut(count).zip(partial.largest.iter_mut()).zip(partial.sums);
     for ((scores, largest), sum) in heads {
@@ -195,12 +217,12 @@ pub(super) unsafe fn split<V: AttentionLanes>(
     }
     partial.values.fill(0.0);
     for (page, range) in pages(tokens.clone()) {
-        let next = if page < last { values(page + 1) } else { values(page) };
         let at = page * PAGE_TOKENS + range.start - tokens.start;
         let sums = &mut *partial.values;
         let mut task = Values { weights: scores, head_dim, range: range.clone(), at, count, sums };
+        let heads = from(last + 1 + page - first);
         // SAFETY: as above.
-        unsafe { on_page::<V>([values(page), next], head_dim, range.end, room, &mut task) };
+        unsafe { on_page::<V>(heads, head_dim, range.end, room, &mut task) };
     }
 }
 

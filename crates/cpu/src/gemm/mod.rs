@@ -52,11 +52,11 @@ use self::codes::Codes;
 use self::finish::{Finish, Finished};
 use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
 use self::rows::RowTiles;
-use self::source::{Bf16, Int8, Source};
+use self::source::{Bf16, InTurn, Int8, Source};
 use self::unit::{Started, Unit};
 use crate::isa::Isa;
 use crate::kernels::Kernels;
-use crate::panel::{InTurn, PANEL_COLS, PanelSource, Twice};
+use crate::panel::{PANEL_COLS, PanelSource, Twice};
 use crate::pool::Pool;
 use crate::recipe::Recipe;
 use crate::scratch::Scratch;
@@ -124,9 +124,26 @@ impl Gemm {
         out: Output<'_>,
         pool: &Pool,
     ) {
-        assert!(out.bias.is_none(), "gates have no bias");
         let out = Output { ending: Ending::Gated, ..out };
-        self.by_recipe(recipe, &InTurn::new(gate, up), x, out, pool);
+        with_source(recipe, [gate, up], |source| {
+            self.run(source, x.rows(), Product::of(source, x), out, None, pool);
+        });
+    }
+
+    /// As [`Self::gated`], with `x` and weights in bf16.
+    ///
+    /// # Panics
+    /// As [`Self::gated`].
+    pub fn gated_bf16(
+        &self,
+        [gate, up]: [&dyn Bf16Source; 2],
+        x: &Bf16Rows,
+        out: Output<'_>,
+        pool: &Pool,
+    ) {
+        let out = Output { ending: Ending::Gated, ..out };
+        let (gate, up) = (Bf16(gate), Bf16(up));
+        self.run(&InTurn::new(&gate, &up), x.rows(), Product::Bf16, out, None, pool);
     }
 
     /// As [`Self::gated`], with the result quantized: by the same recipe, [`Recipe::Panel`] or
@@ -150,12 +167,10 @@ impl Gemm {
         let parts = if recipe == Recipe::Fine { 2 } else { 1 };
         let writer = to.writer([rows, parts * n.next_multiple_of(PANEL_COLS)]);
         let codes = Codes { kernels, parts, writer };
-        let weights = InTurn::new(gate, up);
-        let twice = Twice(&weights);
-        let source = Int8(if recipe == Recipe::Fine { &twice } else { &weights });
-        let product = Product::of(&source, x);
         let out = Output { values: &mut [], rows: None, bias: None, ending: Ending::Gated };
-        self.run(&source, x.rows(), product, out, Some(&codes), pool);
+        with_source(recipe, [gate, up], |source| {
+            self.run(source, x.rows(), Product::of(source, x), out, Some(&codes), pool);
+        });
     }
 
     /// As [`Self::int8`], with `x` quantized by a recipe.
@@ -188,8 +203,7 @@ impl Gemm {
     /// # Panics
     /// If K of `x` differs from that of the weights, or the output does not have the rows.
     pub fn bf16(&self, weights: &dyn Bf16Source, x: &Bf16Rows, out: Output<'_>, pool: &Pool) {
-        let x = Rows { tiles: &x.tiles, scales: &[], scale_per_block: false };
-        self.run(&Bf16(weights), x, Product::Bf16, out, None, pool);
+        self.run(&Bf16(weights), x.rows(), Product::Bf16, out, None, pool);
     }
 
     fn run(
@@ -208,7 +222,8 @@ impl Gemm {
         };
         assert!(x.tiles.blocks == source.blocks(), "activations have the columns of the weights");
         assert!(out.rows.is_none_or(|places| places.len() == rows), "a place for each row");
-        assert!(out.bias.is_none_or(|bias| bias.len() == n), "a bias for each weight row");
+        let biased = |bias: &[f32]| bias.len() == n && out.ending != Ending::Gated;
+        assert!(out.bias.is_none_or(biased), "a bias for each weight row, none for gates");
         if n == 0 || rows == 0 {
             return;
         }
@@ -245,12 +260,22 @@ impl Gemm {
     }
 }
 
+/// The tiles of two weights in turn, as a recipe has them.
+fn with_source(recipe: Recipe, [gate, up]: [&dyn PanelSource; 2], run: impl FnOnce(&dyn Source)) {
+    let twice = [Twice(gate), Twice(up)];
+    let [gate, up] = match recipe {
+        Recipe::Fine => [Int8(&twice[0]), Int8(&twice[1])],
+        _ => [Int8(gate), Int8(up)],
+    };
+    run(&InTurn::new(&gate, &up));
+}
+
 impl Product {
     /// How int8 is multiplied.
     ///
     /// # Panics
     /// If sums of whole rows would be too large.
-    fn of(source: &Int8<'_>, x: &Int8Rows) -> Self {
+    fn of(source: &dyn Source, x: &Int8Rows) -> Self {
         if x.scale_per_block || source.scale_blocks() > 1 {
             return Self::ScaledInt8;
         }
@@ -298,6 +323,12 @@ impl Places {
 impl Int8Rows {
     fn rows(&self) -> Rows<'_> {
         Rows { tiles: &self.tiles, scales: &self.scales, scale_per_block: self.scale_per_block }
+    }
+}
+
+impl Bf16Rows {
+    fn rows(&self) -> Rows<'_> {
+        Rows { tiles: &self.tiles, scales: &[], scale_per_block: false }
     }
 }
 

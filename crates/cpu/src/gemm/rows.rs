@@ -200,47 +200,50 @@ pub(crate) struct Bf16Rows {
 }
 
 impl Bf16Rows {
-    /// Rounds `x`, rows of `cols` values.
+    /// Has `round` make each row's values, and lays them out while they are in cache. The shape is rows by K.
+    /// `round` also gets `room` values of room.
     ///
     /// # Panics
-    /// If `cols` is zero or does not divide the length of `x`.
-    pub fn round(&mut self, x: &[f32], cols: usize, pool: &Pool) {
-        assert!(cols > 0 && x.len().is_multiple_of(cols), "{} values in rows of {cols}", x.len());
-        let (rows, blocks) = (x.len() / cols, cols.div_ceil(BF16_COLS));
+    /// If there are rows, but no columns.
+    pub fn round<F>(&mut self, [rows, cols]: [usize; 2], room: usize, pool: &Pool, round: F)
+    where
+        F: Fn(usize, &mut [u16], &mut [f32]) + Sync,
+    {
+        let blocks = cols.div_ceil(BF16_COLS);
         let memory = self.tiles.resize(rows, blocks);
         if rows == 0 {
             return;
         }
         let tiles = SharedOut::new(memory, blocks);
-        pool.run(rows.div_ceil(TILE), |tile, _| {
+        pool.run(rows.div_ceil(TILE), |tile, scratch| {
+            let [values, room] = scratch.take([blocks * BF16_COLS / 2, room]);
+            // SAFETY: as many bytes, which are numbers whatever they are, borrowed from `values`.
+            let values: &mut [u16] = unsafe {
+                std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), blocks * BF16_COLS)
+            };
+            values.fill(0);
             // SAFETY: no two tasks have the same tile.
             let memory = unsafe { tiles.part(tile, 0..blocks) };
             for lane in 0..TILE {
                 let row = tile * TILE + lane;
-                let x = if row < rows { &x[row * cols..][..cols] } else { &[] };
-                for (index, block) in memory.iter_mut().enumerate() {
-                    let x = x.get(index * BF16_COLS..).unwrap_or(&[]);
-                    let x = &x[..x.len().min(BF16_COLS)];
-                    round_row(x, lane, block);
+                match row < rows {
+                    true => round(row, &mut values[..cols], room),
+                    false => values.fill(0),
+                }
+                for (block, values) in memory.iter_mut().zip(values.as_chunks::<BF16_COLS>().0) {
+                    let parts = block.bf16_mut().as_chunks_mut::<{ TILE * 32 }>().0;
+                    for (part, values) in parts.iter_mut().zip(values.as_chunks::<32>().0) {
+                        part[lane * 32..][..32].copy_from_slice(values);
+                    }
                 }
             }
         });
     }
 }
 
-/// Puts `x`, at most [`BF16_COLS`] values, into row `lane` of a block, and zeros after them.
-fn round_row(x: &[f32], lane: usize, block: &mut Block) {
-    let mut values = [0; BF16_COLS];
-    for (value, &x) in values.iter_mut().zip(x) {
-        *value = to_bf16(x);
-    }
-    for (part, values) in block.bf16_mut().chunks_exact_mut(TILE * 32).zip(values.chunks(32)) {
-        part[lane * 32..][..32].copy_from_slice(values);
-    }
-}
-
 /// The nearest bf16, ties to even. Subnormal numbers become zeros, as the units for bf16 read them;
 /// NaN stays NaN.
+#[inline(always)]
 pub(crate) fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let (sign, size) = (bits & 0x8000_0000, bits & 0x7fff_ffff);

@@ -55,7 +55,7 @@ impl Source for Int8<'_> {
     }
 
     fn tiles(&self) -> usize {
-        self.0.tiles()
+        self.0.rows().div_ceil(TILE)
     }
 
     fn blocks(&self) -> usize {
@@ -109,5 +109,50 @@ impl Source for Bf16<'_> {
         let values: &[u16; TILE * BF16_COLS] = self.0.stored_panel(tile, block)?.first_chunk()?;
         // SAFETY: the same memory, byte by byte; any bytes are numbers.
         Some(unsafe { &*(&raw const *values).cast() })
+    }
+}
+
+/// Two weights of one shape whose tiles take turns.
+pub(super) struct InTurn<'a>([&'a dyn Source; 2]);
+
+impl<'a> InTurn<'a> {
+    /// The tiles of `first`, each followed by that of `second`.
+    ///
+    /// # Panics
+    /// If they differ in shape or in how many columns share a scale.
+    pub fn new(first: &'a dyn Source, second: &'a dyn Source) -> Self {
+        let form = |source: &dyn Source| (source.rows(), source.blocks(), source.scale_blocks());
+        assert!(form(first) == form(second), "weights of one shape");
+        Self([first, second])
+    }
+}
+
+impl Source for InTurn<'_> {
+    fn rows(&self) -> usize {
+        2 * self.0[0].rows()
+    }
+
+    fn tiles(&self) -> usize {
+        2 * self.0[0].tiles()
+    }
+
+    fn blocks(&self) -> usize {
+        self.0[0].blocks()
+    }
+
+    fn scale_blocks(&self) -> usize {
+        self.0[0].scale_blocks()
+    }
+
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]) {
+        self.0[tile % 2].fill(tile / 2, block, bytes, scales);
+    }
+
+    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE]) {
+        self.0[tile % 2].stored_scales(tile / 2, block, scales);
+    }
+
+    fn stored(&self, tile: usize, block: usize) -> Option<&Panel> {
+        self.0[tile % 2].stored(tile / 2, block)
     }
 }

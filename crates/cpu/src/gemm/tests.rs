@@ -248,7 +248,9 @@ fn bf16(
     pool: &Pool,
 ) -> Vec<f32> {
     let mut tiles = Bf16Rows::default();
-    tiles.round(x, weights.k, pool);
+    tiles.round([x.len() / weights.k, weights.k], 0, pool, |row, values, _| {
+        crate::bf16_tiles::round(&x[row * weights.k..][..weights.k], values);
+    });
     let mut values = vec![f32::NAN; x.len() / weights.k * weights.n];
     let out = Output { values: &mut values, rows: places, bias, ending: Ending::Plain };
     Gemm::new(isa).bf16(weights, &tiles, out, pool);

@@ -114,7 +114,7 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
 
 /// Asks for the weights that come [`FAR_AHEAD`], and [`AHEAD`], bytes after `lines` lines.
 #[inline(always)]
-fn ask_ahead(at: *const u8, lines: usize) {
+pub(super) fn ask_ahead(at: *const u8, lines: usize) {
     for line in 0..lines {
         prefetch_far(at.wrapping_add(FAR_AHEAD + line * LINE));
         prefetch(at.wrapping_add(AHEAD + line * LINE));

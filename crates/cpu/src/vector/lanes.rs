@@ -27,6 +27,9 @@ pub(crate) trait Lanes: Copy {
     /// `COUNT` bfloat16 values, widened.
     unsafe fn load_bf16(from: *const u8) -> Self;
 
+    /// `COUNT` pairs of bfloat16 values, widened: the first of each and the second.
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self);
+
     /// `COUNT` unsigned bytes as numbers.
     unsafe fn load_u8(from: *const u8) -> Self;
 
@@ -144,6 +147,15 @@ impl Lanes for __m256 {
         // SAFETY: the caller has eight values of two bytes there.
         let narrow = unsafe { _mm_loadu_si128(from.cast()) };
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self) {
+        // SAFETY: the caller has eight pairs of two bytes each there.
+        let pairs = unsafe { _mm256_loadu_si256(from.cast()) };
+        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32));
+        (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(second))
     }
 
     #[inline]
@@ -317,6 +329,15 @@ impl Lanes for __m512 {
         // SAFETY: the caller has sixteen values of two bytes there.
         let narrow = unsafe { _mm256_loadu_si256(from.cast()) };
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self) {
+        // SAFETY: the caller has sixteen pairs of two bytes each there.
+        let pairs = unsafe { _mm512_loadu_si512(from.cast()) };
+        let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+        (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second))
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 //! Every function here is inlined into a function that has the tier's instructions switched on
 //! (see [`tier`]), which is what makes the lanes' methods single instructions.
 
+mod bf16;
 mod decode;
 mod ints;
 mod lanes;
@@ -22,7 +23,7 @@ mod unpack;
 use crate::kernels::{GELU_CUBE, SQRT_2_OVER_PI};
 
 pub(crate) use lanes::Lanes;
-pub(crate) use prefetch::prefetch;
+pub(crate) use prefetch::{prefetch, prefetch_far};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use {
     ints::IntLanes,

@@ -84,6 +84,15 @@ impl Lanes for float32x4_t {
 
     #[inline]
     #[target_feature(enable = "neon")]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self) {
+        // SAFETY: the caller has four pairs of two bytes each there.
+        let pairs = vreinterpretq_u32_u8(unsafe { vld1q_u8(from) });
+        let second = vandq_u32(pairs, vdupq_n_u32(0xffff_0000));
+        (vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)), vreinterpretq_f32_u32(second))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn load_u8(from: *const u8) -> Self {
         // SAFETY: the caller has four bytes there.
         vcvtq_f32_u32(unsafe { widen_u8(from) })

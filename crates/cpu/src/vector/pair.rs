@@ -49,6 +49,16 @@ impl<V: Lanes> Lanes for Pair<V> {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u8) -> (Self, Self) {
+        // SAFETY: the caller's promise, for twice as many values.
+        unsafe {
+            let (low, high) =
+                (V::load_bf16_pairs(from), V::load_bf16_pairs(from.add(4 * V::COUNT)));
+            (Self(low.0, high.0), Self(low.1, high.1))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> Self {
         // SAFETY: the caller's promise, for twice as many values.
         unsafe { Self(V::load_u8(from), V::load_u8(from.add(V::COUNT))) }

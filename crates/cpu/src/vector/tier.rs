@@ -12,7 +12,8 @@ use keeve_codec::{Codec, Row};
 
 #[cfg(target_arch = "aarch64")]
 use super::neon_ints::{Sdot, TileInts, Widening};
-use super::{decode, dots, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
+use super::{bf16, decode, dots, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
+use crate::bf16_tiles;
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -155,6 +156,36 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(codes, scales, sums, weighted16, weighted32) }
+            }
+
+            fn round_to_bf16(&self, x: &[f32], out: &mut [u16]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(x: &[f32], out: &mut [u16]) {
+                    bf16_tiles::round(x, out);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(x, out) }
+            }
+
+            fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier<const ROWS: usize>(
+                    tile: &[u16],
+                    x: &[f32],
+                    out: &mut [[f32; TILE_ROWS]],
+                ) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { bf16::products::<$lanes, ROWS>(tile, x, out) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe {
+                    match out.len() {
+                        1 => on_tier::<1>(tile, x, out),
+                        2 => on_tier::<2>(tile, x, out),
+                        4 => on_tier::<4>(tile, x, out),
+                        rows => unreachable!("no kernel for {rows} rows"),
+                    }
+                }
             }
 
             fn tiles(&self) -> Option<&dyn TileKernels> {
