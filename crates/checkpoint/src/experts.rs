@@ -22,8 +22,22 @@ impl Checkpoint {
     /// If the stack or one of its matrices is not there, there are more or fewer than `count`, or
     /// they cannot be read.
     pub fn experts(&self, name: &str, count: usize) -> Result<Vec<PackedTensor>, Error> {
+        self.experts_from(name, count, |name| self.tensor(name))
+    }
+
+    /// As [`Checkpoint::experts`], with tensors from `read` in place of the file's, of the same shapes.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::experts`]; and those of `read`.
+    pub fn experts_from<E: From<Error>>(
+        &self,
+        name: &str,
+        count: usize,
+        read: impl Fn(&str) -> Result<PackedTensor, E>,
+    ) -> Result<Vec<PackedTensor>, E> {
+        let stack = |name: &str| Ok::<_, E>(self.stack(name, read(name)?, count)?);
         if self.info(name).is_some() {
-            return self.stack(name, count);
+            return stack(name);
         }
         let missing = || Error::tensor(self.path(), name, "is not in the model");
         let stem = name.strip_suffix(".weight").and_then(|stem| stem.split_once(".switch_mlp."));
@@ -34,12 +48,12 @@ impl Checkpoint {
         if *projection == "down_proj" {
             let name = format!("{experts}.down_proj");
             if self.info(&name).is_some() {
-                return self.stack(&name, count);
+                return stack(&name);
             }
         } else {
             let name = format!("{experts}.gate_up_proj");
             if self.info(&name).is_some() {
-                return self.halves(&name, count, *projection == "up_proj");
+                return Ok(self.halves(&name, stack(&name)?, *projection == "up_proj")?);
             }
         }
         let apart =
@@ -49,14 +63,18 @@ impl Checkpoint {
         let superfluous = apart(projection, count);
         if self.info(&superfluous).is_some() {
             let problem = format!("is one expert more than the {count} of the config");
-            return Err(Error::tensor(self.path(), &superfluous, problem));
+            return Err(Error::tensor(self.path(), &superfluous, problem).into());
         }
-        (0..count).map(|expert| self.tensor(&apart(projection, expert))).collect()
+        (0..count).map(|expert| read(&apart(projection, expert))).collect()
     }
 
     /// A stack, taken apart.
-    fn stack(&self, name: &str, count: usize) -> Result<Vec<PackedTensor>, Error> {
-        let stack = self.tensor(name)?;
+    fn stack(
+        &self,
+        name: &str,
+        stack: PackedTensor,
+        count: usize,
+    ) -> Result<Vec<PackedTensor>, Error> {
         let wrong = |problem: String| Error::tensor(self.path(), name, problem);
         if stack.experts() != count {
             let found = stack.experts();
@@ -69,7 +87,12 @@ impl Checkpoint {
     }
 
     /// The first or the second half of the rows of each matrix of a stack.
-    fn halves(&self, name: &str, count: usize, second: bool) -> Result<Vec<PackedTensor>, Error> {
+    fn halves(
+        &self,
+        name: &str,
+        stack: Vec<PackedTensor>,
+        second: bool,
+    ) -> Result<Vec<PackedTensor>, Error> {
         let half = |both: PackedTensor| {
             let (rows, middle) = (both.rows(), both.rows() / 2);
             if !rows.is_multiple_of(2) {
@@ -80,6 +103,6 @@ impl Checkpoint {
             let half = both.slice_rows(rows);
             half.map_err(|error| Error::tensor(self.path(), name, format!("is wrong: {error}")))
         };
-        self.stack(name, count)?.into_iter().map(half).collect()
+        stack.into_iter().map(half).collect()
     }
 }

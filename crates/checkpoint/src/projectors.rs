@@ -40,7 +40,7 @@ fn read(path: &Path, bytes: &Bytes, width: Option<u64>) -> Result<Found, Error> 
 }
 
 /// The best file in the folder of the model at `path` that fits it. `notes` get a line where there is none, or
-/// where a choice was made.
+/// where one was chosen that is not called like the model.
 ///
 /// # Errors
 /// If the folder cannot be read.
@@ -64,6 +64,7 @@ pub(crate) fn beside(
     let count = fitting.len();
     let best = fitting.into_iter().next();
     match (&best, problem) {
+        (Some(found), _) if count > 1 && !rank(&found.file.name, &own).0 => {}
         (Some(found), _) if count > 1 => {
             let name = &found.file.name;
             notes.push(format!("of {count} mmproj files beside the model, {name} is used"));

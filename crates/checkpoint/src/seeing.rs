@@ -9,7 +9,11 @@ use serde_json::Value;
 use crate::dialect::Entry;
 
 /// The values of `model_type` that are read whole.
-const KINDS: [&str; 1] = ["qwen3_vl"];
+const KINDS: [&str; 2] = ["qwen3_vl", EXPERTS];
+
+/// The one whose experts Hugging Face stores the other way: `[experts, inputs, outputs]`
+/// (`models/qwen3_vl_moe/modeling_qwen3_vl_moe.py` before version 5, and its files since).
+const EXPERTS: &str = "qwen3_vl_moe";
 
 /// The weight of the convolution that makes patches rows.
 const PATCH_EMBEDDING: &str = "model.visual.patch_embed.proj.weight";
@@ -25,14 +29,51 @@ pub(crate) fn is_whole(config: &Value) -> bool {
 pub(crate) fn whole_entries(config: &Value, entries: Vec<Entry>) -> Vec<Entry> {
     let channels = config.pointer("/vision_config/in_channels").and_then(Value::as_u64);
     let channels = channels.and_then(|channels| usize::try_from(channels).ok()).unwrap_or(3);
+    let has_experts = config.get("model_type").and_then(Value::as_str) == Some(EXPERTS);
+    let text = |field: &str| config.get("text_config").and_then(|text| text.get(field)?.as_u64());
+    let (hidden, width) = (text("hidden_size"), text("moe_intermediate_size"));
     let canonical = |mut entry: Entry| {
         entry.info.name = whole_name(&entry.info.name);
-        match entry.info.name == PATCH_EMBEDDING {
-            true => patch_embedding(entry, channels),
-            false => entry,
+        let name = &entry.info.name;
+        let inputs = match name {
+            _ if !has_experts => None,
+            name if name.ends_with(".experts.gate_up_proj") => hidden,
+            name if name.ends_with(".experts.down_proj") => width,
+            _ => None,
+        };
+        match inputs {
+            Some(inputs) => with_inputs_last(entry, inputs),
+            None if *name == PATCH_EMBEDDING => patch_embedding(entry, channels),
+            None => entry,
         }
     };
     entries.into_iter().map(canonical).collect()
+}
+
+/// Stacked experts whose matrices have a row for each of `inputs`, as `[experts, outputs, inputs]`.
+fn with_inputs_last(mut entry: Entry, inputs: u64) -> Entry {
+    let [experts, rows, cols] = entry.info.shape[..] else { return entry };
+    if rows as u64 != inputs {
+        return entry;
+    }
+    entry.info.shape = vec![experts, cols, rows];
+    entry.then(move |stack| {
+        // What the container checked: so many values, each of so many bytes.
+        if !matches!(stack.codec(), Codec::Float(_)) || stack.len() != experts * rows * cols {
+            return Err(format!("is {}, expected a stack of float matrices", stack.codec()));
+        }
+        let each = stack.codec().geometry().block_bytes;
+        let mut data = Vec::with_capacity(stack.bytes());
+        for expert in stack.parts().data.chunks_exact(rows * cols * each) {
+            for column in 0..cols {
+                for row in 0..rows {
+                    data.extend_from_slice(&expert[(row * cols + column) * each..][..each]);
+                }
+            }
+        }
+        PackedTensor::new(stack.codec(), experts, cols, rows, Parts::data(data))
+            .map_err(|error| format!("is wrong: {error}"))
+    })
 }
 
 /// Hugging Face's name of a tensor that MLX may call otherwise.

@@ -1,11 +1,12 @@
-//! Running a model over windows, and a reference in step with it.
+//! Running models over windows, and a reference in step with them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use keeve_engine::{Canceller, Engine, Event, FinishReason, Request};
 
 use crate::estimate::{self, Estimate};
-use crate::row::{self, NotFinite, Row};
+use crate::row::{self, NotFinite, Reference, Row};
 use crate::{Error, Text, Window};
 
 /// The most bytes of one model's logits that are held at a time.
@@ -79,50 +80,144 @@ pub fn evaluate(
     reference: Option<&Engine>,
     observer: &mut dyn Observer,
 ) -> Result<Scores, Error> {
-    check(windows, model, reference)?;
-    let mut tally = Tally::default();
-    let complete = 'windows: {
-        for window in windows {
-            tally.windows.push(Sums::default());
-            let inputs = inputs(text, window);
-            for block in blocks(window, model.info().vocabulary) {
-                let begun = Instant::now();
-                let logits = rows(model, &inputs, &block, observer)?;
-                let time = begun.elapsed();
-                let Some((logits, ran)) = logits else { break 'windows false };
-                let other = match reference {
-                    None => vec![],
-                    Some(engine) => match rows(engine, &inputs, &block, observer)? {
-                        Some((rows, _)) => rows,
-                        None => break 'windows false,
-                    },
-                };
-                tally.time += time;
-                tally.rows += ran;
-                let first = window.inputs.start + block.start;
-                let targets = &text.ids()[first + 1..][..block.len()];
-                let judged = judge(model, &logits, &other, targets)
-                    .map_err(|(row, which)| not_finite(which, first + row))?;
-                tally.add(&judged);
-                if !observer.judged(judged.len()) {
-                    break 'windows false;
+    let mut judged = [Judged::new(model)];
+    let complete = run(text, windows, &mut judged, reference, observer)?;
+    let [judged] = judged;
+    judged.scores(text, windows, complete)
+}
+
+/// As [`evaluate`] for several models, which are compared with one run of the reference. Each one's logits
+/// are let go before the next one runs.
+///
+/// A model that fails does not end the evaluation of the others.
+///
+/// # Errors
+/// If the reference fails, or does not hold a window.
+pub fn evaluate_together(
+    text: &Text,
+    windows: &[Window],
+    models: &[&Engine],
+    reference: Option<&Engine>,
+    observer: &mut dyn Observer,
+) -> Result<Vec<Result<Scores, Error>>, Error> {
+    let mut judged: Vec<_> = models.iter().map(|model| Judged::new(model)).collect();
+    let complete = run(text, windows, &mut judged, reference, observer)?;
+    Ok(judged.into_iter().map(|judged| judged.scores(text, windows, complete)).collect())
+}
+
+/// A model and what was found about it.
+struct Judged<'a> {
+    engine: &'a Engine,
+    tally: Tally,
+    /// Why it runs no more.
+    failure: Option<Error>,
+}
+
+impl<'a> Judged<'a> {
+    fn new(engine: &'a Engine) -> Self {
+        Self { engine, tally: Tally::default(), failure: None }
+    }
+
+    fn scores(self, text: &Text, windows: &[Window], complete: bool) -> Result<Scores, Error> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None => Ok(self.tally.scores(text, windows, complete)),
+        }
+    }
+
+    /// Judges a block of rows; says how many, or `None` if that was cancelled.
+    fn block(
+        &mut self,
+        block: &Block<'_>,
+        reference: &[Reference<'_>],
+        observer: &mut dyn Observer,
+    ) -> Result<Option<usize>, Error> {
+        let begun = Instant::now();
+        let Some((logits, ran)) = rows(self.engine, block.inputs, &block.rows, observer)? else {
+            return Ok(None);
+        };
+        self.tally.time += begun.elapsed();
+        self.tally.rows += ran;
+        let judged = judge(self.engine, &logits, reference, block.targets)
+            .map_err(|(row, which)| not_finite(which, block.first + row))?;
+        self.tally.add(&judged);
+        Ok(Some(judged.len()))
+    }
+}
+
+/// Rows of a window that are judged at a time.
+struct Block<'a> {
+    /// The window's tokens.
+    inputs: &'a [u32],
+    rows: Range<usize>,
+    /// Where the first row's token stands in the text.
+    first: usize,
+    /// The tokens that come.
+    targets: &'a [u32],
+}
+
+/// Runs models over windows until all are judged, none is left or somebody ends it; says whether that was
+/// the end.
+fn run(
+    text: &Text,
+    windows: &[Window],
+    models: &mut [Judged<'_>],
+    reference: Option<&Engine>,
+    observer: &mut dyn Observer,
+) -> Result<bool, Error> {
+    if let Some(reference) = reference {
+        holds(reference, windows)?;
+    }
+    for model in models.iter_mut() {
+        model.failure = check(windows, model.engine, reference).err();
+    }
+    let Some(vocabulary) = models.iter().map(|model| model.engine.info().vocabulary).max() else {
+        return Ok(true);
+    };
+    for window in windows {
+        models.iter_mut().for_each(|model| model.tally.windows.push(Sums::default()));
+        let inputs = inputs(text, window);
+        for rows_of in blocks(window, vocabulary) {
+            let first = window.inputs.start + rows_of.start;
+            let targets = &text.ids()[first + 1..][..rows_of.len()];
+            let block = Block { inputs: &inputs, rows: rows_of, first, targets };
+            let logits = match reference {
+                None => vec![],
+                Some(engine) => match rows(engine, block.inputs, &block.rows, observer)? {
+                    Some((rows, _)) => rows,
+                    None => return Ok(false),
+                },
+            };
+            let beside = reference.map_or(Ok(vec![]), |engine| beside(engine, &logits));
+            let beside = beside.map_err(|(row, which)| not_finite(which, first + row))?;
+            for model in models.iter_mut().filter(|model| model.failure.is_none()) {
+                match model.block(&block, &beside, observer) {
+                    Ok(Some(judged)) if observer.judged(judged) => {}
+                    Ok(_) => return Ok(false),
+                    Err(failure) => model.failure = Some(failure),
                 }
             }
+            if models.iter().all(|model| model.failure.is_some()) {
+                return Ok(false);
+            }
         }
-        true
-    };
-    Ok(tally.scores(text, windows, complete))
+    }
+    Ok(true)
+}
+
+/// Whether a model's context holds every window.
+fn holds(engine: &Engine, windows: &[Window]) -> Result<(), Error> {
+    let longest = windows.iter().map(|window| window.inputs.len()).max().unwrap_or(0);
+    let info = engine.info();
+    if longest > info.max_context {
+        let (model, context) = (info.architecture, info.max_context);
+        return Err(Error::Context { window: longest, model, context });
+    }
+    Ok(())
 }
 
 fn check(windows: &[Window], model: &Engine, reference: Option<&Engine>) -> Result<(), Error> {
-    let longest = windows.iter().map(|window| window.inputs.len()).max().unwrap_or(0);
-    for engine in [Some(model), reference].into_iter().flatten() {
-        let info = engine.info();
-        if longest > info.max_context {
-            let (model, context) = (info.architecture, info.max_context);
-            return Err(Error::Context { window: longest, model, context });
-        }
-    }
+    holds(model, windows)?;
     match reference.map(|engine| engine.info().vocabulary) {
         Some(reference) if reference != model.info().vocabulary => {
             Err(Error::Vocabulary { model: model.info().vocabulary, reference })
@@ -150,7 +245,7 @@ fn inputs(text: &Text, window: &Window) -> Vec<u32> {
 }
 
 /// The window's scored rows in blocks whose logits fit.
-fn blocks(window: &Window, vocabulary: usize) -> Vec<std::ops::Range<usize>> {
+fn blocks(window: &Window, vocabulary: usize) -> Vec<Range<usize>> {
     let row = vocabulary.max(1).saturating_mul(size_of::<f32>());
     let rows = (BLOCK_BYTES / row).clamp(1, BLOCK_ROWS);
     let rows = if rows > ALIGNMENT { rows - rows % ALIGNMENT } else { rows };
@@ -168,7 +263,7 @@ fn blocks(window: &Window, vocabulary: usize) -> Vec<std::ops::Range<usize>> {
 fn rows(
     engine: &Engine,
     inputs: &[u32],
-    block: &std::ops::Range<usize>,
+    block: &Range<usize>,
     observer: &mut dyn Observer,
 ) -> Result<Option<(Vec<f32>, usize)>, Error> {
     let generation = engine.submit(Request {
@@ -202,38 +297,55 @@ fn rows(
     if found == expected { Ok(Some((logits, ran))) } else { Err(Error::Rows { found, expected }) }
 }
 
+/// Does something to each of `items`, shared among so many threads.
+fn shared<T: Sync, R: Send, E: Send>(
+    threads: usize,
+    items: &[T],
+    each: impl Fn(usize, &T) -> Result<R, E> + Sync,
+) -> Result<Vec<R>, E> {
+    let share = items.len().div_ceil(threads.max(1)).max(1);
+    let part = |(part, items): (usize, &[T])| {
+        let item = |(offset, item)| each(part * share + offset, item);
+        items.iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()
+    };
+    let part = &part;
+    std::thread::scope(|scope| {
+        let parts = items.chunks(share).enumerate();
+        let running: Vec<_> = parts.map(|items| scope.spawn(move || part(items))).collect();
+        let mut all = Vec::with_capacity(items.len());
+        for thread in running {
+            match thread.join() {
+                Ok(part) => all.extend(part?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(all)
+    })
+}
+
+/// The rows of a reference's logits, prepared for judging.
+fn beside<'a>(engine: &Engine, logits: &'a [f32]) -> Result<Vec<Reference<'a>>, Wrong> {
+    let rows: Vec<_> = logits.chunks_exact(engine.info().vocabulary.max(1)).collect();
+    let row = |at: usize, row: &&'a [f32]| Reference::new(row).map_err(|which| (at, which));
+    shared(engine.info().threads, &rows, row)
+}
+
 /// Judges a block of rows, shared among as many threads as the engine has: it is idle meanwhile.
 fn judge(
     model: &Engine,
     logits: &[f32],
-    reference: &[f32],
+    reference: &[Reference<'_>],
     targets: &[u32],
-) -> Result<Vec<Row>, (usize, NotFinite)> {
+) -> Result<Vec<Row>, Wrong> {
     let width = model.info().vocabulary;
-    let share = targets.len().div_ceil(model.info().threads.max(1)).max(1);
-    let part = |index: usize, targets: &[u32]| {
-        let row = |(offset, &target): (usize, &u32)| {
-            let at = index * share + offset;
-            let window = at * width..(at + 1) * width;
-            let reference = (!reference.is_empty()).then(|| &reference[window.clone()]);
-            row::judge(&logits[window], reference, target as usize).map_err(|which| (at, which))
-        };
-        targets.iter().enumerate().map(row).collect::<Result<Vec<_>, _>>()
-    };
-    std::thread::scope(|scope| {
-        let parts = targets.chunks(share).enumerate();
-        let running: Vec<_> =
-            parts.map(|(index, targets)| scope.spawn(move || part(index, targets))).collect();
-        let mut rows = vec![];
-        for thread in running {
-            match thread.join() {
-                Ok(part) => rows.extend(part?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(rows)
+    shared(model.info().threads, targets, |at, &target| {
+        let logits = &logits[at * width..(at + 1) * width];
+        row::judge(logits, reference.get(at), target as usize).map_err(|which| (at, which))
     })
 }
+
+/// A row of a block that is not finite, and whose it is.
+type Wrong = (usize, NotFinite);
 
 /// Sums over the predictions of a window.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,7 +2,8 @@
 //! those of a reference.
 //!
 //! A [`Text`] is cut into [`Window`]s ([`windows`]); [`evaluate`] runs a model over them, and a reference
-//! in step with it, and gives [`Scores`]. Logits are looked at as they are made, a block of rows at a
+//! in step with it, and gives [`Scores`]; [`evaluate_together`] runs several models beside one run of the
+//! reference. Logits are looked at as they are made, a block of rows at a
 //! time: memory does not grow with the text.
 
 #![forbid(unsafe_code)]
@@ -14,7 +15,7 @@ mod text;
 pub mod windows;
 
 pub use estimate::Estimate;
-pub use evaluate::{Comparison, Observer, Scores, evaluate};
+pub use evaluate::{Comparison, Observer, Scores, evaluate, evaluate_together};
 pub use text::Text;
 pub use windows::Window;
 

@@ -29,33 +29,52 @@ pub(crate) enum NotFinite {
 }
 
 /// A row, its maximum and the logarithm of the sum of its exponentials.
+#[derive(Debug)]
 struct Scale {
     likeliest: usize,
     log_sum: f64,
 }
 
-/// Judges the prediction of token `target`. Everything is computed in 64-bit floats.
+/// A reference's row, with what judging needs of it whatever is compared with it.
+#[derive(Debug)]
+pub(crate) struct Reference<'a> {
+    logits: &'a [f32],
+    scale: Scale,
+    /// The probability of each token.
+    probabilities: Vec<f32>,
+}
+
+impl<'a> Reference<'a> {
+    pub(crate) fn new(logits: &'a [f32]) -> Result<Self, NotFinite> {
+        let scale = scale(logits).ok_or(NotFinite::Reference)?;
+        let probability = |&logit: &f32| (f64::from(logit) - scale.log_sum).exp() as f32;
+        let probabilities = logits.iter().map(probability).collect();
+        Ok(Self { logits, scale, probabilities })
+    }
+}
+
+/// Judges the prediction of token `target`. Sums are of 64-bit floats.
 ///
 /// # Panics
 /// If `target` is outside the row, or the rows are of different lengths.
 pub(crate) fn judge(
     logits: &[f32],
-    reference: Option<&[f32]>,
+    reference: Option<&Reference<'_>>,
     target: usize,
 ) -> Result<Row, NotFinite> {
     let own = scale(logits).ok_or(NotFinite::Model)?;
     let nll = own.log_sum - f64::from(logits[target]);
     let Some(reference) = reference else { return Ok(Row { nll, compared: None }) };
-    assert_eq!(logits.len(), reference.len(), "rows of one vocabulary");
-    let other = scale(reference).ok_or(NotFinite::Reference)?;
+    assert_eq!(logits.len(), reference.logits.len(), "rows of one vocabulary");
+    let other = &reference.scale;
     // Exactly zero for equal rows: each term then is.
     let shift = own.log_sum - other.log_sum;
-    let terms = reference.iter().zip(logits).map(|(&p, &q)| {
-        let (p, q) = (f64::from(p), f64::from(q));
-        (p - other.log_sum).exp() * (p - q + shift)
+    let pairs = reference.logits.iter().zip(logits);
+    let terms = pairs.zip(&reference.probabilities).map(|((&p, &q), &probability)| {
+        f64::from(probability) * (f64::from(p) - f64::from(q) + shift)
     });
     let compared = Compared {
-        reference_nll: other.log_sum - f64::from(reference[target]),
+        reference_nll: other.log_sum - f64::from(reference.logits[target]),
         // Rounding may leave it just below zero.
         divergence: terms.sum::<f64>().max(0.0),
         agrees: own.likeliest == other.likeliest,
@@ -82,13 +101,17 @@ fn scale(logits: &[f32]) -> Option<Scale> {
 mod tests {
     use super::*;
 
+    fn beside(logits: &[f32], reference: &[f32], target: usize) -> Result<Row, NotFinite> {
+        judge(logits, Some(&Reference::new(reference)?), target)
+    }
+
     #[test]
     fn probabilities_by_hand() {
         let ln = |p: f64| p.ln() as f32;
         // Shifted by a constant, which must not matter.
         let model = [ln(0.5) + 7.0, ln(0.25) + 7.0, ln(0.25) + 7.0];
         let reference = [ln(0.25) - 90.0, ln(0.5) - 90.0, ln(0.25) - 90.0];
-        let row = judge(&model, Some(&reference), 1).unwrap();
+        let row = beside(&model, &reference, 1).unwrap();
         let compared = row.compared.unwrap();
         assert!((row.nll - 4f64.ln()).abs() < 1e-6);
         assert!((compared.reference_nll - 2f64.ln()).abs() < 1e-5);
@@ -101,12 +124,12 @@ mod tests {
     #[test]
     fn a_row_does_not_diverge_from_itself() {
         let row: Vec<f32> = (0..1000).map(|at| (at as f32 * 0.37).sin() * 20.0).collect();
-        let compared = judge(&row, Some(&row), 3).unwrap().compared.unwrap();
+        let compared = beside(&row, &row, 3).unwrap().compared.unwrap();
         assert_eq!((compared.divergence, compared.agrees), (0.0, true));
         // A little noise: about half its mean square under the distribution.
         let noisy: Vec<f32> =
             row.iter().enumerate().map(|(at, x)| x + (at % 2) as f32 * 1e-3).collect();
-        let divergence = judge(&noisy, Some(&row), 3).unwrap().compared.unwrap().divergence;
+        let divergence = beside(&noisy, &row, 3).unwrap().compared.unwrap().divergence;
         assert!((1e-9..1e-6).contains(&divergence), "{divergence}");
     }
 
@@ -114,8 +137,8 @@ mod tests {
     fn rows_that_are_not_finite_are_told_apart() {
         let good = [1.0, 2.0];
         for bad in [[f32::NAN, 1.0], [1.0, f32::INFINITY], [f32::NEG_INFINITY, 1.0]] {
-            assert_eq!(judge(&bad, Some(&good), 0), Err(NotFinite::Model));
-            assert_eq!(judge(&good, Some(&bad), 0), Err(NotFinite::Reference));
+            assert_eq!(beside(&bad, &good, 0), Err(NotFinite::Model));
+            assert_eq!(beside(&good, &bad, 0), Err(NotFinite::Reference));
         }
         assert_eq!(judge(&[f32::MIN, f32::MAX], None, 1).unwrap().nll, 0.0);
     }

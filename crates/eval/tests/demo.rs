@@ -5,7 +5,7 @@
 use keeve_checkpoint::Checkpoint;
 use keeve_codec::Bytes;
 use keeve_engine::{Canceller, Engine, EngineOptions, Event, Request};
-use keeve_eval::{Error, Observer, Scores, Text, Window, evaluate, windows};
+use keeve_eval::{Error, Observer, Scores, Text, Window, evaluate, evaluate_together, windows};
 use keeve_graph::Activations;
 
 const TEXT: &str = "The river rises in the hills north of the town and flows south for twenty miles. \
@@ -43,7 +43,8 @@ impl Observer for CancelAfter {
 fn engine(options: EngineOptions) -> Engine {
     let files = keeve_demo_model::FILES.map(|(name, bytes)| (name, Bytes::new(bytes)));
     let checkpoint = Checkpoint::from_memory(&files).unwrap();
-    let options = EngineOptions { threads: Some(2), max_context: Some(256), ..options };
+    let max_context = options.max_context.or(Some(256));
+    let options = EngineOptions { threads: Some(2), max_context, ..options };
     Engine::load(&checkpoint, &options, &|_| true).unwrap()
 }
 
@@ -137,6 +138,32 @@ fn a_model_beside_itself_and_beside_another_mode() {
         (high - low) / estimate.value
     };
     assert!(width(other.ratio) < width(scores.perplexity) / 3.0);
+}
+
+#[test]
+fn models_side_by_side_are_what_they_are_alone() {
+    let float = EngineOptions { activations: Activations::Float, ..EngineOptions::default() };
+    let reference = engine(float.clone());
+    let same = engine(EngineOptions { prefill_chunk: 7, ..float });
+    let int8 = engine(EngineOptions { activations: Activations::Int8, ..EngineOptions::default() });
+    let short = engine(EngineOptions { max_context: Some(32), ..EngineOptions::default() });
+    let text = Text::new(TEXT, reference.tokenizer().unwrap()).unwrap();
+    let cut = windows::plain(text.ids().len(), 48, 48).unwrap();
+    let models = [&same, &int8, &short];
+    let mut until = Until(usize::MAX, 0);
+    let found = evaluate_together(&text, &cut, &models, Some(&reference), &mut until).unwrap();
+    let [first, second, third] = &found[..] else { panic!("{found:?}") };
+    for (scores, model) in [(first, &same), (second, &int8)] {
+        let (scores, alone) = (scores.as_ref().unwrap(), all(&text, &cut, model, Some(&reference)));
+        assert!(scores.complete && scores.tokens == alone.tokens && scores.rows == alone.rows);
+        assert_eq!(
+            (scores.perplexity, scores.comparison.clone()),
+            (alone.perplexity, alone.comparison)
+        );
+    }
+    // One that cannot run does not keep the others from it.
+    assert!(matches!(third, Err(Error::Context { window: 48, context: 32, .. })), "{third:?}");
+    assert_eq!(until.1, 2 * windows::scored(&cut));
 }
 
 #[test]

@@ -191,6 +191,16 @@ fn models_are_judged_as_they_would_be() {
     assert!((8.5..8.52).contains(&of(0, "bits_per_weight")));
     // Coarser weights cost more, and so do rounded activations.
     assert!(of(0, "kl_mean") < of(1, "kl_mean") && of(3, "kl_mean") < of(2, "kl_mean"));
+    // Beside one run of the reference they score the same.
+    let args = ["--as", variants, "--reference", model.path(), "--together", "3"];
+    let together = eval(&args).json();
+    for (row, other) in rows.iter().zip(together["models"].as_array().unwrap()) {
+        for field in ["model", "ppl", "kl_mean", "kl_p99", "top1_agreement", "bytes", "activations"]
+        {
+            assert_eq!(row[field], other[field], "{field}");
+        }
+    }
+    assert_eq!((&together["complete"], rows.len()), (&json!(true), 4));
     let text = fs::read_to_string(&drawing).unwrap();
     assert!(text.starts_with("<svg") && text.contains("as q3_k_s"));
 

@@ -63,7 +63,7 @@ impl Model {
 type Build = fn(&Config<'_>) -> Result<Model, Error>;
 
 /// Every architecture by `model_type`.
-const ARCHITECTURES: [(&str, Build); 18] = [
+const ARCHITECTURES: [(&str, Build); 20] = [
     ("bitnet", bitnet::build),
     ("gemma", gemma::build),
     ("gemma2", gemma::build2),
@@ -80,6 +80,8 @@ const ARCHITECTURES: [(&str, Build); 18] = [
     ("qwen3", qwen::build3),
     ("qwen3_moe", qwen::build3_experts),
     ("qwen3_vl", qwen3_vl::build),
+    ("qwen3_vl_moe", qwen3_vl::build_experts),
+    ("qwen3_vl_moe_text", qwen3_vl::build_text_experts),
     ("qwen3_vl_text", qwen3_vl::build_text),
     ("smollm3", smollm3::build),
 ];

@@ -1,18 +1,34 @@
-//! Qwen3-VL (dense): qwen3 that is given rows for images, at its beginning and after its first layers.
+//! Qwen3-VL, dense and with experts: qwen3 that is given rows for images, at its beginning and after its first
+//! layers.
 //!
-//! huggingface/transformers `models/qwen3_vl/modeling_qwen3_vl.py`.
+//! huggingface/transformers `models/qwen3_vl/modeling_qwen3_vl.py` and
+//! `models/qwen3_vl_moe/modeling_qwen3_vl_moe.py`.
 
 use keeve_graph::Rope;
 use serde_json::Value;
 
 use crate::config::{Config, short, wrong};
 use crate::decoder::{Decoder, QkNorm};
+use crate::experts::Experts;
 use crate::qwen3_vl_vision::vision;
 use crate::rope::rope;
 use crate::{Error, Model};
 
 /// The model of a whole config: `text_config`, `vision_config`, and the token that stands for images.
 pub(crate) fn build(config: &Config<'_>) -> Result<Model, Error> {
+    whole("qwen3_vl", config, decoder)
+}
+
+/// The same with experts in the language model.
+pub(crate) fn build_experts(config: &Config<'_>) -> Result<Model, Error> {
+    whole("qwen3_vl_moe", config, decoder_experts)
+}
+
+fn whole(
+    name: &'static str,
+    config: &Config<'_>,
+    decoder: fn(&Config<'_>) -> Result<Decoder, Error>,
+) -> Result<Model, Error> {
     let part = |field: &'static str| {
         let value = config.get(field).filter(|value| value.is_object());
         value.map(Config::new).ok_or_else(|| wrong(field, "is missing, expected an object"))
@@ -26,7 +42,7 @@ pub(crate) fn build(config: &Config<'_>) -> Result<Model, Error> {
     let vision = vision(&seeing, decoder.hidden, decoder.layers, image_token)?;
     decoder.added_layers = vision.blocks.iter().filter(|block| block.features.is_some()).count();
     let rope = by_three_axes(&text, rope(&text, decoder.head_dim, decoder.max_positions)?)?;
-    let model = decoder.build_with("qwen3_vl", rope)?;
+    let model = decoder.build_with(name, rope)?;
     if image_token as usize >= model.vocabulary {
         let problem = format!("is {image_token}, but the vocabulary is {}", model.vocabulary);
         return Err(wrong("image_token_id", problem));
@@ -36,9 +52,25 @@ pub(crate) fn build(config: &Config<'_>) -> Result<Model, Error> {
 
 /// The language model alone, as it is where nothing that sees was given.
 pub(crate) fn build_text(config: &Config<'_>) -> Result<Model, Error> {
-    let decoder = decoder(config)?;
+    text("qwen3_vl_text", config, decoder(config)?)
+}
+
+/// The same with experts.
+pub(crate) fn build_text_experts(config: &Config<'_>) -> Result<Model, Error> {
+    text("qwen3_vl_moe_text", config, decoder_experts(config)?)
+}
+
+fn text(name: &'static str, config: &Config<'_>, decoder: Decoder) -> Result<Model, Error> {
     let rope = by_three_axes(config, rope(config, decoder.head_dim, decoder.max_positions)?)?;
-    decoder.build_with("qwen3_vl_text", rope)
+    decoder.build_with(name, rope)
+}
+
+/// The decoder of a `text_config` with experts, whose weights are always divided by their sum.
+fn decoder_experts(text: &Config<'_>) -> Result<Decoder, Error> {
+    let mut decoder = decoder(text)?;
+    let experts = Experts::read(text, decoder.layers)?;
+    decoder.experts = experts.map(|experts| Experts { normalize: true, ..experts });
+    Ok(decoder)
 }
 
 /// The decoder of a `text_config`.

@@ -1,8 +1,10 @@
-//! Making a model: each tensor is read, encoded and written by itself, so that no more than one is in
-//! memory.
+//! Making a model: each tensor is read, encoded and written by itself, so that no more than two are in
+//! memory: one that is encoded, and the one before it, which is written meanwhile.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
 use std::time::Instant;
 
 use keeve_checkpoint::{Checkpoint, gguf, mlx, safetensors};
@@ -109,8 +111,7 @@ pub fn make(
         // So that a tokenizer that cannot be written is known before hours of work.
         tokenizer_of(checkpoint)?;
     }
-    let mut sink = Sink::open(checkpoint, plan, out, options)?;
-    let total: u64 = plan.tensors.iter().map(|tensor| tensor.bytes_before).sum();
+    let sink = Sink::open(checkpoint, plan, out, options)?;
     let mut report = Report {
         resumed: sink.done().min(plan.tensors.len()),
         moved: 0,
@@ -121,6 +122,35 @@ pub fn make(
         seconds: 0.0,
         mmproj: beside,
     };
+    let sink = thread::scope(|scope| {
+        // A tensor is written while the next one is encoded; none waits between them.
+        let (sender, receiver) = mpsc::sync_channel(0);
+        let writer = scope.spawn(move || write_all(sink, receiver));
+        let encoded = encode_all(checkpoint, plan, options, &mut report, &sender);
+        drop(sender);
+        match writer.join() {
+            // If writing failed, encoding only ended because of that.
+            Ok(sink) => sink.and_then(|sink| encoded.map(|()| sink)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    sink.finish(checkpoint, plan)?;
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// A tensor on its way into the file.
+type Made<'a> = (&'a Planned, PackedTensor);
+
+/// Makes the tensors that are not there yet, one after another, as long as somebody writes them.
+fn encode_all<'a>(
+    checkpoint: &Checkpoint,
+    plan: &'a Plan,
+    options: &Options<'_>,
+    report: &mut Report,
+    written: &SyncSender<Made<'a>>,
+) -> Result<(), Error> {
+    let total: u64 = plan.tensors.iter().map(|tensor| tensor.bytes_before).sum();
     let mut done = 0;
     for (index, planned) in plan.tensors.iter().enumerate() {
         options.observer.progress(done, total, &planned.name);
@@ -133,29 +163,41 @@ pub fn make(
         }
         let making = &options.making;
         let tensor = making.tensor(checkpoint, planned, &|| options.observer.stopped())?;
+        if written.send((planned, tensor)).is_err() {
+            return Ok(());
+        }
+        report.count(planned, making.changes(planned));
+    }
+    options.observer.progress(total, total, "");
+    Ok(())
+}
+
+/// Writes tensors as they come.
+fn write_all(mut sink: Sink, tensors: Receiver<Made<'_>>) -> Result<Sink, Error> {
+    for (planned, tensor) in tensors {
         let written = tensor.clone();
         sink.write(planned, tensor)?;
         // Mapped pages count as memory until they are given back.
         written.release();
-        if making.changes(planned) {
-            report.encoded += 1;
-            report.float_bytes = report.float_bytes.saturating_add(planned.weights() * 4);
-        } else if planned.is_moved() {
-            report.moved += 1;
-        } else if planned.is_exact() {
-            report.rewritten += 1;
+    }
+    Ok(sink)
+}
+
+impl Report {
+    /// Notes a tensor that was made; `changed`: its values are others than its codec asks for.
+    fn count(&mut self, planned: &Planned, changed: bool) {
+        if !changed && planned.is_moved() {
+            self.moved += 1;
+        } else if !changed && planned.is_exact() {
+            self.rewritten += 1;
         } else {
-            report.encoded += 1;
-            report.float_bytes = report.float_bytes.saturating_add(planned.weights() * 4);
-            if !planned.from.is_float() {
-                report.encoded_again.push(planned.name.clone());
+            self.encoded += 1;
+            self.float_bytes = self.float_bytes.saturating_add(planned.weights() * 4);
+            if !changed && !planned.from.is_float() {
+                self.encoded_again.push(planned.name.clone());
             }
         }
     }
-    options.observer.progress(total, total, "");
-    sink.finish(checkpoint, plan)?;
-    report.seconds = start.elapsed().as_secs_f64();
-    Ok(report)
 }
 
 /// Whether `out` is the file `name` of the checkpoint, or its folder.

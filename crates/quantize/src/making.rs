@@ -1,5 +1,6 @@
 //! Tensors as a plan says, one at a time: for files, and for engines that run a model that is in no file.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use keeve_checkpoint::Checkpoint;
@@ -55,12 +56,15 @@ impl Making<'_> {
             return Ok(source);
         }
         if let Some(rewritten) = exact::rewritten(&source, planned.to) {
+            source.release();
             return rewritten.map_err(|error| Error::tensor(name, error));
         }
         let importance = self.importance.and_then(|importance| importance.get(name));
         let encoding = Encoding { codec: planned.to, importance, threads: self.threads };
         let encoded =
             encode(&source, &encoding, stopped).map_err(|problem| Error::tensor(name, problem))?;
+        // Mapped pages count as memory until they are given back.
+        source.release();
         encoded.ok_or(Error::Interrupted)
     }
 }
@@ -90,6 +94,25 @@ impl<'a> Made<'a> {
 impl Weights for Made<'_> {
     fn weight(&self, name: &str) -> Result<PackedTensor, Failure> {
         Ok(self.making.tensor(self.checkpoint, self.planned(name)?, &|| false)?)
+    }
+
+    fn experts(&self, name: &str, count: usize) -> Result<Vec<PackedTensor>, Failure> {
+        self.checkpoint.experts_from(name, count, |name| self.weight(name))
+    }
+
+    fn experts_bytes(&self, name: &str, count: usize) -> Result<u64, Failure> {
+        // What is made of the tensors that they are in, of which they may be a part.
+        let (made, stored) = (Cell::new(0u64), Cell::new(0u64));
+        let read = |name: &str| {
+            let tensor = self.checkpoint.tensor(name)?;
+            made.set(made.get().saturating_add(self.planned(name)?.bytes));
+            stored.set(stored.get().saturating_add(tensor.bytes() as u64));
+            Ok::<_, Failure>(tensor)
+        };
+        let found = self.checkpoint.experts_from(name, count, read)?;
+        let found: u128 = found.iter().map(|expert| expert.bytes() as u128).sum();
+        let bytes = u128::from(made.get()) * found / u128::from(stored.get()).max(1);
+        Ok(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
     fn info(&self, name: &str) -> Result<WeightInfo, Failure> {

@@ -2,30 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-use std::path::PathBuf;
+mod common;
 
+use common::{Quiet, data};
 use keeve_checkpoint::Checkpoint;
 use keeve_cpu::Isa;
-use keeve_quantize::{CalibrateOptions, Error, Imatrix, Importance, Observer, calibrate};
-
-fn data() -> PathBuf {
-    std::env::var_os("KEEVE_TEST_DATA").map(PathBuf::from).expect("KEEVE_TEST_DATA")
-}
-
-struct Quiet;
-
-impl Observer for Quiet {
-    fn progress(&self, _: u64, _: u64, _: &str) {}
-
-    fn stopped(&self) -> bool {
-        false
-    }
-}
+use keeve_quantize::{CalibrateOptions, Error, Imatrix, Importance, calibrate};
 
 const CHUNK: usize = 64;
 
 fn run(model: &Checkpoint, chunks: usize, start: Imatrix) -> Result<Imatrix, Error> {
-    let text = std::fs::read_to_string(data().join("data/calibration.txt")).unwrap();
+    let text = std::fs::read_to_string(data("data/calibration.txt")).unwrap();
     let tokenizer = keeve_engine::tokenizer_of(model).unwrap().unwrap();
     let tokens = tokenizer.encode(&text[..4000], true, false).unwrap();
     let options = CalibrateOptions {
@@ -43,7 +30,7 @@ fn run(model: &Checkpoint, chunks: usize, start: Imatrix) -> Result<Imatrix, Err
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn sums_are_of_what_enters_the_weights() {
-    let model = Checkpoint::open(&data().join("models/demo-qwen3")).unwrap();
+    let model = Checkpoint::open(&data("models/demo-qwen3")).unwrap();
     let whole = run(&model, 4, Imatrix::default()).unwrap();
     assert_eq!((whole.chunks, whole.chunk_size, whole.entries.len()), (4, CHUNK as u32, 70));
     for (name, entry) in &whole.entries {
@@ -72,7 +59,7 @@ fn sums_are_of_what_enters_the_weights() {
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn going_on_gives_what_one_run_gives() {
-    let model = Checkpoint::open(&data().join("models/demo-qwen3")).unwrap();
+    let model = Checkpoint::open(&data("models/demo-qwen3")).unwrap();
     let whole = run(&model, 4, Imatrix::default()).unwrap();
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("imatrix.gguf");
@@ -87,8 +74,8 @@ fn going_on_gives_what_one_run_gives() {
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn matrices_of_other_models_are_refused() {
-    let model = Checkpoint::open(&data().join("models/demo-qwen3")).unwrap();
-    let other = Checkpoint::open(&data().join("fixtures/ckpt/qwen3/hf")).unwrap();
+    let model = Checkpoint::open(&data("models/demo-qwen3")).unwrap();
+    let other = Checkpoint::open(&data("fixtures/ckpt/qwen3/hf")).unwrap();
     let whole = run(&model, 1, Imatrix::default()).unwrap();
     let error = Importance::of(&other, &whole).err().unwrap().to_string();
     assert!(error.contains("of another model"), "{error}");
@@ -99,7 +86,7 @@ fn matrices_of_other_models_are_refused() {
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn experts_are_counted_and_summed_apart() {
-    let model = Checkpoint::open(&data().join("fixtures/ckpt/qwen3_moe/hf")).unwrap();
+    let model = Checkpoint::open(&data("fixtures/ckpt/qwen3_moe/hf")).unwrap();
     let number = |field: &str| model.config()[field].as_u64().unwrap() as usize;
     let (experts, chosen) = (number("num_experts"), number("num_experts_per_tok"));
     let tokens: Vec<u32> = (0..96u32).map(|at| at * 37 % number("vocab_size") as u32).collect();

@@ -2,26 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::path::Path;
+
+use common::{Quiet, data, same_tensors};
 use keeve_checkpoint::Checkpoint;
-use keeve_quantize::{
-    Error, Format, Making, Observer, Options, Plan, Report, compare, make, verify,
-};
-
-fn data() -> PathBuf {
-    std::env::var_os("KEEVE_TEST_DATA").map(PathBuf::from).expect("KEEVE_TEST_DATA")
-}
-
-struct Quiet;
-
-impl Observer for Quiet {
-    fn progress(&self, _: u64, _: u64, _: &str) {}
-
-    fn stopped(&self) -> bool {
-        false
-    }
-}
+use keeve_quantize::{Error, Format, Making, Options, Plan, Report, compare, make, verify};
 
 fn converted(source: &Path, out: &Path) -> Result<Report, Error> {
     let checkpoint = Checkpoint::open(source)?;
@@ -36,21 +23,11 @@ fn converted(source: &Path, out: &Path) -> Result<Report, Error> {
     make(&checkpoint, &plan, out, &options)
 }
 
-fn same_tensors(a: &Path, b: &Path) {
-    let (a, b) = (Checkpoint::open(a).unwrap(), Checkpoint::open(b).unwrap());
-    assert_eq!(a.tensors().len(), b.tensors().len());
-    for info in a.tensors() {
-        assert_eq!(info.shape, b.info(&info.name).unwrap().shape, "{}", info.name);
-        let (left, right) = (a.tensor(&info.name).unwrap(), b.tensor(&info.name).unwrap());
-        assert!(left == right, "{} ({})", info.name, info.format);
-    }
-}
-
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn there_and_back_is_byte_identical() {
     let place = tempfile::tempdir().unwrap();
-    let models = data().join("fixtures/gguf_models");
+    let models = data("fixtures/gguf_models");
     for name in ["demo-qwen3-q4_k_m", "llama-q4_0", "qwen2-q4_0", "qwen3-q8_0", "qwen3-f16"] {
         let source = models.join(name).join("model.gguf");
         let (folder, file) = (place.path().join(name), place.path().join(format!("{name}.gguf")));
@@ -70,7 +47,7 @@ fn there_and_back_is_byte_identical() {
             assert!(a.data == b.data, "{name}: {}", a.name);
         }
     }
-    let source = data().join("fixtures/kquant_ckpt/q4_k_m");
+    let source = data("fixtures/kquant_ckpt/q4_k_m");
     let (folder, file) = (place.path().join("kquant"), place.path().join("kquant.gguf"));
     let report = converted(&source, &folder).unwrap();
     assert_eq!(report.encoded + report.rewritten, 0);
@@ -83,7 +60,7 @@ fn there_and_back_is_byte_identical() {
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn tokenizers_of_gguf_files_give_the_same_ids_in_folders() {
     let place = tempfile::tempdir().unwrap();
-    let source = data().join("fixtures/gguf_models/demo-qwen3-q4_k_m/model.gguf");
+    let source = data("fixtures/gguf_models/demo-qwen3-q4_k_m/model.gguf");
     let folder = place.path().join("folder");
     converted(&source, &folder).unwrap();
     let tokenizer = |path: &Path| {
@@ -105,7 +82,7 @@ fn tokenizers_of_gguf_files_give_the_same_ids_in_folders() {
 fn integers_become_affine_with_the_same_values() {
     let place = tempfile::tempdir().unwrap();
     for name in ["w8a8", "w4a8", "w4a16", "w4a16_asym"] {
-        let source = data().join("fixtures/compressed_tensors").join(name);
+        let source = data("fixtures/compressed_tensors").join(name);
         let out = place.path().join(name);
         let report = converted(&source, &out).unwrap();
         assert_eq!(report.encoded, 0, "{name}: {report:?}");
@@ -120,10 +97,10 @@ fn integers_become_affine_with_the_same_values() {
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn what_no_format_holds_is_refused_or_named() {
     let place = tempfile::tempdir().unwrap();
-    let source = data().join("fixtures/gguf_models/llama-spm-q4_k_m/model.gguf");
+    let source = data("fixtures/gguf_models/llama-spm-q4_k_m/model.gguf");
     let error = converted(&source, &place.path().join("spm")).unwrap_err().to_string();
     assert!(error.contains("tokenizer.json"), "{error}");
-    let source = data().join("fixtures/ckpt/qwen3/mlx-q8g64");
+    let source = data("fixtures/ckpt/qwen3/mlx-q8g64");
     let out = place.path().join("q8.gguf");
     let report = converted(&source, &out).unwrap();
     assert_eq!(report.encoded_again.len(), report.encoded, "{report:?}");
@@ -135,7 +112,7 @@ fn what_no_format_holds_is_refused_or_named() {
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn damage_is_found() {
     let place = tempfile::tempdir().unwrap();
-    let source = data().join("fixtures/ckpt/qwen3/hf");
+    let source = data("fixtures/ckpt/qwen3/hf");
     let checkpoint = Checkpoint::open(&source).unwrap();
     assert_eq!(verify(&checkpoint, 2, &Quiet).unwrap().problems, Vec::<String>::new());
     for entry in std::fs::read_dir(&source).unwrap().flatten() {

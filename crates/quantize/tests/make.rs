@@ -2,17 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::{data, same_tensors};
 use keeve_checkpoint::Checkpoint;
 use keeve_quantize::{
     Error, Format, Making, Observer, Options, Pattern, Plan, Recipe, Report, Scheme, make,
 };
-
-fn data() -> PathBuf {
-    std::env::var_os("KEEVE_TEST_DATA").map(PathBuf::from).expect("KEEVE_TEST_DATA")
-}
 
 /// Lets `.0` tensors through.
 struct StopsAfter(AtomicUsize);
@@ -60,33 +59,22 @@ fn recipe(name: &str) -> Recipe {
     name.parse::<Scheme>().unwrap().into()
 }
 
-/// Both models have the same tensors, of the same codecs, shapes and bytes.
-fn same_tensors(a: &Path, b: &Path) {
-    let (a, b) = (Checkpoint::open(a).unwrap(), Checkpoint::open(b).unwrap());
-    assert_eq!(a.tensors().len(), b.tensors().len());
-    for info in a.tensors() {
-        assert_eq!(info.shape, b.info(&info.name).unwrap().shape, "{}", info.name);
-        let (left, right) = (a.tensor(&info.name).unwrap(), b.tensor(&info.name).unwrap());
-        assert!(left == right, "{} ({})", info.name, info.format);
-    }
-}
-
 #[test]
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn gguf_files_have_the_bytes_of_llama_quantize() {
     let folder = tempfile::tempdir().unwrap();
-    let models = data().join("fixtures/gguf_models");
+    let models = data("fixtures/gguf_models");
     // The reference was made by way of f16, which some of the smallest weights do not survive.
     let half = folder.path().join("half.gguf");
-    made(&data().join("models/demo-qwen3"), &recipe("f16"), &half, &StopsAfter::never()).unwrap();
+    made(&data("models/demo-qwen3"), &recipe("f16"), &half, &StopsAfter::never()).unwrap();
     for (source, scheme, reference) in [
         (half, "q4_k_m", "demo-qwen3-q4_k_m"),
         (models.join("llama-spm-bf16/model.gguf"), "q4_k_m", "llama-spm-q4_k_m"),
         (models.join("llama-spm-bf16/model.gguf"), "q3_k_m", "llama-spm-q3_k_m"),
-        (data().join("fixtures/ckpt/qwen3/hf"), "q8", "qwen3-q8_0"),
-        (data().join("fixtures/ckpt/llama/hf"), "q8", "llama-q8_0"),
-        (data().join("fixtures/ckpt/llama/hf"), "f32", "llama-f32"),
-        (data().join("fixtures/ckpt/qwen2/hf"), "f32", "qwen2-f32"),
+        (data("fixtures/ckpt/qwen3/hf"), "q8", "qwen3-q8_0"),
+        (data("fixtures/ckpt/llama/hf"), "q8", "llama-q8_0"),
+        (data("fixtures/ckpt/llama/hf"), "f32", "llama-f32"),
+        (data("fixtures/ckpt/qwen2/hf"), "f32", "qwen2-f32"),
     ] {
         let out = folder.path().join(format!("{reference}.gguf"));
         made(&source, &recipe(scheme), &out, &StopsAfter::never()).unwrap();
@@ -98,7 +86,7 @@ fn gguf_files_have_the_bytes_of_llama_quantize() {
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn gguf_metadata_are_those_of_the_converter() {
     let folder = tempfile::tempdir().unwrap();
-    let models = data().join("fixtures/gguf_models");
+    let models = data("fixtures/gguf_models");
     // A name and a label of size have no bearing on how a model runs. The converter was told a name for the
     // small llama's way of splitting, which in truth merges whole words step by step.
     let is_label =
@@ -110,7 +98,7 @@ fn gguf_metadata_are_those_of_the_converter() {
         ("fixtures/ckpt/qwen3/hf", "q8", "qwen3-q8_0"),
     ] {
         let out = folder.path().join(format!("{reference}.gguf"));
-        made(&data().join(source), &recipe(scheme), &out, &StopsAfter::never()).unwrap();
+        made(&data(source), &recipe(scheme), &out, &StopsAfter::never()).unwrap();
         let ours = Checkpoint::open(&out).unwrap();
         let theirs = Checkpoint::open(&models.join(reference).join("model.gguf")).unwrap();
         let (ours, theirs) = (ours.gguf_metadata().unwrap(), theirs.gguf_metadata().unwrap());
@@ -127,7 +115,7 @@ fn gguf_metadata_are_those_of_the_converter() {
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn folders_hold_what_was_planned() {
     let folder = tempfile::tempdir().unwrap();
-    let source = data().join("models/demo-qwen3");
+    let source = data("models/demo-qwen3");
     for scheme in ["q4_k_m", "affine4-g64", "int8", "int4-g128"] {
         let out = folder.path().join(scheme);
         let recipe = recipe(scheme).skip(Pattern::new("*.3.mlp.up_proj"));
@@ -151,7 +139,7 @@ fn folders_hold_what_was_planned() {
 #[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
 fn interrupted_runs_leave_nothing_and_go_on() {
     let place = tempfile::tempdir().unwrap();
-    let source = data().join("models/demo-qwen3");
+    let source = data("models/demo-qwen3");
     for (scheme, name) in
         [("q8", "model.gguf"), ("q8", "kquant"), ("int8", "ct"), ("affine4", "mlx")]
     {

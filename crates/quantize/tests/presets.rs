@@ -2,19 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
-use std::path::PathBuf;
+mod common;
 
+use common::data;
 use keeve_checkpoint::Checkpoint;
 use keeve_quantize::{Format, Plan, Recipe, Scheme};
 
-fn data() -> PathBuf {
-    std::env::var_os("KEEVE_TEST_DATA").map(PathBuf::from).expect("KEEVE_TEST_DATA")
-}
-
 /// The plan for the float model at `float` gives each tensor the codec that it has in `packed`.
 fn same_codecs(float: &str, packed: &str, scheme: &str) {
-    let float = Checkpoint::open(&data().join(float)).unwrap();
-    let packed = Checkpoint::open(&data().join(packed)).unwrap();
+    let float = Checkpoint::open(&data(float)).unwrap();
+    let packed = Checkpoint::open(&data(packed)).unwrap();
     let recipe = Recipe::from(scheme.parse::<Scheme>().unwrap());
     let plan = Plan::new(&float, &recipe, Format::Gguf).unwrap();
     // What a GGUF file has besides is made when it is written.

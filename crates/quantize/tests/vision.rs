@@ -3,28 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
-use std::path::{Path, PathBuf};
+mod common;
+
 use std::sync::Arc;
 
+use common::{Quiet, data};
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Event, Request};
 use keeve_graph::Activations;
-use keeve_quantize::{Format, Making, Observer, Options, Plan, Recipe, Scheme, make, verify};
+use keeve_quantize::{Format, Making, Options, Plan, Recipe, Scheme, make, verify};
 use serde_json::Value;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn progress(&self, _: u64, _: u64, _: &str) {}
-
-    fn stopped(&self) -> bool {
-        false
-    }
-}
-
-fn data(path: &str) -> PathBuf {
-    Path::new(&std::env::var_os("KEEVE_TEST_DATA").expect("KEEVE_TEST_DATA")).join(path)
-}
 
 /// How many of the shared questions `model` answers as transformers does the float model.
 fn right(model: &Checkpoint, activations: Activations) -> (usize, usize) {
@@ -80,11 +68,11 @@ fn a_model_that_sees_is_made_and_answers() {
             force: false,
             making: Making { importance: None, folds: None, threads: 2 },
             file_type: None,
-            observer: &Nobody,
+            observer: &Quiet,
         };
         make(&source, &plan, &out, &options).unwrap();
         let model = Checkpoint::open(&out).unwrap();
-        let findings = verify(&model, 2, &Nobody).unwrap();
+        let findings = verify(&model, 2, &Quiet).unwrap();
         assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
         for info in source.tensors() {
             let (before, after) = (source.tensor(&info.name), model.tensor(&info.name));
@@ -112,7 +100,7 @@ fn a_model_that_sees_becomes_two_gguf_files_and_comes_back() {
         force: false,
         making: Making { importance: None, folds: None, threads: 2 },
         file_type: None,
-        observer: &Nobody,
+        observer: &Quiet,
     };
     let out = folder.path().join("kept.gguf");
     let plan = Plan::keeping(&source, Format::Gguf).unwrap();

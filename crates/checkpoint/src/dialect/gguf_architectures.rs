@@ -85,7 +85,7 @@ const fn experts(normalize: bool, model_type: &'static str) -> Option<ExpertName
     Some(ExpertNames { normalize, layer: EXPERTS, model_type })
 }
 
-static ARCHITECTURES: [Architecture; 14] = [
+static ARCHITECTURES: [Architecture; 15] = [
     Architecture { ggml: "gemma", model_type: "gemma", ..GEMMA },
     Architecture { ggml: "gemma2", model_type: "gemma2", layer: NORMS_AROUND, ..GEMMA },
     // Hugging Face's "gemma3" is the model that also sees.
@@ -117,6 +117,12 @@ static ARCHITECTURES: [Architecture; 14] = [
     },
     // The language model; what sees is a file of its own.
     Architecture { ggml: "qwen3vl", model_type: "qwen3_vl_text", ..PLAIN },
+    Architecture {
+        ggml: "qwen3vlmoe",
+        model_type: "qwen3_vl_moe_text",
+        experts: experts(true, "qwen3_vl_moe_text"),
+        ..PLAIN
+    },
     Architecture { ggml: "smollm3", model_type: "smollm3", permuted: true, ..PLAIN },
 ];
 

@@ -28,7 +28,7 @@ impl Reader<'_> {
             "gemma3" => self.gemma3(config),
             "granite" => self.granite(config),
             "phi3" => self.phi3(tensor, config),
-            "qwen3vl" => self.three_axes(config),
+            "qwen3vl" | "qwen3vlmoe" => self.three_axes(config),
             _ => Ok(()),
         }
     }

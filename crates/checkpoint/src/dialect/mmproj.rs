@@ -19,7 +19,7 @@ use crate::{Error, StoredTensor, StoredType, gguf};
 pub const ARCHITECTURE: &str = "clip";
 
 /// The language models that keeve lets see, by ggml's name, and what Hugging Face calls the whole.
-const KINDS: [(&str, &str); 1] = [("qwen3vl", "qwen3_vl")];
+const KINDS: [(&str, &str); 2] = [("qwen3vl", "qwen3_vl"), ("qwen3vlmoe", "qwen3_vl_moe")];
 
 /// The kind of projector that goes with them.
 pub const PROJECTOR: &str = "qwen3vl_merger";

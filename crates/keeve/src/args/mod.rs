@@ -541,6 +541,10 @@ pub struct Eval {
     /// divergence and how often the likeliest token is the same.
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<String>,
+    /// Judge so many at a time beside one run of the reference: faster, but all of them are in memory.
+    #[arg(long, value_name = "MODELS", default_value_t = 1, requires = "reference",
+        value_parser = at_least_one)]
+    pub together: usize,
     /// Tokens that the model sees at a time [default: 2048, with --like llama.cpp 512].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub window: Option<usize>,

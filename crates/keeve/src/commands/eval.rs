@@ -28,6 +28,16 @@ struct Row {
     peak: Option<u64>,
 }
 
+/// A model that is about to be judged.
+struct Loaded<'a> {
+    subject: &'a Subject<'a>,
+    name: String,
+    text: Text,
+    engine: Engine,
+    /// Bytes, and bits a weight.
+    size: (u64, f64),
+}
+
 /// A model to compare with, and the text as it sees it.
 struct Reference {
     name: String,
@@ -66,21 +76,24 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
     let reference = reference.transpose()?;
     let variants = Variant::all(args, &compute)?;
     let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
+    let subjects: Vec<_> = names
+        .iter()
+        .zip(&checkpoints)
+        .flat_map(|(name, checkpoint)| {
+            let name = name.unwrap_or("demo model");
+            let imatrix = imatrix.as_ref();
+            variants.iter().map(move |variant| Subject { name, checkpoint, variant, imatrix })
+        })
+        .collect();
+    let job = Job { args, window, compute: &compute, text: &text, reference: reference.as_ref() };
     let mut rows = vec![];
     let mut failure = None;
-    let jobs = names.iter().zip(&checkpoints);
-    let jobs = jobs.flat_map(|job| variants.iter().map(move |variant| (job, variant)));
-    let wanted = names.len() * variants.len();
-    for ((name, checkpoint), variant) in jobs {
+    for together in subjects.chunks(args.together) {
         if interrupt::interrupted() {
             break;
         }
-        let name = name.unwrap_or("demo model");
-        let subject = Subject { name, checkpoint, variant, imatrix: imatrix.as_ref() };
-        let job =
-            Job { args, window, compute: &compute, text: &text, reference: reference.as_ref() };
-        match job.evaluate(&subject, output) {
-            Ok(row) => rows.push(row),
+        match job.evaluate(together, &mut rows, output) {
+            Ok(()) => {}
             Err(_) if interrupt::interrupted() => break,
             Err(problem) => {
                 failure = Some(problem);
@@ -88,6 +101,7 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
             }
         }
     }
+    let wanted = subjects.len();
     rows.retain(|row| row.scores.tokens > 0);
     if rows.is_empty() {
         return Err(failure.unwrap_or_else(Failure::interrupted));
@@ -138,33 +152,59 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn evaluate(&self, subject: &Subject<'_>, output: &Output) -> Result<Row, Failure> {
+    /// Judges some models side by side, and adds a row for each.
+    fn evaluate(
+        &self,
+        subjects: &[Subject<'_>],
+        rows: &mut Vec<Row>,
+        output: &Output,
+    ) -> Result<(), Failure> {
         // Where the system cannot forget, the peak is that of all models so far.
         keeve::engine::memory::reset_peak();
-        let (engine, size) = subject.load(self.compute, output)?;
-        let name = subject.row_name();
-        let tokenizer = keeve::engine::tokenizer_of(subject.checkpoint)?;
-        let tokenizer = tokenizer.ok_or("the model has no tokenizer to read the text with")?;
-        let text = Text::new(self.text, &tokenizer)?;
-        if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
-            let problem = "turns the text into other tokens than the reference";
-            return Err(format!("{name}: {problem}").into());
+        let mut loaded = Vec::with_capacity(subjects.len());
+        for subject in subjects {
+            let name = subject.row_name();
+            let tokenizer = keeve::engine::tokenizer_of(subject.checkpoint)?;
+            let tokenizer = tokenizer.ok_or("the model has no tokenizer to read the text with")?;
+            let text = Text::new(self.text, &tokenizer)?;
+            if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
+                let problem = "turns the text into other tokens than the reference";
+                return Err(format!("{name}: {problem}").into());
+            }
+            let (engine, size) = subject.load(self.compute, output)?;
+            loaded.push(Loaded { subject, name, text, engine, size });
         }
-        let about = |error: eval::Error| format!("{name}: {error}");
-        let windows = self.windows(&text).map_err(about)?;
-        model::notes(&engine, output);
-        let total = windows::scored(&windows);
-        let mut follow = Follow(output.token_bar(&name, total));
+        let [first, others @ ..] = &loaded[..] else { return Ok(()) };
+        // Beside a reference, all of them have its tokens; without one, there is only one.
+        let text = &first.text;
+        let about = |error: eval::Error| format!("{}: {error}", first.name);
+        let windows = self.windows(text).map_err(about)?;
+        loaded.iter().for_each(|model| model::notes(&model.engine, output));
+        let title = match others.len() {
+            0 => first.name.clone(),
+            others => format!("{} and {others} more", first.name),
+        };
+        let total = windows::scored(&windows).saturating_mul(loaded.len());
+        let mut follow = Follow(output.token_bar(&title, total));
+        let engines: Vec<_> = loaded.iter().map(|model| &model.engine).collect();
         let reference = self.reference.map(|reference| &reference.engine);
-        let scores =
-            eval::evaluate(&text, &windows, &engine, reference, &mut follow).map_err(about)?;
+        let found = eval::evaluate_together(text, &windows, &engines, reference, &mut follow);
+        let found = found.map_err(about)?;
         drop(follow);
-        if self.compute.profile {
-            output.note(&super::run::profile_table(&engine)?);
-        }
         let peak = keeve::engine::memory::peak();
-        let activations = subject.variant.compute(self.compute).activations;
-        Ok(Row { name, bytes: size.0, bits: size.1, activations, scores, peak })
+        let mut failure = None;
+        for (model, scores) in loaded.iter().zip(found) {
+            if self.compute.profile {
+                output.note(&super::run::profile_table(&model.engine)?);
+            }
+            let (name, (bytes, bits)) = (model.name.clone(), model.size);
+            let activations = model.subject.variant.compute(self.compute).activations;
+            match scores {
+                Ok(scores) => rows.push(Row { name, bytes, bits, activations, scores, peak }),
+                Err(error) => failure = Some(format!("{name}: {error}")),
+            }
+        }
+        failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     fn windows(&self, text: &Text) -> Result<Vec<Window>, eval::Error> {

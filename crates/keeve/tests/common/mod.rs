@@ -61,10 +61,22 @@ impl TestCommand {
 
     /// Limits the address space of the process, where the system can: a large allocation then
     /// ends it.
-    pub fn limited_memory(mut self) -> Self {
+    pub fn limited_memory(self) -> Self {
+        self.after("ulimit -v 4000000")
+    }
+
+    /// Limits how long files can get (to 10 or 20 MiB: shells differ in what they count), where the system
+    /// can: writing on then fails, as on a full disk.
+    pub fn limited_files(self) -> Self {
+        // Otherwise a signal would end the process.
+        self.after("trap '' XFSZ; ulimit -f 20480")
+    }
+
+    /// Runs it in a shell in which this has been said.
+    fn after(mut self, said: &str) -> Self {
         if cfg!(unix) {
             let mut shell = Command::new("sh");
-            shell.args(["-c", "ulimit -v 4000000; exec \"$@\"", "sh"]);
+            shell.args(["-c", &format!("{said}; exec \"$@\""), "sh"]);
             shell.arg(self.command.get_program()).args(self.command.get_args());
             shell.env_remove("KEEVE_ISA");
             self.command = shell;
