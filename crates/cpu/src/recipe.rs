@@ -13,13 +13,14 @@
 //! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
 //! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
-//! | those without [`Codec::codes`]: `iq*`, `tq*`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
+//! | `affine1`, `affine2`, `q2_k`, `tq*`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | those without [`Codec::codes`]: `iq*`, `q1_0`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
 //! # What they cost
 //! Mean Kullback-Leibler divergence per token from float activations with the same weights, of the demo
 //! model over 4,096 tokens of WikiText-2's test text (16 windows of 256), all linear layers and the head
-//! being in one codec, by `cargo run --release -p keeve --example recipe_cost -- TEXT 16 MODE MODEL CODEC`:
+//! being in one codec, by `cargo run --release -p keeve --example recipe_cost -- TEXT 16 MODES MODEL CODEC`
+//! (`docs/activations.md` has every codec and mode):
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
@@ -36,6 +37,7 @@
 //! | `affine2` ([`Recipe::Fine`]) | `auto` | 9.6e-4 | 7.2e-4 |
 //! | `int8` | `int8` | 2.33e-3 | 2.36e-3 |
 //! | `int4` | `int8` | 2.63e-3 | 2.72e-3 |
+//! | `int8-g64`, `int8-g128`, `int4-g128` | `int8` | 2.30e-3 to 2.56e-3 | 2.35e-3 to 2.56e-3 |
 //!
 //! Most of it comes from the activations, of the prompt's because more columns share a scale. Models of two
 //! bits are thrown off more by the same noise: with [`Recipe::Panel`], prompts of `q2_k` cost 2.28e-3 and of
