@@ -280,7 +280,7 @@ impl Input<'_> {
 }
 
 /// Kinds of recipes whose rows are held apart.
-const SLOTS: usize = 4;
+const SLOTS: usize = 5;
 
 /// Where a recipe's rows are in [`Inputs::rows`] and [`Inputs::tiles`].
 fn slot(recipe: Recipe) -> usize {
@@ -289,6 +289,7 @@ fn slot(recipe: Recipe) -> usize {
         Recipe::Token(_) => 1,
         Recipe::Fine => 2,
         Recipe::Grouped { .. } => 3,
+        Recipe::FineBlock => 4,
     }
 }
 
@@ -304,19 +305,21 @@ fn quantize_rows(
 ) {
     let grouped = matches!(recipe, Recipe::Grouped { .. });
     // Scales of groups are applied to sums of blocks; that of the row, as a factor, after them.
-    to.resize(rows.len(), k, if grouped { BLOCK } else { recipe.span() });
+    let parts = if recipe == Recipe::FineBlock { 2 } else { 1 };
+    to.resize(parts * rows.len(), k, if grouped { BLOCK } else { recipe.span() });
+    to.parts = parts;
     let (cols, spans, span) = (to.rows.cols, to.rows.spans(), to.rows.span);
-    let codes = to.rows.codes.chunks_exact_mut(cols);
-    let scales = to.rows.scales.chunks_exact_mut(spans);
-    let sums = to.sums.chunks_exact_mut(cols / SUM_COLS);
-    let weighted16 = to.weighted16.chunks_exact_mut(cols / SUM_COLS);
-    let weighted32 = to.weighted32.chunks_exact_mut(cols / BLOCK);
+    let codes = to.rows.codes.chunks_exact_mut(parts * cols);
+    let scales = to.rows.scales.chunks_exact_mut(parts * spans);
+    let sums = to.sums.chunks_exact_mut(parts * cols / SUM_COLS);
+    let weighted16 = to.weighted16.chunks_exact_mut(parts * cols / SUM_COLS);
+    let weighted32 = to.weighted32.chunks_exact_mut(parts * cols / BLOCK);
     let rows_of = rows.iter().zip(&mut to.factors);
     let places = rows_of.zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
     pool.run(rows.len().div_ceil(each), |_, scratch| {
-        let [room] = scratch.take([x.room()]);
+        let [room, left] = scratch.take([x.room(), (parts - 1) * k]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
             let Some((((&row, factor), (codes, scales)), (sums, (weighted16, weighted32)))) = next
@@ -329,7 +332,16 @@ fn quantize_rows(
                 kernels.quantize(x, cols, recipe.rounding(), codes, factor);
                 scales.fill(1.0);
             } else {
+                let (codes, more_codes) = codes.split_at_mut(cols);
+                let (scales, more_scales) = scales.split_at_mut(spans);
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
+                if parts == 2 {
+                    // What the first part leaves, by the same rule.
+                    for (at, left) in left.iter_mut().enumerate() {
+                        *left = x[at] - scales[at / span] * f32::from(codes[at]);
+                    }
+                    kernels.quantize(left, span, recipe.rounding(), more_codes, more_scales);
+                }
             }
             kernels.sums(codes, scales, sums, weighted16, weighted32);
         }

@@ -24,7 +24,7 @@ const FEW_ROWS: usize = 8;
 /// Whether so many rows of `cols` columns are multiplied by the kernels for few.
 fn is_few(recipe: Recipe, rows: usize, cols: usize) -> bool {
     match recipe {
-        Recipe::Block => true,
+        Recipe::Block | Recipe::FineBlock => true,
         Recipe::Panel | Recipe::Fine | Recipe::Bf16 | Recipe::Float => false,
         Recipe::Token(_) => rows <= FEW_ROWS,
         // The kernels for many rows scale in another order if there is but one group.
@@ -88,8 +88,15 @@ impl TileProducts<BlockRows> for Packed {
         mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
     ) {
         let rows = x.rows.rows;
+        let mut all = [0.0; TILE_ROWS];
         let mut store = |row: usize, sums: &[f32; TILE_ROWS]| {
-            store(row, &sums.map(|sum| sum * x.factors[row]));
+            let (row, part) = (row / x.parts, row % x.parts);
+            for (all, sum) in all.iter_mut().zip(sums) {
+                *all = if part == 0 { *sum } else { *all + sum };
+            }
+            if part + 1 == x.parts {
+                store(row, &all.map(|sum| sum * x.factors[row]));
+            }
         };
         match self {
             Self::Tiles { tiles, kernels } => {

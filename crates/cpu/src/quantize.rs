@@ -130,6 +130,8 @@ pub(crate) fn row_in_two(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
 /// Rows of activations for products by blocks: what minimums, offsets and codes that are not counted from
 /// zero are multiplied with is here too.
 pub(crate) struct BlockRows {
+    /// Rows that make up one, after each other: their products are added up.
+    pub parts: usize,
     /// Codes and scales.
     pub rows: QuantizedRows,
     /// Sums of 16 codes.
@@ -152,6 +154,7 @@ impl QuantizedRows {
 impl BlockRows {
     /// No rows; [`BlockRows::resize`] makes room.
     pub const EMPTY: Self = Self {
+        parts: 1,
         rows: QuantizedRows { rows: 0, cols: 0, codes: vec![], scales: vec![], span: 0 },
         sums: vec![],
         weighted16: vec![],

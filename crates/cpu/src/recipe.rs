@@ -13,7 +13,8 @@
 //! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
 //! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `affine1`, `affine2`, `q2_k`, `tq*`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | `tq*`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `int8` | [`Recipe::FineBlock`] | [`Recipe::Fine`] |
 //! | those without [`Codec::codes`]: `iq*`, `q1_0`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
 //! # What they cost
@@ -100,6 +101,9 @@ pub(crate) enum Recipe {
     /// are stored are exact in `i32` within these, small integer scales included, and then summed up in
     /// `f32`: within the columns that share a float scale first.
     Block,
+    /// [`Recipe::Block`] twice, and both added up: with int8 activations, and with int8 of what those leave.
+    /// For weights of -1, 0 and 1, whose models noise throws off most.
+    FineBlock,
     /// Activations have a scale for each 256 columns, [`Rounding::HalfEven`], and so have weights, which
     /// are quantized to int8: see above. Products are exact in `i32` within these.
     Panel,
@@ -125,7 +129,7 @@ impl Recipe {
     /// Columns of activations that share a scale, which may be more than there are.
     pub fn span(self) -> usize {
         match self {
-            Self::Block => BLOCK,
+            Self::Block | Self::FineBlock => BLOCK,
             Self::Panel | Self::Fine => PANEL_COLS,
             Self::Token(_) | Self::Grouped { .. } | Self::Bf16 | Self::Float => usize::MAX,
         }
@@ -134,7 +138,9 @@ impl Recipe {
     /// How activations are rounded.
     pub fn rounding(self) -> Rounding {
         match self {
-            Self::Block | Self::Panel | Self::Fine | Self::Bf16 | Self::Float => Rounding::HalfEven,
+            Self::Block | Self::FineBlock | Self::Panel | Self::Fine | Self::Bf16 | Self::Float => {
+                Rounding::HalfEven
+            }
             Self::Token(rounding) | Self::Grouped { rounding, .. } => match rounding {
                 RowRounding::Cider => Rounding::HalfAway,
                 RowRounding::CompressedTensors => Rounding::WholeRange,
@@ -177,6 +183,8 @@ impl Recipes {
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
     const COARSE: Self = Self { generated: Recipe::Block, prompt: Recipe::Fine };
+    /// The same for weights of -1, 0 and 1.
+    const TERNARY: Self = Self { generated: Recipe::FineBlock, prompt: Recipe::Fine };
     /// For codecs that can only be unpacked.
     const UNPACKED: Self = Self { generated: Recipe::Float, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
@@ -203,6 +211,9 @@ impl Recipes {
                 let recipe = Recipe::Grouped { rounding, group: group.into() };
                 Self { generated: recipe, prompt: recipe }
             }
+            (_, Codec::Tq1_0 | Codec::Tq2_0 | Codec::Ptq1_0 | Codec::Pq2_0 | Codec::Q2_0) => {
+                Self::TERNARY
+            }
             _ if is_coarse(codec) => Self::COARSE,
             (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
         }
@@ -220,13 +231,14 @@ pub struct RecipeNames {
 
 /// How products with weights of a codec are made in a mode, by name: `float`, `bf16`, `block` (activations
 /// with a scale for each 32 columns), `panel` (activations and weights with one for each 256), `fine` (the
-/// same, activations in two parts), `token` (one for each row of both) and `grouped` (one for each row of
+/// same or `block`, activations in two parts), `token` (one for each row of both) and `grouped` (one for each row of
 /// activations, weights by their groups).
 pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
     let name = |recipe| match recipe {
         Recipe::Bf16 => "bf16",
         Recipe::Float => "float",
         Recipe::Block => "block",
+        Recipe::FineBlock => "fine",
         Recipe::Panel => "panel",
         Recipe::Fine => "fine",
         Recipe::Token(_) => "token",

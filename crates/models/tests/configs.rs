@@ -119,7 +119,8 @@ fn every_field_of_a_wrong_kind_is_named_on_one_short_line() {
         {
             let error = refusal("llama", json!({ field: value }));
             assert!(error.contains(field), "{error}");
-            assert!(error.len() < 250 && !error.contains(char::is_control), "{error}");
+            // What is known takes most of it.
+            assert!(error.len() < 400 && !error.contains(char::is_control), "{error}");
         }
     }
     for wrong in [json!(null), json!([]), json!(3), json!("llama"), json!({})] {
