@@ -23,11 +23,11 @@ pub(crate) enum Bf16Weights {
         /// What multiplies them with rows that are not rounded.
         kernels: &'static dyn Kernels,
     },
-    /// Left as they are stored, rounded to bf16 as they are used: only by [`Recipe::Bf16`].
+    /// Left as they are stored: unpacked to floats, or rounded to bf16, as they are used.
     Stored(StoredLinear),
 }
 
-/// A weight and how it is multiplied: by [`Recipe::Bf16`], or by [`Recipe::Float`] if it is in tiles.
+/// A weight and how it is multiplied: by [`Recipe::Bf16`] or [`Recipe::Float`].
 pub(crate) struct Bf16Linear {
     pub weights: Bf16Weights,
     pub recipes: Recipes,
@@ -162,10 +162,11 @@ impl TileProducts<FloatRows<'_>> for Bf16Weights {
         x: &FloatRows<'_>,
         mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
     ) {
-        let Self::Tiles { tiles, kernels } = self else {
-            unreachable!("recipes for weights that are left as they are stored");
-        };
         let rows = x.values.len() / x.padded;
+        let (tiles, kernels) = match self {
+            Self::Tiles { tiles, kernels } => (tiles, kernels),
+            Self::Stored(stored) => return stored.tile_products(tile, x, rows, store),
+        };
         let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
         let mut first = 0;
         while first < rows {
@@ -176,6 +177,28 @@ impl TileProducts<FloatRows<'_>> for Bf16Weights {
             }
             first += sums.len();
         }
+    }
+}
+
+impl StoredLinear {
+    /// [`TileProducts::products`], row by row of the weights.
+    fn tile_products(
+        &self,
+        tile: usize,
+        x: &FloatRows<'_>,
+        rows: usize,
+        mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) {
+        let (n, cols) = (self.tensor.rows(), self.tensor.cols());
+        let mut sums = vec![[0.0; TILE_ROWS]; rows];
+        // Columns past those of the weights are zeros in both.
+        let (mut weights, mut dots) = (vec![0.0; x.padded], vec![0.0; rows]);
+        for (place, index) in (tile * TILE_ROWS..n.min((tile + 1) * TILE_ROWS)).enumerate() {
+            self.row(index, &mut weights[..cols]);
+            self.kernels.dots(x.values, &weights, x.padded, &mut dots, rows);
+            sums.iter_mut().zip(&dots).for_each(|(sums, dot)| sums[place] = *dot);
+        }
+        sums.iter().enumerate().for_each(|(row, sums)| store(row, sums));
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | codec | mode | generated | prompt |
 //! |---|---|---|---|
-//! | any | `bf16` | [`Recipe::Bf16`] | [`Recipe::Bf16`] |
+//! | any | `bf16` | [`Recipe::Float`] | [`Recipe::Bf16`] |
 //! | `f32`, `f16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Float`] |
 //! | `bf16` | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Bf16`] |
 //! | `int8`, `int4` (a scale for each row) | `int8` | [`Recipe::Token`] | [`Recipe::Token`], with the model's [`RowRounding`] |
@@ -175,9 +175,7 @@ impl Recipes {
 
     /// Nothing is quantized.
     pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
-    /// All is rounded to bf16.
-    const BF16: Self = Self { generated: Recipe::Bf16, prompt: Recipe::Bf16 };
-    /// For weights of bf16.
+    /// For weights of bf16, and for all under `bf16`: it is the unit for many rows that needs bf16.
     const FLOAT_AND_BF16: Self = Self { generated: Recipe::Float, prompt: Recipe::Bf16 };
     /// What computes with weights as they are stored, as far as it can be had fast.
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
@@ -194,8 +192,7 @@ impl Recipes {
     pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding) -> Self {
         match (activations, codec) {
             (Activations::Float, _) => Self::FLOAT,
-            (Activations::Bf16, _) => Self::BF16,
-            (_, Codec::Float(Float::Bf16)) => Self::FLOAT_AND_BF16,
+            (Activations::Bf16, _) | (_, Codec::Float(Float::Bf16)) => Self::FLOAT_AND_BF16,
             (_, Codec::Float(_)) => Self::FLOAT,
             _ if codec.codes().is_none() && is_coarse(codec) => Self::UNPACKED_COARSE,
             _ if codec.codes().is_none() => Self::UNPACKED,

@@ -87,7 +87,7 @@ pub enum Activations {
     /// `f32`, weights exactly as stored: equal to the reference libraries.
     #[default]
     Float,
-    /// Weights and activations rounded to bf16.
+    /// Weights and activations rounded to bf16 for rows of prompts; for generated ones nothing is.
     Bf16,
     /// Activations quantized to 8 bits.
     Int8,

@@ -167,7 +167,7 @@ impl From<SpeculateMode> for Speculation {
 pub enum ActivationMode {
     /// 32-bit floats, weights exactly as stored.
     Float,
-    /// Activations and weights rounded to bf16.
+    /// Activations and weights rounded to bf16 for prompts; nothing rounded for generated tokens.
     Bf16,
     /// Quantized to 8 bits, products in integers; by row as the checkpoint says, where weights are by row.
     Int8,
