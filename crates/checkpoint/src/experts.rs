@@ -6,15 +6,132 @@
 //! transformers 5 `B.experts.gate_up_proj`, a stack with the rows of gate before those of up, and
 //! `B.experts.down_proj` (huggingface/transformers `conversion_mapping.py`).
 
-use keeve_codec::PackedTensor;
+use std::collections::HashMap;
 
-use crate::{Checkpoint, Error};
+use keeve_codec::{Bytes, PackedTensor, Parts};
+
+use crate::{Checkpoint, Error, TensorInfo};
 
 /// Names of a projection: canonical, and Mixtral's.
 const PROJECTIONS: [(&str, &str); 3] =
     [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")];
 
+/// The stack that the matrix of one expert belongs to, and which expert's it is.
+pub fn stack_of(name: &str) -> Option<(String, usize)> {
+    let (block, rest) = name.strip_suffix(".weight")?.split_once(".experts.")?;
+    let (expert, projection) = rest.split_once('.')?;
+    let known = PROJECTIONS.iter().find(|(own, short)| [*own, *short].contains(&projection));
+    Some((stack_name(block, known?.0), expert.parse().ok()?))
+}
+
+fn stack_name(block: &str, projection: &str) -> String {
+    format!("{block}.switch_mlp.{projection}.weight")
+}
+
 impl Checkpoint {
+    /// All tensors as they are where experts are stacked, in the file's order: in place of experts that it
+    /// has apart, or with gate and up in one, the stacks that [`Checkpoint::stacked`] makes of them.
+    ///
+    /// # Errors
+    /// If the experts of a stack are not all there, or differ in shape or codec.
+    pub fn tensors_stacked(&self) -> Result<Vec<TensorInfo>, Error> {
+        let mut all: Vec<TensorInfo> = Vec::new();
+        // Where a stack is in `all`, and whose matrices it has.
+        let mut stacks: HashMap<String, (usize, Vec<usize>)> = HashMap::new();
+        for info in self.tensors() {
+            if let Some((name, expert)) = stack_of(&info.name) {
+                let Some((at, experts)) = stacks.get_mut(&name) else {
+                    let shape = [&[0], &info.shape[..]].concat();
+                    stacks.insert(name.clone(), (all.len(), vec![expert]));
+                    all.push(TensorInfo { name, shape, ..info.clone() });
+                    continue;
+                };
+                experts.push(expert);
+                let stack = &mut all[*at];
+                if stack.shape[1..] != info.shape || stack.codec != info.codec {
+                    let problem =
+                        format!("has another shape or codec than other experts of '{name}'");
+                    return Err(Error::tensor(self.path(), &info.name, problem));
+                }
+                stack.bytes = stack.bytes.saturating_add(info.bytes);
+                stack.stored_names.extend_from_slice(&info.stored_names);
+            } else {
+                all.extend(self.parted(info)?);
+            }
+        }
+        for (name, (at, mut experts)) in stacks {
+            experts.sort_unstable();
+            if let Some(expert) = (0..experts.len()).find(|&expert| experts[expert] != expert) {
+                let count = experts.len();
+                let problem = format!("has {count} matrices, but not one of expert {expert}");
+                return Err(Error::tensor(self.path(), &name, problem));
+            }
+            all[at].shape[0] = experts.len();
+        }
+        Ok(all)
+    }
+
+    /// The stacks that a stack of several projections amounts to; others as they are.
+    fn parted(&self, info: &TensorInfo) -> Result<Vec<TensorInfo>, Error> {
+        let &[experts, rows, cols] = &info.shape[..] else { return Ok(vec![info.clone()]) };
+        if let Some(block) = info.name.strip_suffix(".experts.down_proj") {
+            return Ok(vec![TensorInfo { name: stack_name(block, "down_proj"), ..info.clone() }]);
+        }
+        let Some(block) = info.name.strip_suffix(".experts.gate_up_proj") else {
+            return Ok(vec![info.clone()]);
+        };
+        if !rows.is_multiple_of(2) {
+            let problem = format!("has {rows} rows, which are not as many for gate as for up");
+            return Err(Error::tensor(self.path(), &info.name, problem));
+        }
+        let half = |projection: &str| TensorInfo {
+            name: stack_name(block, projection),
+            shape: vec![experts, rows / 2, cols],
+            bytes: info.bytes / 2,
+            ..info.clone()
+        };
+        Ok(vec![half("gate_proj"), half("up_proj")])
+    }
+
+    /// The stack `name` of `count` experts in one piece, copied together if the file has it otherwise.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::experts`]; if experts differ in shape or codec.
+    pub fn stacked(&self, name: &str, count: usize) -> Result<PackedTensor, Error> {
+        if self.info(name).is_some() {
+            return self.tensor(name);
+        }
+        let wrong = |problem: String| Error::tensor(self.path(), name, problem);
+        let experts = self.experts(name, count)?;
+        let Some(first) = experts.first() else { return Err(wrong("has no experts".into())) };
+        let (codec, rows, cols) = (first.codec(), first.rows(), first.cols());
+        let mut joined: [Option<Vec<u8>>; 4] = Default::default();
+        for expert in &experts {
+            if (expert.codec(), expert.rows(), expert.cols()) != (codec, rows, cols)
+                || expert.column_order().is_some()
+            {
+                return Err(wrong("has experts of several shapes or codecs".into()));
+            }
+            let Parts { data, scales, biases, global_scale } = expert.parts();
+            let parts = [Some(data), scales.as_ref(), biases.as_ref(), global_scale.as_ref()];
+            for (joined, part) in joined.iter_mut().zip(parts) {
+                if let Some(part) = part {
+                    let joined = joined.get_or_insert_with(|| {
+                        Vec::with_capacity(part.len().saturating_mul(count))
+                    });
+                    joined.extend_from_slice(part);
+                }
+            }
+            // Mapped pages count as memory until they are given back.
+            expert.release();
+        }
+        let [data, scales, biases, global_scale] = joined.map(|joined| joined.map(Bytes::new));
+        let data = data.unwrap_or_else(|| Bytes::new(Vec::new()));
+        let parts = Parts { data, scales, biases, global_scale };
+        PackedTensor::new(codec, count, rows, cols, parts)
+            .map_err(|error| wrong(format!("is wrong: {error}")))
+    }
+
     /// The matrices of the stack `name`, one for each of `count` experts, whether the file has them
     /// stacked or apart. They are windows of the file as [`Checkpoint::tensor`] gives them.
     ///

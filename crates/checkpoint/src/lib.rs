@@ -42,4 +42,5 @@ pub use activations::{ActivationRule, ActivationScheme, ActivationStrategy};
 pub use checkpoint::{Checkpoint, FileInfo};
 pub use dialect::TensorInfo;
 pub use error::Error;
+pub use experts::stack_of;
 pub use stored::{Announced, StoredTensor, StoredType};

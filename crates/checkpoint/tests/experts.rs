@@ -97,3 +97,63 @@ fn fused_stacks_are_halved() {
     let error = odd.experts(&stack("gate_proj"), 2).unwrap_err().to_string();
     assert!(error.contains("has 3 rows") && error.contains("gate_up_proj"), "{error}");
 }
+
+#[test]
+fn experts_are_stacked() {
+    let single = names(&["experts.0.up_proj.weight", "experts.1.up_proj.weight"]);
+    let fused = names(&["experts.gate_up_proj", "experts.down_proj"]);
+    let found = checkpoint(&[
+        (&single[1], "F16", &[2, 3], 12),
+        ("other", "F16", &[2], 4),
+        (&single[0], "F16", &[2, 3], 12),
+    ]);
+    let all = found.tensors_stacked().unwrap();
+    let shapes: Vec<_> = all.iter().map(|info| (&info.name[..], &info.shape[..])).collect();
+    let up = stack("up_proj");
+    assert_eq!(shapes, [(&up[..], &[2, 2, 3][..]), ("other", &[2])]);
+    assert_eq!((all[0].bytes, all[0].stored_names.len()), (24, 2));
+    let stacked = found.stacked(&up, 2).unwrap();
+    assert_eq!((stacked.experts(), stacked.rows(), stacked.cols()), (2, 2, 3));
+    let each = found.experts(&up, 2).unwrap();
+    for (index, expert) in each.iter().enumerate() {
+        assert!(stacked.expert(index).unwrap() == *expert);
+    }
+    // In the form of transformers 5.
+    let found =
+        checkpoint(&[(&fused[0], "F32", &[2, 4, 1], 32), (&fused[1], "F32", &[2, 1, 2], 16)]);
+    let all = found.tensors_stacked().unwrap();
+    let names: Vec<_> = all.iter().map(|info| info.name.clone()).collect();
+    assert_eq!(names, ["gate_proj", "up_proj", "down_proj"].map(stack));
+    assert_eq!(all.iter().map(|info| info.bytes).collect::<Vec<_>>(), [16, 16, 16]);
+    for info in &all {
+        let stacked = found.stacked(&info.name, 2).unwrap();
+        assert_eq!([stacked.experts(), stacked.rows(), stacked.cols()], info.shape[..]);
+    }
+    assert!(found.stacked(&up, 3).is_err());
+    // Stacks stay what they are.
+    let found = checkpoint(&[(&up, "BF16", &[3, 2, 4], 48)]);
+    assert_eq!(found.tensors_stacked().unwrap(), found.tensors().cloned().collect::<Vec<_>>());
+    assert!(found.stacked(&up, 3).unwrap() == found.tensor(&up).unwrap());
+}
+
+#[test]
+fn stacks_that_lack_an_expert_are_refused() {
+    let named = names(&["experts.0.up_proj.weight", "experts.2.up_proj.weight"]);
+    let twice = names(&["experts.0.up_proj.weight", "experts.00.up_proj.weight"]);
+    let far = names(&["experts.18446744073709551615.up_proj.weight"]);
+    for names in [named, twice, far] {
+        let tensors: Vec<Tensor<'_>> =
+            names.iter().map(|name| (name.as_str(), "F16", &[2, 3][..], 12)).collect();
+        let error = checkpoint(&tensors).tensors_stacked().unwrap_err().to_string();
+        assert!(error.contains("but not one of expert") && !error.contains('\n'), "{error}");
+    }
+    let names = names(&["experts.0.up_proj.weight", "experts.1.up_proj.weight"]);
+    let found =
+        checkpoint(&[(&names[0], "F16", &[2, 3], 12), (&names[1], "F32", &[2, 3], 24)]);
+    let error = found.tensors_stacked().unwrap_err().to_string();
+    assert!(error.contains("another shape or codec"), "{error}");
+    assert!(found.stacked(&stack("up_proj"), 2).is_err());
+    let odd = checkpoint(&[(&format!("{BLOCK}.experts.gate_up_proj"), "F32", &[2, 3, 1], 24)]);
+    let error = odd.tensors_stacked().unwrap_err().to_string();
+    assert!(error.contains("has 3 rows"), "{error}");
+}

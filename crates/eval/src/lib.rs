@@ -11,6 +11,7 @@
 mod estimate;
 mod evaluate;
 mod row;
+mod run;
 mod text;
 pub mod windows;
 

@@ -28,7 +28,7 @@ pub(crate) enum NotFinite {
     Reference,
 }
 
-/// A row, its maximum and the logarithm of the sum of its exponentials.
+/// A row's maximum, and the logarithm of the sum of its exponentials.
 #[derive(Debug)]
 struct Scale {
     likeliest: usize,
@@ -47,8 +47,11 @@ pub(crate) struct Reference<'a> {
 impl<'a> Reference<'a> {
     pub(crate) fn new(logits: &'a [f32]) -> Result<Self, NotFinite> {
         let scale = scale(logits).ok_or(NotFinite::Reference)?;
-        let probability = |&logit: &f32| (f64::from(logit) - scale.log_sum).exp() as f32;
-        let probabilities = logits.iter().map(probability).collect();
+        let mut probabilities = vec![0.0; logits.len()];
+        for (logits, out) in logits.chunks(LANES).zip(probabilities.chunks_mut(LANES)) {
+            let each = exp(lanes(logits, f64::NEG_INFINITY).map(|logit| logit - scale.log_sum));
+            out.iter_mut().zip(each).for_each(|(out, each)| *out = each as f32);
+        }
         Ok(Self { logits, scale, probabilities })
     }
 }
@@ -69,32 +72,93 @@ pub(crate) fn judge(
     let other = &reference.scale;
     // Exactly zero for equal rows: each term then is.
     let shift = own.log_sum - other.log_sum;
-    let pairs = reference.logits.iter().zip(logits);
-    let terms = pairs.zip(&reference.probabilities).map(|((&p, &q), &probability)| {
-        f64::from(probability) * (f64::from(p) - f64::from(q) + shift)
-    });
+    let mut divergence = [0.0; LANES];
+    let rows = reference.logits.chunks(LANES).zip(logits.chunks(LANES));
+    for ((p, q), probability) in rows.zip(reference.probabilities.chunks(LANES)) {
+        let (p, q, probability) = (lanes(p, 0.0), lanes(q, 0.0), lanes(probability, 0.0));
+        for lane in 0..LANES {
+            divergence[lane] += probability[lane] * (p[lane] - q[lane] + shift);
+        }
+    }
     let compared = Compared {
         reference_nll: other.log_sum - f64::from(reference.logits[target]),
         // Rounding may leave it just below zero.
-        divergence: terms.sum::<f64>().max(0.0),
+        divergence: divergence.iter().sum::<f64>().max(0.0),
         agrees: own.likeliest == other.likeliest,
     };
     Ok(Row { nll, compared: Some(compared) })
 }
 
+/// `None` if there is nothing, or something is not finite.
 fn scale(logits: &[f32]) -> Option<Scale> {
-    if !logits.iter().all(|logit| logit.is_finite()) {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let bad = logits.iter().fold(false, |bad, x| bad | (x.to_bits() & EXPONENT == EXPONENT));
+    if bad {
         return None;
     }
-    let mut likeliest = 0;
-    for (index, logit) in logits.iter().enumerate() {
-        if *logit > logits[likeliest] {
-            likeliest = index;
-        }
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let likeliest = logits.iter().position(|&logit| logit == largest)?;
+    let largest = f64::from(largest);
+    let mut sums = [0.0; LANES];
+    for logits in logits.chunks(LANES) {
+        let each = exp(lanes(logits, f64::NEG_INFINITY).map(|logit| logit - largest));
+        sums.iter_mut().zip(each).for_each(|(sum, each)| *sum += each);
     }
-    let largest = f64::from(*logits.get(likeliest)?);
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
-    Some(Scale { likeliest, log_sum: largest + sum.ln() })
+    Some(Scale { likeliest, log_sum: largest + sums.iter().sum::<f64>().ln() })
+}
+
+/// Values that are handled at a time, so that compilers make vectors of them.
+const LANES: usize = 8;
+
+/// Values as 64-bit floats; `rest` where there are too few.
+fn lanes(values: &[f32], rest: f64) -> [f64; LANES] {
+    match <[f32; LANES]>::try_from(values) {
+        Ok(values) => values.map(f64::from),
+        Err(_) => std::array::from_fn(|lane| values.get(lane).map_or(rest, |&x| f64::from(x))),
+    }
+}
+
+/// `e^x` for `x <= 0`, to some `1e-15` of it; below `-700`, some `1e-304`.
+///
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, and the Taylor series of `e^r` up to `r^13 / 13!`, whose rest is
+/// below `1e-17`.
+fn exp(x: [f64; LANES]) -> [f64; LANES] {
+    use std::f64::consts::{LN_2, LOG2_E};
+    /// Added to a small number and taken away again, leaves it rounded to a whole one, which stands in the
+    /// low bits meanwhile.
+    const ROUND: f64 = 1.5 * (1u64 << 52) as f64;
+    /// `ln 2` to 32 bits, so that whole multiples are exact; the rest comes after.
+    const LN_2_HIGH: f64 = 2_977_044_471.0 / (1u64 << 32) as f64;
+    const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    const SERIES: [f64; 13] = [
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ];
+    debug_assert!((LN_2_HIGH + LN_2_LOW - LN_2).abs() < 1e-16);
+    x.map(|x| {
+        // Not `max`, which compilers make more of for the sake of NaN.
+        let x = if x > -700.0 { x } else { -700.0 };
+        let whole = x * LOG2_E + ROUND;
+        let n = whole - ROUND;
+        let r = (x - n * LN_2_HIGH) - n * LN_2_LOW;
+        let mut sum = 1.0 / 6_227_020_800.0;
+        for coefficient in SERIES {
+            sum = sum * r + coefficient;
+        }
+        // The sum's exponent grows by `n`: its low bits are those of `whole`.
+        f64::from_bits(sum.to_bits().wrapping_add(whole.to_bits() << 52))
+    })
 }
 
 #[cfg(test)]
@@ -131,6 +195,25 @@ mod tests {
             row.iter().enumerate().map(|(at, x)| x + (at % 2) as f32 * 1e-3).collect();
         let divergence = beside(&noisy, &row, 3).unwrap().compared.unwrap().divergence;
         assert!((1e-9..1e-6).contains(&divergence), "{divergence}");
+    }
+
+    #[test]
+    fn exponentials() {
+        for at in 0..70_000 {
+            let x = -f64::from(at) * 0.01 * 0.999_9;
+            let found = exp([x; LANES])[LANES - 1];
+            assert!((found / x.exp() - 1.0).abs() < 2e-15, "{x}: {found} {}", x.exp());
+        }
+        assert_eq!(exp([0.0; LANES]), [1.0; LANES]);
+        assert!(exp([f64::NEG_INFINITY; LANES])[0] < 1e-300);
+        // Rows of any length.
+        for length in 1..40 {
+            let row: Vec<f32> = (0..length).map(|at| (at as f32 * 1.7).sin() * 9.0).collect();
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            let found = judge(&row, Some(&Reference::new(&row).unwrap()), 0).unwrap();
+            assert!((found.nll - (sum.ln() - f64::from(row[0]))).abs() < 1e-14);
+            assert_eq!(found.compared.unwrap().divergence, 0.0);
+        }
     }
 
     #[test]

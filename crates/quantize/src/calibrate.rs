@@ -240,20 +240,6 @@ fn sort(values: &mut Vec<ValueId>) {
     values.dedup();
 }
 
-/// The stack that a matrix of one expert belongs to, and which expert it is of: files of Hugging Face have
-/// them apart, importance matrices together.
-fn stack_of(name: &str) -> Option<(String, usize)> {
-    let (block, rest) = name.strip_suffix(".weight")?.split_once(".experts.")?;
-    let (expert, projection) = rest.split_once('.')?;
-    let projection = match projection {
-        "w1" => "gate_proj",
-        "w2" => "down_proj",
-        "w3" => "up_proj",
-        other => other,
-    };
-    Some((format!("{block}.switch_mlp.{projection}.weight"), expert.parse().ok()?))
-}
-
 /// Importance by canonical name, checked against a model.
 pub struct Importance {
     means: HashMap<String, Vec<f32>>,
@@ -273,13 +259,15 @@ impl Importance {
         let mut means = HashMap::new();
         let mut missing = Vec::new();
         let mut hasher = DefaultHasher::new();
-        for info in checkpoint.tensors().filter(|info| info.shape.len() > 1) {
+        let mut stacks = checkpoint.tensors_stacked()?;
+        stacks.retain(|info| info.shape.len() > 2 && checkpoint.info(&info.name).is_none());
+        for info in checkpoint.tensors().chain(&stacks).filter(|info| info.shape.len() > 1) {
             let entry_of = |name: &str| {
                 let ggml = gguf::tensor_name(name, architecture);
                 let entry = ggml.and_then(|name| imatrix.entries.get(&name));
                 entry.or_else(|| imatrix.entries.get(name))
             };
-            let apart = stack_of(&info.name);
+            let apart = keeve_checkpoint::stack_of(&info.name);
             let one = apart.as_ref().and_then(|(stack, expert)| entry_of(stack)?.of(*expert));
             let Some(entry) = one.as_ref().or_else(|| entry_of(&info.name)) else {
                 missing.push(info.name.clone());

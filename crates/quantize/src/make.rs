@@ -220,6 +220,7 @@ fn class_of(model_type: &str) -> Option<&'static str> {
         "mistral" => "MistralForCausalLM",
         "qwen2" => "Qwen2ForCausalLM",
         "qwen3" => "Qwen3ForCausalLM",
+        "qwen3_moe" => "Qwen3MoeForCausalLM",
         "qwen3_vl" => "Qwen3VLForConditionalGeneration",
         "gemma3_text" => "Gemma3ForCausalLM",
         _ => return None,

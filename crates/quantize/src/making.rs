@@ -45,7 +45,10 @@ impl Making<'_> {
         stopped: &(dyn Fn() -> bool + Sync),
     ) -> Result<PackedTensor, Error> {
         let name = &planned.name;
-        let mut source = checkpoint.tensor(name)?;
+        let mut source = match planned.shape[..] {
+            [experts, _, _] => checkpoint.stacked(name, experts)?,
+            _ => checkpoint.tensor(name)?,
+        };
         if let Some(folds) = self.folds
             && let Some(folded) = folds.folded(name, &source)?
         {

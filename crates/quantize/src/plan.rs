@@ -135,14 +135,16 @@ impl Plan {
         let dimensions = Dimensions::of(checkpoint.config());
         let tied = checkpoint.info("lm_head.weight").is_none()
             && !checkpoint.tensors().any(|tensor| tensor.name.ends_with("lm_head.weight"));
-        let roles: Vec<(String, Role)> = weights(checkpoint)
+        let weights = weights(checkpoint, format)?;
+        let roles: Vec<(String, Role)> = weights
+            .iter()
             .map(|info| (info.name.clone(), Role::of(&info.name, info.shape.len(), tied)))
             .collect();
         recipe.check_used(&roles)?;
         let values = roles.iter().filter(|(_, role)| *role == Role::Value).count();
         let mut values_before = 0;
         let mut tensors = Vec::with_capacity(roles.len());
-        for (info, (_, role)) in weights(checkpoint).zip(&roles) {
+        for (info, (_, role)) in weights.iter().zip(&roles) {
             let (index, count) = match role {
                 Role::Value => (values_before, values),
                 _ => (role::layer(&info.name).unwrap_or(0), dimensions.layers),
@@ -178,7 +180,8 @@ impl Plan {
             let wanted = info.codec.and_then(|codec| nearest(codec, format));
             planned(info, Role::of(&info.name, info.shape.len(), false), wanted, format)
         };
-        Ok(Self { format, tensors: weights(checkpoint).map(plan).collect::<Result<_, _>>()? })
+        let tensors = weights(checkpoint, format)?.iter().map(plan).collect::<Result<_, _>>()?;
+        Ok(Self { format, tensors })
     }
 
     /// Bytes over all tensors.
@@ -207,8 +210,14 @@ impl Plan {
 }
 
 /// The tensors of a model that are not made from its config: a GGUF file has rope divisors among its own.
-fn weights(checkpoint: &Checkpoint) -> impl Iterator<Item = &TensorInfo> {
-    checkpoint.tensors().filter(|info| info.name != gguf::ROPE_FREQS)
+/// Experts are stacked where `format` has them so.
+fn weights(checkpoint: &Checkpoint, format: Format) -> Result<Vec<TensorInfo>, Error> {
+    let mut all = match format {
+        Format::Gguf | Format::Mlx => checkpoint.tensors_stacked()?,
+        Format::CompressedTensors | Format::Memory => checkpoint.tensors().cloned().collect(),
+    };
+    all.retain(|info| info.name != gguf::ROPE_FREQS);
+    Ok(all)
 }
 
 /// The codec that is nearest to one that `format` does not hold; `None` if it does, or nothing is near.
@@ -247,10 +256,11 @@ fn planned(
         return Err(Error::tensor(&info.name, problem));
     };
     let cols = info.shape.last().copied().unwrap_or(1);
-    // As llama.cpp's converter: vectors and norms are f32 whatever the file's type.
+    // As llama.cpp's converter: vectors, norms and routers are f32 whatever the file's type.
     let is_vector =
         info.shape.len() < 2 || info.name.contains("norm.weight") || mmproj::is_plain(&info.name);
-    let kept = if format == Format::Gguf && is_vector { Codec::F32 } else { from };
+    let is_plain = is_vector || role == Role::Router && from.is_float();
+    let kept = if format == Format::Gguf && is_plain { Codec::F32 } else { from };
     let (to, instead_of) = match wanted {
         None => (kept, None),
         Some(codec) => match fitting(codec, cols) {

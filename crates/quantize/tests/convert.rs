@@ -133,3 +133,50 @@ fn damage_is_found() {
     let problems = findings.problems.join("\n");
     assert!(problems.contains("NaN") && problems.contains("the config asks for"), "{problems}");
 }
+
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn experts_are_stacked_in_files_and_come_back() {
+    let place = tempfile::tempdir().unwrap();
+    let source = data("fixtures/ckpt/qwen3_moe/hf");
+    let (file, folder) = (place.path().join("m.gguf"), place.path().join("folder"));
+    let again = place.path().join("again.gguf");
+    let report = converted(&source, &file).unwrap();
+    assert_eq!(report.encoded, 0, "{report:?}");
+    assert_eq!(converted(&file, &folder).unwrap().encoded, 0);
+    assert_eq!(converted(&folder, &again).unwrap().encoded, 0);
+    same_tensors(&file, &folder);
+    assert!(std::fs::read(&file).unwrap() == std::fs::read(&again).unwrap());
+
+    let theirs = Checkpoint::open(&source).unwrap();
+    let ours = Checkpoint::open(&file).unwrap();
+    let stored = keeve_checkpoint::gguf::open(&file).unwrap();
+    for projection in ["gate", "up", "down"] {
+        let name = format!("model.layers.1.mlp.switch_mlp.{projection}_proj.weight");
+        assert_eq!(ours.experts(&name, 4).unwrap(), theirs.experts(&name, 4).unwrap());
+        let name = format!("blk.1.ffn_{projection}_exps.weight");
+        assert!(stored.tensors.iter().any(|tensor| tensor.name == name), "{name}");
+    }
+    let router = "model.layers.1.mlp.gate.weight";
+    assert_eq!(ours.info(router).unwrap().codec, Some(keeve_codec::Codec::F32));
+    assert_eq!(
+        keeve_codec::decode(&ours.tensor(router).unwrap()),
+        keeve_codec::decode(&theirs.tensor(router).unwrap())
+    );
+}
+
+#[test]
+fn experts_that_llama_cpp_has_otherwise_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/data/architectures");
+    for (name, problem) in [
+        ("qwen3_moe", "field 'decoder_sparse_step' is 2"),
+        ("qwen3_moe_sums", "field 'norm_topk_prob' is not true"),
+        ("olmoe", "models of type 'olmoe' cannot be written as GGUF"),
+    ] {
+        let error = converted(&models.join(name), &place.path().join("m.gguf")).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(problem) && !error.contains('\n'), "{error}");
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+}

@@ -279,22 +279,57 @@ unsafe fn exp_all<V: Lanes>(x: &mut [f32]) {
     }
 }
 
-/// Replaces each `x` by what `function` makes of it, a register at a time.
+/// A function of one register. Not a closure: closures do not have the instructions of who calls them, so
+/// that nothing is inlined into them.
+trait Function {
+    /// Its value.
+    ///
+    /// # Safety
+    /// The machine must have the instructions of `V`.
+    unsafe fn of<V: Lanes>(x: V) -> V;
+}
+
+/// Replaces each `x` by what a function makes of it, a register at a time.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn each<V: Lanes>(x: &mut [f32], function: impl Fn(V) -> V) {
+unsafe fn each<V: Lanes, F: Function>(x: &mut [f32]) {
     let (whole, part) = (x.len() - x.len() % V::COUNT, x.len() % V::COUNT);
     let x = x.as_mut_ptr();
     // SAFETY: the caller vouches for the instructions; `at` ends at the last whole register of the
     // slice, and what the last part touches ends with it.
     unsafe {
         for at in (0..whole).step_by(V::COUNT) {
-            function(V::load(x.add(at))).store(x.add(at));
+            F::of(V::load(x.add(at))).store(x.add(at));
         }
         if part > 0 {
-            function(V::load_part(x.add(whole), part)).store_part(x.add(whole), part);
+            F::of(V::load_part(x.add(whole), part)).store_part(x.add(whole), part);
+        }
+    }
+}
+
+struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    unsafe fn of<V: Lanes>(x: V) -> V {
+        // SAFETY: the caller vouches for the instructions.
+        unsafe { silu_of(x) }
+    }
+}
+
+struct GeluTanh;
+
+impl Function for GeluTanh {
+    #[inline(always)]
+    unsafe fn of<V: Lanes>(x: V) -> V {
+        const LINEAR: f32 = -2.0 * SQRT_2_OVER_PI;
+        const CUBIC: f32 = LINEAR * GELU_CUBE;
+        // SAFETY: the caller vouches for the instructions.
+        unsafe {
+            let factor = x.mul(x).mul_add(V::splat(CUBIC), V::splat(LINEAR));
+            x.div(V::splat(1.0).add(exp(x.mul(factor))))
         }
     }
 }
@@ -306,7 +341,7 @@ unsafe fn each<V: Lanes>(x: &mut [f32], function: impl Fn(V) -> V) {
 #[inline(always)]
 unsafe fn silu<V: Lanes>(x: &mut [f32]) {
     // SAFETY: the caller vouches for the instructions.
-    unsafe { each::<V>(x, |x| silu_of(x)) }
+    unsafe { each::<V, Silu>(x) }
 }
 
 /// `x * sigmoid(x)`.
@@ -326,13 +361,6 @@ pub(crate) unsafe fn silu_of<V: Lanes>(x: V) -> V {
 /// The machine must have the instructions of `V`.
 #[inline(always)]
 unsafe fn gelu_tanh<V: Lanes>(x: &mut [f32]) {
-    const LINEAR: f32 = -2.0 * SQRT_2_OVER_PI;
-    const CUBIC: f32 = LINEAR * GELU_CUBE;
     // SAFETY: the caller vouches for the instructions.
-    unsafe {
-        each::<V>(x, |x| {
-            let factor = x.mul(x).mul_add(V::splat(CUBIC), V::splat(LINEAR));
-            x.div(V::splat(1.0).add(exp(x.mul(factor))))
-        });
-    }
+    unsafe { each::<V, GeluTanh>(x) }
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use keeve::eval::{self, Comparison, Estimate, Observer, Scores, Text, Window, windows};
-use keeve::{Canceller, Engine};
+use keeve::{Canceller, Checkpoint, Engine};
 use keeve_bench::plot;
 use keeve_quantize::Imatrix;
 use serde_json::{Value, json};
 
+use super::quantize::cores;
 use super::variant::{Subject, Variant};
 use crate::args::{ActivationMode, Compute, Eval, Like};
 use crate::output::{Failure, Outcome, Output, TokenBar, bytes, one_line};
@@ -32,7 +33,6 @@ struct Row {
 struct Loaded<'a> {
     subject: &'a Subject<'a>,
     name: String,
-    text: Text,
     engine: Engine,
     /// Bytes, and bits a weight.
     size: (u64, f64),
@@ -65,16 +65,19 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
     // What can be wrong without loading anything is found before hours have passed.
     let checkpoints: Vec<_> =
         names.iter().map(|name| model::open_seeing(*name, mmproj)).collect::<Result<_, _>>()?;
+    let variants = Variant::all(args, &compute)?;
+    let sharing =
+        Sharing::new(&compute, &variants, args.together.min(checkpoints.len() * variants.len()));
     let reference = args.reference.as_deref().map(|name| {
         let checkpoint = model::open(Some(name))?;
         // The reference is what is in its file, whatever the others are made into.
-        let compute = Compute { weights: None, ..compute.clone() };
+        let threads = sharing.threads(compute.activations);
+        let compute = Compute { weights: None, threads, ..compute.clone() };
         let engine = model::load_for_one(&checkpoint, &compute, output)?;
         let text = Text::new(&text, engine.tokenizer()?)?;
         Ok::<_, Failure>(Reference { name: name.into(), engine, text })
     });
     let reference = reference.transpose()?;
-    let variants = Variant::all(args, &compute)?;
     let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
     let subjects: Vec<_> = names
         .iter()
@@ -85,7 +88,8 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
             variants.iter().map(move |variant| Subject { name, checkpoint, variant, imatrix })
         })
         .collect();
-    let job = Job { args, window, compute: &compute, text: &text, reference: reference.as_ref() };
+    let (compute, text, reference) = (&compute, &text[..], reference.as_ref());
+    let job = Job { args, window, compute, sharing, text, reference };
     let mut rows = vec![];
     let mut failure = None;
     for together in subjects.chunks(args.together) {
@@ -142,11 +146,50 @@ pub fn read(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// How threads are shared among models that run at the same time: small ones use many threads badly.
+#[derive(Clone, Copy)]
+struct Sharing {
+    /// All threads; `None` if models take turns, and each has what was asked for.
+    threads: Option<usize>,
+    asked: Option<usize>,
+    /// The work of all that run together, in that of a model with int8 products.
+    work: usize,
+}
+
+impl Sharing {
+    /// What a model with float products is reckoned at.
+    const FLOAT: usize = 4;
+
+    /// Of `together` models and a reference.
+    fn new(compute: &Compute, variants: &[Variant], together: usize) -> Self {
+        let asked = compute.threads;
+        let threads = (together > 1).then(|| asked.unwrap_or_else(cores));
+        let modes = variants.iter().map(Variant::activations).cycle().take(together);
+        let work = modes.chain([compute.activations]).map(Self::work).sum();
+        Self { threads, asked, work }
+    }
+
+    fn work(mode: ActivationMode) -> usize {
+        match mode {
+            ActivationMode::Float => Self::FLOAT,
+            ActivationMode::Bf16 | ActivationMode::Int8 | ActivationMode::Auto => 1,
+        }
+    }
+
+    /// Threads for a model that computes in this way.
+    fn threads(self, mode: ActivationMode) -> Option<usize> {
+        let share =
+            |threads: usize| (threads.saturating_mul(Self::work(mode)) / self.work.max(1)).max(1);
+        self.threads.map_or(self.asked, |threads| Some(share(threads)))
+    }
+}
+
 /// What is the same for every model.
 struct Job<'a> {
     args: &'a Eval,
     window: usize,
     compute: &'a Compute,
+    sharing: Sharing,
     text: &'a str,
     reference: Option<&'a Reference>,
 }
@@ -162,21 +205,28 @@ impl Job<'_> {
         // Where the system cannot forget, the peak is that of all models so far.
         keeve::engine::memory::reset_peak();
         let mut loaded = Vec::with_capacity(subjects.len());
+        let mut read: Option<(&Checkpoint, Text)> = None;
         for subject in subjects {
             let name = subject.row_name();
-            let tokenizer = keeve::engine::tokenizer_of(subject.checkpoint)?;
-            let tokenizer = tokenizer.ok_or("the model has no tokenizer to read the text with")?;
-            let text = Text::new(self.text, &tokenizer)?;
-            if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
-                let problem = "turns the text into other tokens than the reference";
-                return Err(format!("{name}: {problem}").into());
+            // Variants of a model read as it does.
+            if read.as_ref().is_none_or(|(of, _)| !std::ptr::eq(*of, subject.checkpoint)) {
+                let tokenizer = keeve::engine::tokenizer_of(subject.checkpoint)?;
+                let tokenizer =
+                    tokenizer.ok_or("the model has no tokenizer to read the text with")?;
+                let text = Text::new(self.text, &tokenizer)?;
+                if self.reference.is_some_and(|reference| reference.text.ids() != text.ids()) {
+                    let problem = "turns the text into other tokens than the reference";
+                    return Err(format!("{name}: {problem}").into());
+                }
+                read = Some((subject.checkpoint, text));
             }
-            let (engine, size) = subject.load(self.compute, output)?;
-            loaded.push(Loaded { subject, name, text, engine, size });
+            let threads = self.sharing.threads(subject.variant.activations());
+            let (engine, size) = subject.load(self.compute, threads, output)?;
+            loaded.push(Loaded { subject, name, engine, size });
         }
         let [first, others @ ..] = &loaded[..] else { return Ok(()) };
         // Beside a reference, all of them have its tokens; without one, there is only one.
-        let text = &first.text;
+        let Some((_, text)) = &read else { return Ok(()) };
         let about = |error: eval::Error| format!("{}: {error}", first.name);
         let windows = self.windows(text).map_err(about)?;
         loaded.iter().for_each(|model| model::notes(&model.engine, output));
@@ -198,7 +248,7 @@ impl Job<'_> {
                 output.note(&super::run::profile_table(&model.engine)?);
             }
             let (name, (bytes, bits)) = (model.name.clone(), model.size);
-            let activations = model.subject.variant.compute(self.compute).activations;
+            let activations = model.subject.variant.activations();
             match scores {
                 Ok(scores) => rows.push(Row { name, bytes, bits, activations, scores, peak }),
                 Err(error) => failure = Some(format!("{name}: {error}")),

@@ -83,8 +83,13 @@ impl Variant {
         Ok(all)
     }
 
+    /// How activations enter its products.
+    pub fn activations(&self) -> ActivationMode {
+        self.activations
+    }
+
     /// What the flags say about how to compute, for this model.
-    pub fn compute(&self, compute: &Compute) -> Compute {
+    fn compute(&self, compute: &Compute) -> Compute {
         Compute { activations: self.activations, ..compute.clone() }
     }
 }
@@ -106,13 +111,15 @@ impl Subject<'_> {
         }
     }
 
-    /// Loads it; gives its bytes and bits a weight too.
+    /// Loads it, to run on so many threads; gives its bytes and bits a weight too.
     pub fn load(
         &self,
         compute: &Compute,
+        threads: Option<usize>,
         output: &Output,
     ) -> Result<(Engine, (u64, f64)), Failure> {
-        let compute = self.variant.compute(compute);
+        let making_threads = compute.threads.unwrap_or_else(cores);
+        let compute = Compute { threads, ..self.variant.compute(compute) };
         let Some(scheme) = &self.variant.scheme else {
             let engine = model::load_for_one(self.checkpoint, &compute, output)?;
             let mut size = Sum::default();
@@ -129,11 +136,8 @@ impl Subject<'_> {
             Some(imatrix) => Some(Importance::of(self.checkpoint, imatrix)?),
             None => None,
         };
-        let making = Making {
-            importance: importance.as_ref(),
-            folds: None,
-            threads: compute.threads.unwrap_or_else(cores),
-        };
+        let making =
+            Making { importance: importance.as_ref(), folds: None, threads: making_threads };
         let options = EngineOptions { max_sequences: 1, ..model::options(&compute) };
         let built = keeve_models::build_for(self.checkpoint.config(), compute.max_context)
             .map_err(|error| format!("{}: {error}", self.checkpoint.config_path().display()))?;

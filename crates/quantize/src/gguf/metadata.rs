@@ -88,6 +88,7 @@ fn made(checkpoint: &Checkpoint, architecture: &str) -> Result<Entries, Error> {
             writer.own("rope.dimension_count", Stored::u32(dim));
         }
         "gemma3" => writer.gemma3()?,
+        "qwen3moe" => writer.experts()?,
         "qwen3vl" => writer.three_axes(checkpoint.config())?,
         _ => {}
     }
@@ -192,6 +193,35 @@ impl Writer<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Experts in every layer, the weights of the chosen ones divided by their sum: what llama.cpp assumes.
+    fn experts(&mut self) -> Result<(), Error> {
+        let config = self.config;
+        let refused = |field: &str, problem: String| {
+            let path = self.checkpoint.config_path().into();
+            let problem =
+                format!("field '{field}' {problem}, which '{}' has not", self.architecture);
+            Err(Error::File { path, problem })
+        };
+        let normalize = config.get("norm_topk_prob").and_then(Value::as_bool).unwrap_or(false);
+        if !normalize {
+            return refused("norm_topk_prob", "is not true".into());
+        }
+        if let Some(step) = config.get("decoder_sparse_step").and_then(Value::as_u64)
+            && step != 1
+        {
+            return refused("decoder_sparse_step", format!("is {step}: layers without experts"));
+        }
+        let dense = config.get("mlp_only_layers").and_then(Value::as_array).map_or(0, Vec::len);
+        if dense > 0 {
+            return refused("mlp_only_layers", format!("names {dense} layers without experts"));
+        }
+        let named = |name: &&str| config.get(*name).is_some_and(|value| !value.is_null());
+        let count = ["num_experts", "num_local_experts"].iter().copied().find(|name| named(name));
+        self.count("expert_count", count.unwrap_or("num_experts"), true)?;
+        self.count("expert_used_count", "num_experts_per_tok", true)?;
+        self.count("expert_feed_forward_length", "moe_intermediate_size", true)
     }
 
     /// Which axis drives which frequencies, and how many layers are given rows for images.
