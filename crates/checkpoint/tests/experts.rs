@@ -123,7 +123,7 @@ fn experts_are_stacked() {
         checkpoint(&[(&fused[0], "F32", &[2, 4, 1], 32), (&fused[1], "F32", &[2, 1, 2], 16)]);
     let all = found.tensors_stacked().unwrap();
     let names: Vec<_> = all.iter().map(|info| info.name.clone()).collect();
-    assert_eq!(names, ["gate_proj", "up_proj", "down_proj"].map(stack));
+    assert_eq!(names, ["down_proj", "gate_proj", "up_proj"].map(stack));
     assert_eq!(all.iter().map(|info| info.bytes).collect::<Vec<_>>(), [16, 16, 16]);
     for info in &all {
         let stacked = found.stacked(&info.name, 2).unwrap();
@@ -148,8 +148,7 @@ fn stacks_that_lack_an_expert_are_refused() {
         assert!(error.contains("but not one of expert") && !error.contains('\n'), "{error}");
     }
     let names = names(&["experts.0.up_proj.weight", "experts.1.up_proj.weight"]);
-    let found =
-        checkpoint(&[(&names[0], "F16", &[2, 3], 12), (&names[1], "F32", &[2, 3], 24)]);
+    let found = checkpoint(&[(&names[0], "F16", &[2, 3], 12), (&names[1], "F32", &[2, 3], 24)]);
     let error = found.tensors_stacked().unwrap_err().to_string();
     assert!(error.contains("another shape or codec"), "{error}");
     assert!(found.stacked(&stack("up_proj"), 2).is_err());

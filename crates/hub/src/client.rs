@@ -236,8 +236,9 @@ impl Client {
     }
 }
 
-/// The system's own TLS, where `Cargo.toml` says that it has one.
-fn tls() -> TlsConfig {
+/// How connections are secured, for any client of `ureq`: by the system's own TLS where `Cargo.toml` says that
+/// there is one, else by rustls.
+pub fn tls() -> TlsConfig {
     let config = TlsConfig::builder();
     #[cfg(any(windows, target_vendor = "apple"))]
     let config = config

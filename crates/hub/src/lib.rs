@@ -21,6 +21,7 @@ mod select;
 mod settings;
 
 pub use cache::{CachedModel, Snapshot};
+pub use client::tls;
 pub use error::Error;
 pub use fetch::{Fetched, Hub, Progress};
 pub use name::{ModelName, Revision};

@@ -7,9 +7,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use keeve_hub::tls;
 use ureq::config::Config;
 use ureq::http::Uri;
-use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error};
@@ -103,16 +103,6 @@ fn describe(error: &Error) -> &'static str {
         Error::StatusCode(_) => "the server there does not give it",
         _ => "it cannot be fetched",
     }
-}
-
-/// As the hub's client has it.
-fn tls() -> TlsConfig {
-    let config = TlsConfig::builder();
-    #[cfg(any(windows, target_vendor = "apple"))]
-    let config = config
-        .provider(ureq::tls::TlsProvider::NativeTls)
-        .root_certs(ureq::tls::RootCerts::PlatformVerifier);
-    config.build()
 }
 
 /// Whether an address belongs to the internet at large: IANA's "IPv4 Special-Purpose Address Registry"

@@ -158,7 +158,7 @@ struct Sharing {
 
 impl Sharing {
     /// What a model with float products is reckoned at.
-    const FLOAT: usize = 4;
+    const FLOAT: usize = 6;
 
     /// Of `together` models and a reference.
     fn new(compute: &Compute, variants: &[Variant], together: usize) -> Self {
@@ -178,8 +178,11 @@ impl Sharing {
 
     /// Threads for a model that computes in this way.
     fn threads(self, mode: ActivationMode) -> Option<usize> {
-        let share =
-            |threads: usize| (threads.saturating_mul(Self::work(mode)) / self.work.max(1)).max(1);
+        let all = self.work.max(1);
+        let share = |threads: usize| {
+            // To the nearest whole number, and at least one.
+            (threads.saturating_mul(Self::work(mode)).saturating_add(all / 2) / all).max(1)
+        };
         self.threads.map_or(self.asked, |threads| Some(share(threads)))
     }
 }
