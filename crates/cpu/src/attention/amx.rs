@@ -15,12 +15,12 @@ use super::amx_steps::{
     Factors, KEYS, LANES, Operand, PAIR, Seen, TILE, add_fresh, add_split, finish, pack_keys,
     pack_queries, pack_values, products, softmax,
 };
-use super::stage::{fill, remove_infinite};
+use super::stage::{all_finite, all_finite_f16, fill, remove_infinite};
 use super::{
     AttentionKernels, BLOCK, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces, spoil,
 };
 use crate::gemm::Amx;
-use crate::key_values::KvShape;
+use crate::key_values::{Head, KvShape};
 use crate::scratch::Scratch;
 use crate::vector::Avx512;
 
@@ -79,10 +79,13 @@ struct Task<'a> {
     steps: usize,
     /// Pieces of [`LANES`] numbers of a value: twice as many.
     tiles: usize,
-    /// For each pair and tile, `steps` tiles of queries.
+    /// Whether all that the queries see lies in one split: then what belongs to a pair is not kept longer
+    /// than it takes.
+    once: bool,
+    /// For each pair (for every other one and the rest, if `once`) and tile, `steps` tiles of queries.
     packed: &'a mut [f32],
     /// For each pair and tile, the sums of the splits before: values `[tiles * LANES, LANES]`, the
-    /// largest score `[LANES]`, the sum of weights `[LANES]`.
+    /// largest score `[LANES]`, the sum of weights `[LANES]`. Nothing if `once`.
     totals: &'a mut [f32],
     /// The current split's keys: for each 16 of them, `steps` tiles.
     keys: &'a mut [f32],
@@ -145,9 +148,11 @@ impl<'a> Task<'a> {
         let tiles = 2 * steps;
         let pairs = (queries.rows() * queries.group()).div_ceil(PAIR * LANES);
         let sums_len = (tiles * LANES + 2) * LANES;
+        let once = pieces(queries.all_see(), SPLIT).count() < 2;
+        let (packed, kept) = if once { (2, 0) } else { (pairs, pairs) };
         let lengths = [
-            pairs * PAIR * steps * TILE,
-            pairs * PAIR * sums_len,
+            packed * PAIR * steps * TILE,
+            kept * PAIR * sums_len,
             SPLIT / LANES * steps * TILE,
             SPLIT / KEYS * tiles * TILE,
             PAIR * sums_len,
@@ -188,6 +193,7 @@ impl<'a> Task<'a> {
             pairs,
             steps,
             tiles,
+            once,
             packed,
             totals,
             keys,
@@ -206,16 +212,18 @@ impl<'a> Task<'a> {
     /// Tiles must be configured.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn run(mut self, out: &mut [&mut [f32]]) {
-        for (index, tiles) in self.packed.chunks_exact_mut(self.steps * TILE).enumerate() {
-            pack_queries(self.queries, index * LANES, tiles);
+        let len = (self.tiles * LANES + 2) * LANES;
+        if !self.once {
+            for (index, tiles) in self.packed.chunks_exact_mut(self.steps * TILE).enumerate() {
+                pack_queries(self.queries, index * LANES, tiles);
+            }
+            self.totals.chunks_exact_mut(len).for_each(start);
         }
-        let len = self.totals.len() / (self.pairs * PAIR);
-        self.totals.chunks_exact_mut(len).for_each(start);
         let mut wrong_pages = vec![];
         for split in pieces(self.queries.all_see(), SPLIT) {
             self.pack_split(&split, &mut wrong_pages);
             // SAFETY: the caller has configured tiles.
-            unsafe { self.add(&split) };
+            unsafe { self.add(&split, out) };
         }
         for (index, total) in self.totals.chunks_exact(len).enumerate() {
             finish(self.queries, index * LANES, total, out);
@@ -236,33 +244,61 @@ impl<'a> Task<'a> {
             let key_tiles = &mut self.keys[index * len..][..len];
             let value_tiles = &mut self.values[index * len..][..len];
             let used = count * head_dim;
-            // SAFETY: this function has the instructions.
-            unsafe {
-                // Packing rounds them.
-                fill::<__m512>(keys, head_dim, count, self.room);
-                pack_keys(&self.room[..used], head_dim, key_tiles);
-                fill::<__m512>(values, head_dim, count, self.room);
-                if !remove_infinite(&mut self.room[..used], Numbers::Bf16) {
-                    wrong_pages.push(page);
+            // Packing rounds them.
+            match keys {
+                Head::F32(keys) => pack_keys(&keys[..used], head_dim, key_tiles),
+                Head::F16(keys) => pack_keys(&keys[..used], head_dim, key_tiles),
+                Head::Q8_0 { .. } => {
+                    // SAFETY: this function has the instructions.
+                    unsafe { fill::<__m512>(keys, head_dim, count, self.room) };
+                    pack_keys(&self.room[..used], head_dim, key_tiles);
                 }
-                pack_values(&self.room[..used], head_dim, value_tiles);
+            }
+            match values {
+                Head::F32(values) if all_finite(&values[..used], Numbers::Bf16) => {
+                    pack_values(&values[..used], head_dim, value_tiles);
+                }
+                Head::F16(values) if all_finite_f16(&values[..used]) => {
+                    pack_values(&values[..used], head_dim, value_tiles);
+                }
+                _ => {
+                    // SAFETY: this function has the instructions.
+                    unsafe { fill::<__m512>(values, head_dim, count, self.room) };
+                    if !remove_infinite(&mut self.room[..used], Numbers::Bf16) {
+                        wrong_pages.push(page);
+                    }
+                    pack_values(&self.room[..used], head_dim, value_tiles);
+                }
             }
         }
     }
 
-    /// Adds what the queries see of `split`, which is packed.
+    /// Adds what the queries see of `split`, which is packed; if it is all that they see, writes their
+    /// results.
     ///
     /// # Safety
     /// Tiles must be configured.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn add(&mut self, split: &Range<usize>) {
-        let Self { queries, steps, tiles, pairs, .. } = *self;
+    unsafe fn add(&mut self, split: &Range<usize>, out: &mut [&mut [f32]]) {
+        let Self { queries, steps, tiles, pairs, once, .. } = *self;
         let [coming, current] = &mut self.scores;
         let (mut coming, mut current) = (&mut **coming, &mut **current);
-        let (packed, keys) = (&*self.packed, &*self.keys);
+        let (packed, keys) = (&mut *self.packed, &*self.keys);
+        let pair_len = PAIR * steps * TILE;
+        // Where the queries of a view are.
+        let place = |view: &View| (if once { view.pair % 2 } else { view.pair }) * pair_len;
+        // Packs them.
+        let pack = |view: &View, packed: &mut [f32]| {
+            if once && view.first {
+                let tiles = packed[place(view)..][..pair_len].chunks_exact_mut(steps * TILE);
+                for (index, tiles) in tiles.enumerate() {
+                    pack_queries(queries, (view.pair * PAIR + index) * LANES, tiles);
+                }
+            }
+        };
         // Products of the queries of a view with a run of keys.
-        let score = |view: &View, run: usize, scores: &mut [f32]| {
-            let queries = &packed[view.pair * PAIR * steps * TILE..][..PAIR * steps * TILE];
+        let score = |view: &View, run: usize, packed: &[f32], scores: &mut [f32]| {
+            let queries = &packed[place(view)..][..pair_len];
             let queries = Operand { tiles: queries, step: TILE, other: steps * TILE };
             let run_keys = &keys[(view.start % SPLIT / KEYS + run) * 2 * steps * TILE..];
             let run_keys = Operand { tiles: run_keys, ..queries };
@@ -275,17 +311,21 @@ impl<'a> Task<'a> {
         let mut views = (0..pairs).flat_map(|pair| views(queries, pair, split.clone()));
         let mut next = views.next();
         if let Some(view) = &next {
-            view.runs.clone().for_each(|run| score(view, run, coming));
+            pack(view, packed);
+            view.runs.clone().for_each(|run| score(view, run, packed, coming));
         }
         while let Some(view) = next {
             std::mem::swap(&mut coming, &mut current);
             next = views.next();
+            if let Some(next) = &next {
+                pack(next, packed);
+            }
             if view.first {
                 self.sums.chunks_exact_mut(sums_len).for_each(start);
             }
             let mut runs =
                 next.iter().flat_map(|next| next.runs.clone().map(move |run| (next, run)));
-            let mut score_next = || runs.next().map(|(next, run)| score(next, run, coming));
+            let mut score_next = || runs.next().map(|(next, run)| score(next, run, packed, coming));
             let mut by = [[0.0; LANES]; PAIR];
             let from = view.start + view.runs.start * KEYS;
             for (index, by) in by.iter_mut().enumerate() {
@@ -322,11 +362,15 @@ impl<'a> Task<'a> {
                 std::mem::swap(fresh, before);
             }
             add(tiles - 2, before);
-            if view.last {
-                let totals = &mut self.totals[view.pair * PAIR * sums_len..];
-                let totals = totals.chunks_exact_mut(sums_len);
-                for (total, sums) in totals.zip(self.sums.chunks_exact(sums_len)) {
-                    add_split(sums, total);
+            if !view.last {
+                continue;
+            }
+            for (index, sums) in self.sums.chunks_exact(sums_len).enumerate() {
+                let index = view.pair * PAIR + index;
+                if once {
+                    finish(queries, index * LANES, sums, out);
+                } else {
+                    add_split(sums, &mut self.totals[index * sums_len..][..sums_len]);
                 }
             }
         }

@@ -9,9 +9,11 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use half::f16;
+use keeve_graph::Attention;
+
 use super::Queries;
 use super::lanes::soft_cap;
-use keeve_graph::Attention;
 
 /// Queries of a tile, and rows of it.
 pub(super) const LANES: usize = 16;
@@ -24,10 +26,36 @@ const AHEAD: usize = 2 * LANES;
 /// Length of a tile, in `f32`.
 pub(super) const TILE: usize = LANES * LANES;
 
+/// Numbers as pages may hold them.
+pub(super) trait Stored: Copy {
+    /// Up to 16 of them, and zeros.
+    ///
+    /// # Safety
+    /// The machine must have the instructions of [`pack_keys`].
+    unsafe fn load_first(values: &[Self]) -> __m512;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load_first(values: &[Self]) -> __m512 {
+        // SAFETY: the caller vouches for the instructions.
+        unsafe { load_first(values) }
+    }
+}
+
+impl Stored for f16 {
+    #[inline(always)]
+    unsafe fn load_first(values: &[Self]) -> __m512 {
+        let mask = ((1u32 << values.len().min(LANES)) - 1) as __mmask16;
+        // SAFETY: only values that are there are read; the caller vouches for the instructions.
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, values.as_ptr().cast())) }
+    }
+}
+
 /// Packs a page of keys (`[up to 32, head_dim]`) as they are: for each 16 keys and each 32 numbers a
 /// tile, the last one filled up with zeros. Rows of missing keys are left alone.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_keys(keys: &[f32], head_dim: usize, tiles: &mut [f32]) {
+pub(super) fn pack_keys<T: Stored>(keys: &[T], head_dim: usize, tiles: &mut [f32]) {
     let steps = head_dim.div_ceil(KEYS);
     for (row, key) in keys.chunks_exact(head_dim).enumerate() {
         let tiles = &mut tiles[row / LANES * steps * TILE..][..steps * TILE];
@@ -40,11 +68,12 @@ pub(super) fn pack_keys(keys: &[f32], head_dim: usize, tiles: &mut [f32]) {
 /// Packs a page of values (`[up to 32, head_dim]`) transposed: for each 16 numbers a tile of 16 numbers
 /// by 32 tokens, zeros where there are none.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_values(values: &[f32], head_dim: usize, tiles: &mut [f32]) {
+pub(super) fn pack_values<T: Stored>(values: &[T], head_dim: usize, tiles: &mut [f32]) {
     for (index, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
         let columns = (index * LANES).min(head_dim)..((index + 1) * LANES).min(head_dim);
         let token = |token: usize| match values.get(token * head_dim..(token + 1) * head_dim) {
-            Some(value) => load_first(&value[columns.clone()]),
+            // SAFETY: this function has the instructions.
+            Some(value) => unsafe { T::load_first(&value[columns.clone()]) },
             None => _mm512_setzero_ps(),
         };
         let mut pairs = [_mm512_setzero_ps(); LANES];
@@ -417,11 +446,11 @@ fn interleave(first: __m512, second: __m512) -> __m512 {
 
 /// Up to 32 values as bf16, and zeros.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn narrow_run(values: &[f32]) -> __m512 {
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn narrow_run<T: Stored>(values: &[T]) -> __m512 {
     let (first, second) = values.split_at(values.len().min(LANES));
-    // SAFETY: types of a register are interchangeable.
-    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(load_first(second), load_first(first))) }
+    // SAFETY: this function has the instructions; types of a register are interchangeable.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(T::load_first(second), T::load_first(first))) }
 }
 
 /// Transposes 16 by 16 lanes.
