@@ -185,7 +185,7 @@ impl Values<'_> {
             }
             Op::Rope { x, rope, head_dim } => {
                 self.put(x, row, over, out, room);
-                self.context.turns[rope.index()].turn(row, out, head_dim);
+                self.context.turns[rope.index()].turn(row, out, head_dim, self.kernels);
             }
             Op::Unary { x, function } => {
                 self.put(x, row, over, out, room);

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::lanes::{AttentionLanes, base, soft_cap};
+use super::lanes::{AttentionLanes, base, soft_cap, whole};
 use super::stage::{round, unpack, unpack_values};
 use super::{BLOCK, Numbers, PAGE_TOKENS, Queries, SPLIT, pieces, spoil};
 use crate::scratch::Scratch;
@@ -221,6 +221,9 @@ impl<'a> Tile<'a> {
                 value = V::where_less(token, from, unseen, value);
                 value.store(score.as_mut_ptr());
                 largest = value.max(largest);
+            }
+            if numbers == Numbers::Bf16 {
+                largest = whole(largest);
             }
             largest.store(at.add(LARGEST * V::COUNT));
             let base = base(largest);

@@ -15,7 +15,11 @@
 //! result: O / L
 //! ```
 //!
-//! (the rescaled sums of "FlashAttention", Dao et al. 2022, twice over). Where blocks begin depends
+//! Where numbers are rounded to bf16, `n` and `N` are the nearest multiples of `ln 2`, so that how a weight
+//! is rounded does not depend on them; nor does anything else but for rounding, so the tile unit's
+//! kernel takes others (see `amx_weights.rs`).
+//!
+//! (The rescaled sums of "FlashAttention", Dao et al. 2022, twice over). Where blocks begin depends
 //! on the sequence alone, and a token that the row does not see adds exactly nothing (`p = 0`; a block
 //! or split of such tokens gives `c = 1`), so a row's result is the same whichever rows share its task.
 //!
@@ -34,6 +38,8 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_steps;
+#[cfg(target_arch = "x86_64")]
+mod amx_weights;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod blocks;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -284,6 +290,12 @@ fn spoil(queries: &Queries<'_>, numbers: Numbers, wrong_pages: &[usize], out: &m
 /// leaves minus infinity what it is.
 fn base(largest: f32) -> f32 {
     largest.max(f32::MIN)
+}
+
+/// The nearest multiple of `ln 2`. Weights that are made smaller by such differ by powers of two from others
+/// made so: in bf16 they are rounded as these are.
+fn whole(largest: f32) -> f32 {
+    (largest * std::f32::consts::LOG2_E).round() * std::f32::consts::LN_2
 }
 
 /// Appends the keys and values of the step's rows to their sequences.
