@@ -15,6 +15,7 @@
 
 use std::arch::x86_64::__m512;
 use std::marker::PhantomData;
+use std::mem::take;
 use std::ops::Range;
 
 use super::amx_steps::{
@@ -133,7 +134,7 @@ struct Task<'a> {
     scores: Shared<'a>,
     /// Weights of a block, and of the one before: for each tile of the pair and each run a tile.
     weights: Shared<'a>,
-    /// A page unpacked.
+    /// A page unpacked, or queries of a tile: a page has more tokens.
     room: &'a mut [f32],
 }
 
@@ -334,7 +335,7 @@ impl<'a> Task<'a> {
         let skipped = memory.as_ptr().align_offset(64).min(LANES);
         let mut rest = &mut memory[skipped..];
         let [packed, sums, weighed, keys, values, scores, weights, room] = lengths.map(|len| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
+            let (part, after) = take(&mut rest).split_at_mut(len);
             rest = after;
             part
         });
@@ -369,10 +370,10 @@ impl<'a> Task<'a> {
         let mut wrong_pages = vec![];
         for split in pieces(self.queries.all_see(), SPLIT) {
             self.pack_split(&split, &mut wrong_pages);
-            let weighed = std::mem::take(&mut self.weighed);
+            let (weighed, room) = (take(&mut self.weighed), take(&mut self.room));
             // SAFETY: the caller has configured tiles.
-            unsafe { self.add(&split, weighed, out) };
-            self.weighed = weighed;
+            unsafe { self.add(&split, weighed, room, out) };
+            (self.weighed, self.room) = (weighed, room);
         }
         spoil(self.queries, Numbers::Bf16, &wrong_pages, out);
     }
@@ -430,7 +431,13 @@ impl<'a> Task<'a> {
     /// # Safety
     /// Tiles must be configured.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn add(&self, split: &Range<usize>, weighed: &mut [f32], out: &mut [&mut [f32]]) {
+    unsafe fn add(
+        &self,
+        split: &Range<usize>,
+        weighed: &mut [f32],
+        room: &mut [f32],
+        out: &mut [&mut [f32]],
+    ) {
         let Self { queries, steps, pairs, .. } = *self;
         let factors = Factors::new(queries.spec);
         let (scores_len, weights_len) = (PAIR * 2 * TILE, PAIR * RUNS * TILE);
@@ -439,7 +446,7 @@ impl<'a> Task<'a> {
         let mut all = (0..pairs).flat_map(|pair| runs(queries, pair, self.places, split.clone()));
         let mut next = all.next();
         if let Some(run) = next {
-            self.start(run, weighed);
+            self.start(run, weighed, room);
             // SAFETY: the caller has configured tiles; nothing else is begun.
             unsafe {
                 work.score(run, to);
@@ -453,7 +460,7 @@ impl<'a> Task<'a> {
             next = all.next();
             if let Some(next) = next {
                 if next.first {
-                    self.start(next, weighed);
+                    self.start(next, weighed, room);
                 }
                 // SAFETY: the product before is over; nobody reads these scores any more.
                 unsafe { work.score(next, to) };
@@ -519,7 +526,7 @@ impl<'a> Task<'a> {
 
     /// Prepares what belongs to the pair of `run`, which is its first.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    fn start(&self, run: Run, weighed: &mut [f32]) {
+    fn start(&self, run: Run, weighed: &mut [f32], room: &mut [f32]) {
         if !run.first {
             return;
         }
@@ -528,7 +535,7 @@ impl<'a> Task<'a> {
             Weighed::new(&mut weighed[(place + index) * Weighed::LEN..][..Weighed::LEN]).clear();
             // SAFETY: products of the pair before last are over.
             let tiles = unsafe { self.packed.part((place + index) * len, len) };
-            pack_queries(self.queries, (run.pair * PAIR + index) * LANES, tiles);
+            pack_queries(self.queries, (run.pair * PAIR + index) * LANES, room, tiles);
         }
     }
 }

@@ -66,10 +66,10 @@ pub(super) fn pack_keys<T: Stored>(keys: &[T], head_dim: usize, tiles: &mut [f32
 /// Packs a page of values (`[up to 32, head_dim]`) transposed: for each 16 numbers a tile of 16 numbers
 /// by 32 tokens, zeros where there are none; `tiles` has places for two of these each.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_values<'a, T: Stored>(
+pub(super) fn pack_values<T: Stored>(
     values: &[T],
     head_dim: usize,
-    tiles: &mut dyn Iterator<Item = &'a mut [f32]>,
+    tiles: &mut dyn Iterator<Item = &mut [f32]>,
 ) {
     for (index, tile) in tiles.flat_map(|tiles| tiles.chunks_exact_mut(TILE)).enumerate() {
         let columns = (index * LANES).min(head_dim)..((index + 1) * LANES).min(head_dim);
@@ -105,19 +105,25 @@ impl Queries<'_> {
 }
 
 /// Packs the queries from `first` on transposed: for each 32 numbers a tile of 16 pairs of numbers by 16
-/// queries, zeros where there are none.
+/// queries, zeros where there are none. `room` is for [`LANES`] heads.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn pack_queries(queries: &Queries<'_>, first: usize, tiles: &mut [f32]) {
+pub(super) fn pack_queries(
+    queries: &Queries<'_>,
+    first: usize,
+    room: &mut [f32],
+    tiles: &mut [f32],
+) {
     let head_dim = queries.spec.head_dim;
     // Rows lie far apart: nobody else sees what comes next.
     for (row, heads) in queries.members(first + AHEAD).take(LANES) {
-        for line in queries.row(row)[heads].chunks(LANES) {
+        for line in queries.source(row, heads).chunks(LANES) {
             _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
         }
     }
     let mut own: [&[f32]; LANES] = [&[]; LANES];
-    for ((row, heads), own) in queries.members(first).zip(&mut own) {
-        *own = &queries.row(row)[heads];
+    let rooms = room.chunks_exact_mut(head_dim);
+    for (((row, heads), own), room) in queries.members(first).zip(&mut own).zip(rooms) {
+        *own = queries.part(row, heads, room);
     }
     for (index, tile) in tiles.chunks_exact_mut(TILE).enumerate() {
         let columns = index * KEYS..((index + 1) * KEYS).min(head_dim);

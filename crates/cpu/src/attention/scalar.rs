@@ -71,7 +71,8 @@ fn block(
         }
     };
     for (head, values) in sums.values.chunks_exact_mut(head_dim).enumerate() {
-        query.copy_from_slice(&queries.row(row)[head * head_dim..][..head_dim]);
+        let made = queries.part(row, head * head_dim..(head + 1) * head_dim, key);
+        query.copy_from_slice(made);
         round(query);
         for (score, token) in scores.iter_mut().zip(tokens.clone()) {
             let page = queries.pages[token / PAGE_TOKENS];
