@@ -32,6 +32,7 @@ pub(crate) trait HeadSource: Sync {
     fn heads<'a>(&'a self, row: usize, columns: Range<usize>, room: &'a mut [f32]) -> &'a [f32];
 
     /// What these are made from.
+    #[cfg(target_arch = "x86_64")]
     fn source(&self, row: usize, columns: Range<usize>) -> &[f32];
 }
 
@@ -363,6 +364,7 @@ impl HeadSource for Heads<'_> {
         room
     }
 
+    #[cfg(target_arch = "x86_64")]
     fn source(&self, row: usize, columns: Range<usize>) -> &[f32] {
         let mut value = self.value;
         while self.values.merged[value.index()]

@@ -80,6 +80,7 @@ pub(super) fn all_finite(values: &[f32], numbers: Numbers) -> bool {
 }
 
 /// Whether all values are finite.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn all_finite_f16(values: &[f16]) -> bool {
     const INFINITE: u16 = f16::INFINITY.to_bits();
