@@ -1,6 +1,7 @@
-//! Times of attention alone, at the shape of Qwen3-0.6B (16 heads, 8 of keys, 128 numbers each), and
-//! what part of the machine's read bandwidth generated rows get out of keys and values:
-//! `cargo run --release -p keeve-cpu --example attention -- [float|auto] [KV_CODEC] [THREADS]`.
+//! Times of attention alone, at the shape of Qwen3-0.6B (16 heads, 8 of keys, 128 numbers each, queries and
+//! keys normalized and turned), and what part of the machine's read bandwidth generated rows get out of keys
+//! and values: `cargo run --release -p keeve-cpu --example attention -- [float|auto] [KV_CODEC] [THREADS]
+//! [ROWS]`; with ROWS only prompts of so many, without other tokens before them.
 
 #![allow(clippy::print_stdout)] // That is what it is for.
 
@@ -11,8 +12,8 @@ use std::time::Instant;
 use keeve_codec::{Codec, EncodeOptions, PackedTensor, encode};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
-    Activations, Attention, Backend, CompileOptions, Graph, KvCodec, LoadOptions, Phase, Program,
-    RowInput, SequenceRows, Slot, State, Step, Want, Weights,
+    Activations, Attention, Backend, CompileOptions, Graph, KvCodec, LoadOptions, Phase, Plan,
+    Program, Rope, RowInput, SequenceRows, Slot, State, Step, Want, Weights,
 };
 
 const HEADS: usize = 16;
@@ -44,42 +45,64 @@ impl Weights for Random<'_> {
     }
 }
 
-/// Layers of nothing but attention, all of the same queries, keys and values.
+/// Layers of nothing but attention, without products but those that queries, keys and values are of.
 fn graph() -> Result<Graph, Box<dyn Error + Send + Sync>> {
     let mut graph = Graph::new();
     let x = graph.embed("table", VOCABULARY, WIDTH)?;
-    let q = graph.linear(x, "q", HEADS * HEAD_DIM, false)?;
-    let k = graph.linear(x, "k", KV_HEADS * HEAD_DIM, false)?;
-    let v = graph.linear(x, "v", KV_HEADS * HEAD_DIM, false)?;
-    let scale = 1.0 / (HEAD_DIM as f32).sqrt();
+    let rope = graph.rope_table(Rope {
+        frequencies: (0..HEAD_DIM / 2).map(|i| (-(i as f32) / 5.0).exp()).collect(),
+        axes: vec![0; HEAD_DIM / 2],
+        amplitude: 1.0,
+    })?;
     let spec = Attention {
         heads: HEADS,
         kv_heads: KV_HEADS,
         head_dim: HEAD_DIM,
-        scale,
+        scale: 1.0 / (HEAD_DIM as f32).sqrt(),
         window: None,
         soft_cap: None,
         causal: true,
     };
-    let mut sum = q;
+    let mut sum = None;
     for _ in 0..LAYERS {
         let state = graph.state(Slot::Paged { kv_heads: KV_HEADS, head_dim: HEAD_DIM });
+        let q = graph.linear(x, "q", HEADS * HEAD_DIM, false)?;
+        let q = graph.rms_norm(q, "q_norm", HEAD_DIM, 1e-6)?;
+        let q = graph.rope(q, rope, HEAD_DIM)?;
+        let k = graph.linear(x, "k", KV_HEADS * HEAD_DIM, false)?;
+        let k = graph.rms_norm(k, "k_norm", HEAD_DIM, 1e-6)?;
+        let k = graph.rope(k, rope, HEAD_DIM)?;
+        let v = graph.linear(x, "v", KV_HEADS * HEAD_DIM, false)?;
         let (y, _) = graph.attention((q, k, v), state, spec)?;
-        sum = graph.add(sum, y)?;
+        sum = Some(match sum {
+            Some(sum) => graph.add(sum, y)?,
+            None => y,
+        });
     }
-    let wanted = graph.select_rows(sum, Want::Logits)?;
+    let wanted = graph.select_rows(sum.ok_or("no layers")?, Want::Logits)?;
     graph.output(Want::Logits, wanted)?;
     Ok(graph)
 }
 
-/// Milliseconds of attention in one layer, and bytes it read, when `count` tokens follow `past` ones.
+/// What one layer took.
+struct Taken {
+    /// Milliseconds of attention, keys and values appended.
+    attention: f64,
+    /// Milliseconds of turning queries, where that is done apart.
+    turning: f64,
+    /// Bytes of keys and values that attention read.
+    bytes: f64,
+}
+
+/// What a layer takes when `count` tokens follow `past` ones, several times.
 fn measure(
     program: &dyn Program,
     state: &mut dyn State,
     phase: Phase,
     past: usize,
     count: usize,
-) -> Result<(f64, f64), Box<dyn Error + Send + Sync>> {
+    runs: usize,
+) -> Result<Vec<Taken>, Box<dyn Error + Send + Sync>> {
     let pages: Vec<u32> = (0..(past + count).div_ceil(program.page_tokens()) as u32).collect();
     let rows = (past..past + count)
         .map(|at| RowInput::text((at * 7 % VOCABULARY) as u32, at as u32, phase))
@@ -88,10 +111,28 @@ fn measure(
     let step = Step { rows, sequences, given: vec![] };
     let options = CompileOptions { profile: true, ..CompileOptions::default() };
     let mut plan = program.compile(&options)?;
-    plan.run(&step, state, None)?;
-    let profile = plan.profile();
-    let row = profile.iter().find(|row| row.op == "attention").ok_or("no attention")?;
-    Ok((row.nanoseconds as f64 / 1e6 / LAYERS as f64, row.bytes as f64 / LAYERS as f64))
+    let total = |plan: &dyn Plan, op: &str| {
+        let profile = plan.profile();
+        let row = profile.iter().find(|row| row.op == op);
+        row.map_or((0.0, 0.0), |row| (row.nanoseconds as f64 / 1e6, row.bytes as f64))
+    };
+    let mut taken = vec![];
+    // The first comes to memory that the system has yet to give.
+    for run in 0..=runs {
+        let (attention, bytes) = total(&*plan, "attention");
+        let (turning, _) = total(&*plan, "rope");
+        plan.run(&step, state, None)?;
+        let (attention_now, bytes_now) = total(&*plan, "attention");
+        let (turning_now, _) = total(&*plan, "rope");
+        if run > 0 {
+            taken.push(Taken {
+                attention: (attention_now - attention) / LAYERS as f64,
+                turning: (turning_now - turning) / LAYERS as f64,
+                bytes: (bytes_now - bytes) / LAYERS as f64,
+            });
+        }
+    }
+    Ok(taken)
 }
 
 /// The smallest, middle and largest of several numbers.
@@ -126,17 +167,18 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let kv_codec = args.next().map(|name| name.parse::<KvCodec>()).transpose()?;
     let threads = args.next().map_or(Ok(2), |count| count.parse())?;
+    let rows = args.next().map(|count| count.parse::<usize>()).transpose()?;
     let isa = Isa::choose()?;
     let options = LoadOptions { activations, kv_codec, ..LoadOptions::default() };
     let graph = Arc::new(graph()?);
     let cpu = Cpu::new(CpuOptions { threads, isa })?;
     let program = cpu.load(graph.clone(), &Random(&graph), &options)?;
     let mut state = program.state(8192 / program.page_tokens() + 1)?;
-    let read = bandwidth(threads);
+    let read = if rows.is_none() { bandwidth(threads) } else { f64::NAN };
     let name = options.chosen_kv_codec();
     println!("{isa} {activations:?} {name} threads={threads}, memory reads {:.1} GB/s", read / 1e9);
     println!("of one layer, ms: min / median / max of {RUNS}");
-    let cases = [
+    let all = [
         (Phase::Prompt, 0, 128),
         (Phase::Prompt, 0, 512),
         (Phase::Prompt, 512, 512),
@@ -148,20 +190,16 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         (Phase::Prompt, 4096, 4095),
         (Phase::Generated, 8191, 1),
     ];
-    for (phase, past, count) in cases {
+    let one = rows.map(|rows| (Phase::Prompt, 0, rows));
+    for (phase, past, count) in one.map_or(all.to_vec(), |case| vec![case]) {
         let runs = if count > 512 { 2 } else { RUNS };
-        let mut times = vec![];
-        let mut bytes = 0.0;
-        for _ in 0..runs {
-            let (time, read) = measure(&*program, &mut *state, phase, past, count)?;
-            times.push(time);
-            bytes = read;
-        }
-        let [least, middle, most] = spread(times);
-        let rate = bytes / middle * 1e3;
+        let taken = measure(&*program, &mut *state, phase, past, count, runs)?;
+        let [least, middle, most] = spread(taken.iter().map(|taken| taken.attention).collect());
+        let [_, turning, _] = spread(taken.iter().map(|taken| taken.turning).collect());
+        let rate = taken[0].bytes / middle * 1e3;
         println!(
             "{:9} {count:4} after {past:4}: {least:7.3} / {middle:7.3} / {most:7.3}   \
-             {:5.1} GB/s, {:3.0} % of reads",
+             {:5.1} GB/s, {:3.0} % of reads; turning queries {turning:.3}",
             format!("{phase:?}"),
             rate / 1e9,
             rate / read * 100.0

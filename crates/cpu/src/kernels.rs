@@ -8,6 +8,7 @@ use crate::gemm::Amx;
 use crate::isa::Isa;
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
+use crate::rope;
 use crate::scalar::Scalar;
 use crate::tiles::Layout;
 #[cfg(target_arch = "x86_64")]
@@ -40,6 +41,11 @@ pub(crate) trait Kernels: Send + Sync {
     /// Replaces each `x`, of which there is a multiple of 16, by `e^x` as the tier computes it.
     #[cfg(test)]
     fn exp(&self, x: &mut [f32]);
+
+    /// Turns heads: [`rope::turn`], bit for bit.
+    fn turn(&self, heads: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
+        rope::turn(heads, head_dim, cosines, sines);
+    }
 
     /// Quantizes a row of activations: [`quantize::row`].
     fn quantize(

@@ -167,9 +167,9 @@ impl CpuPlan {
             }
             Op::Attention { q, k, v, state, spec } => {
                 let kv = &mut pages.slots[state.slot.index()];
-                let (k, v) = (values.rows(*k), values.rows(*v));
+                let (q, k, v) = (values.heads(*q), values.rows(*k), values.rows(*v));
                 append(&**attention, kv, context.step, &k, &v, pool);
-                attend(&**attention, *float, spec, kv, context.step, values.held(*q), out, pool);
+                attend(&**attention, *float, spec, kv, context.step, &q, out, pool);
                 let tokens: usize =
                     context.step.sequences.iter().map(|s| s.past + s.rows.len()).sum();
                 tokens * kv.shape.page_bytes() / PAGE_TOKENS

@@ -2,6 +2,8 @@
 
 use keeve_graph::{Rope, RowInput};
 
+use crate::kernels::Kernels;
+
 /// Sines and cosines of every row of a step: `[rows, frequencies]` each.
 #[derive(Default)]
 pub(crate) struct Turns {
@@ -28,16 +30,21 @@ impl Turns {
         Self { cosines, sines, frequencies }
     }
 
-    /// Turns the heads of `row`: pair `(i, i + n)` of each, `n` being the number of frequencies.
-    pub fn turn(&self, row: usize, heads: &mut [f32], head_dim: usize) {
+    /// Turns the heads of `row`: [`turn`].
+    pub fn turn(&self, row: usize, heads: &mut [f32], head_dim: usize, kernels: &dyn Kernels) {
         let n = self.frequencies;
-        let cosines = &self.cosines[row * n..(row + 1) * n];
-        let sines = &self.sines[row * n..(row + 1) * n];
-        for head in heads.chunks_exact_mut(head_dim) {
-            let (low, rest) = head.split_at_mut(n);
-            for (((low, high), cosine), sine) in low.iter_mut().zip(rest).zip(cosines).zip(sines) {
-                (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
-            }
+        let (cosines, sines) = (&self.cosines[row * n..][..n], &self.sines[row * n..][..n]);
+        kernels.turn(heads, head_dim, cosines, sines);
+    }
+}
+
+/// Turns heads: pair `(i, i + n)` of each, `n` being the number of frequencies.
+#[inline(always)]
+pub(crate) fn turn(heads: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
+    for head in heads.chunks_exact_mut(head_dim) {
+        let (low, rest) = head.split_at_mut(cosines.len());
+        for (((low, high), cosine), sine) in low.iter_mut().zip(rest).zip(cosines).zip(sines) {
+            (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
         }
     }
 }

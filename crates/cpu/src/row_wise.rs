@@ -5,6 +5,8 @@
 //! made, gates are multiplied where they are quantized, and keys are normalized and turned where they
 //! are stored. The same kernels see the same rows, so no bit of a result depends on it.
 
+use std::ops::Range;
+
 use keeve_graph::{BinaryOp, Graph, Op, UnaryOp, ValueId, WeightId};
 
 use crate::backend::LoadedWeight;
@@ -22,6 +24,16 @@ pub(crate) trait RowSource: Sync {
 
     /// Row `row`, which may be made in `room`.
     fn row<'a>(&'a self, row: usize, room: &'a mut [f32]) -> &'a [f32];
+}
+
+/// Rows of a value made of heads, each made from the same head.
+pub(crate) trait HeadSource: Sync {
+    /// The columns `columns` of a row, which are whole heads; they may be made in `room`, as long as they are.
+    fn heads<'a>(&'a self, row: usize, columns: Range<usize>, room: &'a mut [f32]) -> &'a [f32];
+
+    /// What these are made from.
+    #[cfg(target_arch = "x86_64")]
+    fn source(&self, row: usize, columns: Range<usize>) -> &[f32];
 }
 
 /// Whether `op` makes each row from the same row of its operands.
@@ -62,16 +74,18 @@ pub(crate) fn merged(
         }
     }
     let is_output = |value| graph.outputs().iter().any(|output| output.value == value);
-    let by_row = |reader: ValueId, value: ValueId| match graph.node(reader).op {
+    let by_row = |reader: ValueId, value: ValueId, merged: &[bool]| match graph.node(reader).op {
         Op::Linear { weight, .. } => {
             let linear = weights[weight.index()].linear.as_deref();
             linear.is_some_and(PackedLinear::reads_rows)
         }
-        Op::Attention { q, .. } => q != value,
+        Op::Attention { q, spec, .. } => {
+            q != value || by_head(graph, weights, merged, value, spec.head_dim)
+        }
         ref op => is_row_wise(op),
     };
     let is_linear = |reader: ValueId| matches!(graph.node(reader).op, Op::Linear { .. });
-    let is_merged = |value: ValueId| {
+    let is_merged = |value: ValueId, merged: &[bool]| {
         let readers = &readers[value.index()];
         // What products quantize is kept from one to the next.
         let once = readers.len() == 1 || readers.iter().all(|&reader| is_linear(reader));
@@ -79,11 +93,36 @@ pub(crate) fn merged(
             && is_row_wise(&graph.node(value).op)
             && !readers.is_empty()
             && once
-            && readers.iter().all(|&reader| by_row(reader, value))
+            && readers.iter().all(|&reader| by_row(reader, value, merged))
             && !kept.contains(&value)
             && !is_output(value)
     };
-    graph.values().map(|value| fusions.within[value.index()] || is_merged(value)).collect()
+    let mut merged = vec![];
+    for value in graph.values() {
+        merged.push(fusions.within[value.index()] || is_merged(value, &merged));
+    }
+    merged
+}
+
+/// Whether [`Heads`] can make `value`, where it is known which of its operands are held.
+fn by_head(
+    graph: &Graph,
+    weights: &[LoadedWeight],
+    merged: &[bool],
+    value: ValueId,
+    head_dim: usize,
+) -> bool {
+    match graph.node(value).op {
+        Op::Rope { x, head_dim: turned, .. } => {
+            let from = || by_head(graph, weights, merged, x, head_dim);
+            turned == head_dim && (!merged[x.index()] || from())
+        }
+        Op::RmsNorm { x, weight, .. } => {
+            let gain = weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+            !merged[x.index()] && gain.len() == head_dim
+        }
+        _ => false,
+    }
 }
 
 /// Values of room that making a row of `value`, by its operation, needs.
@@ -144,6 +183,33 @@ impl Values<'_> {
         Rows { values: self, value }
     }
 
+    /// The heads of a value that attention may make of its queries, or that is held.
+    pub fn heads(&self, value: ValueId) -> Heads<'_> {
+        Heads { values: self, value }
+    }
+
+    /// Makes heads of a value in `out`: see [`by_head`].
+    fn make_heads(&self, value: ValueId, row: usize, columns: Range<usize>, out: &mut [f32]) {
+        match self.graph.node(value).op {
+            _ if !self.merged[value.index()] => {
+                out.copy_from_slice(&self.held_row(value, row)[columns]);
+            }
+            Op::Rope { x, rope, head_dim } => {
+                self.make_heads(x, row, columns, out);
+                self.context.turns[rope.index()].turn(row, out, head_dim, self.kernels);
+            }
+            Op::RmsNorm { x, weight, eps } => {
+                let gain = self.weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+                let x = &self.held_row(x, row)[columns];
+                let length = gain.len().max(1);
+                for (x, out) in x.chunks_exact(length).zip(out.chunks_exact_mut(length)) {
+                    self.kernels.rms_norm(x, gain, eps, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Values of room that [`Values::make`] needs.
     pub fn room(&self, value: ValueId) -> usize {
         room(self.graph, self.merged, value)
@@ -185,7 +251,7 @@ impl Values<'_> {
             }
             Op::Rope { x, rope, head_dim } => {
                 self.put(x, row, over, out, room);
-                self.context.turns[rope.index()].turn(row, out, head_dim);
+                self.context.turns[rope.index()].turn(row, out, head_dim, self.kernels);
             }
             Op::Unary { x, function } => {
                 self.put(x, row, over, out, room);
@@ -280,6 +346,33 @@ impl RowSource for Rows<'_> {
 
     fn row<'a>(&'a self, row: usize, room: &'a mut [f32]) -> &'a [f32] {
         self.values.read(self.value, row, room)
+    }
+}
+
+/// The heads of a value, held or made.
+pub(crate) struct Heads<'a> {
+    values: &'a Values<'a>,
+    value: ValueId,
+}
+
+impl HeadSource for Heads<'_> {
+    fn heads<'a>(&'a self, row: usize, columns: Range<usize>, room: &'a mut [f32]) -> &'a [f32] {
+        if !self.values.merged[self.value.index()] {
+            return &self.values.held_row(self.value, row)[columns];
+        }
+        self.values.make_heads(self.value, row, columns, room);
+        room
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn source(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        let mut value = self.value;
+        while self.values.merged[value.index()]
+            && let Some(from) = self.values.graph.node(value).op.operands().next()
+        {
+            value = from;
+        }
+        &self.values.held_row(value, row)[columns]
     }
 }
 

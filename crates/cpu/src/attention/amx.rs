@@ -6,23 +6,32 @@
 //! context and keeps it in the second level of cache while its queries go over it.
 //!
 //! The tile unit works on its own once it has its instructions: while the vector units turn the scores
-//! of one block into weights, it makes those of the next.
+//! of one run of keys into weights, it makes those of the next, and adds up values by the weights of the
+//! block before. What is between, and the sums, stays in the first level of cache.
+//!
+//! Blocks are shorter here than [`super`] says, and splits only say what is packed at the same time: sums
+//! go on from one to the next, since what scores are made smaller by hardly ever changes (see
+//! [`super::amx_weights`]).
 
 use std::arch::x86_64::__m512;
+use std::marker::PhantomData;
+use std::mem::take;
 use std::ops::Range;
 
 use super::amx_steps::{
-    Factors, KEYS, LANES, Operand, PAIR, Seen, TILE, add_fresh, add_split, finish, pack_keys,
-    pack_queries, pack_values, products, softmax,
+    KEYS, LANES, Operand, PAIR, Product, Results, TILE, finish, pack_keys, pack_queries,
+    pack_values,
 };
-use super::stage::{fill, remove_infinite};
-use super::{
-    AttentionKernels, BLOCK, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces, spoil,
-};
+use super::amx_weights::{Factors, Seen, Weighed, rescale, rescale_weights, softmax};
+use super::stage::{all_finite, all_finite_f16, fill, remove_infinite};
+use super::{AttentionKernels, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces, spoil};
 use crate::gemm::Amx;
-use crate::key_values::KvShape;
+use crate::key_values::{Head, KvShape};
 use crate::scratch::Scratch;
 use crate::vector::Avx512;
+
+/// Runs of [`KEYS`] keys by whose weights values are added up at the same time.
+const RUNS: usize = 4;
 
 /// Attention of the tier: products of bf16 on the tile unit, all else as AVX-512 has it.
 pub(super) struct AmxAttention {
@@ -69,6 +78,36 @@ impl AttentionKernels for AmxAttention {
     }
 }
 
+/// Tiles that the tile unit and the vector units both use.
+#[derive(Clone, Copy)]
+struct Shared<'a> {
+    at: *mut f32,
+    len: usize,
+    of: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Shared<'a> {
+    fn new(memory: &'a mut [f32]) -> Self {
+        Self { at: memory.as_mut_ptr(), len: memory.len(), of: PhantomData }
+    }
+
+    /// From `start` on, for at least `len` values.
+    fn from(self, start: usize, len: usize) -> *mut f32 {
+        assert!(start <= self.len && len <= self.len - start);
+        // SAFETY: that is within the memory.
+        unsafe { self.at.add(start) }
+    }
+
+    /// Some of it.
+    ///
+    /// # Safety
+    /// Nobody else may use this part as long as the result lives.
+    unsafe fn part(self, start: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: within the memory; the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.from(start, len), len) }
+    }
+}
+
 /// Some rows and what is known of them so far. Query `n` is head `n % group` of row `n / group`; it is
 /// lane `n % LANES` of tile `n / LANES`; two tiles are a pair. Lanes past the last query hold zeros,
 /// and nobody looks at what becomes of them.
@@ -77,65 +116,199 @@ struct Task<'a> {
     pairs: usize,
     /// Pieces of [`KEYS`] numbers that the product of a query and a key is made in.
     steps: usize,
-    /// Pieces of [`LANES`] numbers of a value: twice as many.
-    tiles: usize,
-    /// For each pair and tile, `steps` tiles of queries.
-    packed: &'a mut [f32],
-    /// For each pair and tile, the sums of the splits before: values `[tiles * LANES, LANES]`, the
-    /// largest score `[LANES]`, the sum of weights `[LANES]`.
-    totals: &'a mut [f32],
+    /// How many pairs there are places for: each has one, unless all that the queries see lies in one
+    /// split: then a pair is done before the third after it begins.
+    places: usize,
+    /// For each place and tile of a pair, `steps` tiles of queries.
+    packed: Shared<'a>,
+    /// For each place and tile of a pair, the weighted values: `2 * steps` tiles of numbers by queries.
+    sums: Shared<'a>,
+    /// For each place and tile of a pair, what [`Weighed`] has.
+    weighed: &'a mut [f32],
     /// The current split's keys: for each 16 of them, `steps` tiles.
-    keys: &'a mut [f32],
-    /// The current split's values: for each 32 of them, `tiles` tiles.
-    values: &'a mut [f32],
-    /// The current pair's sums of the current split, as `totals`.
-    sums: &'a mut [f32],
-    /// Scores of a block, and of the next one: for each tile of the pair `[BLOCK, LANES]`.
-    scores: [&'a mut [f32]; 2],
-    /// The block's weights: for each tile of the pair and each 32 keys, a tile.
-    weights: &'a mut [f32],
-    /// Weighted values of the block, 32 numbers of them, and the next 32: for each tile of the pair two
-    /// tiles.
-    fresh: [&'a mut [f32]; 2],
-    /// A page unpacked.
+    keys: Shared<'a>,
+    /// The current split's values: for each [`RUNS`] of [`KEYS`] of them, for each two of the `2 * steps` pieces
+    /// of numbers, for each of the runs, two tiles: what a product reads lies together.
+    values: Shared<'a>,
+    /// Scores of a run of keys, and of the next one: for each tile of the pair two tiles.
+    scores: Shared<'a>,
+    /// Weights of a block, and of the one before: for each tile of the pair and each run a tile.
+    weights: Shared<'a>,
+    /// A page unpacked, or queries of a tile: a page has more tokens.
     room: &'a mut [f32],
 }
 
-/// A block of keys, as a pair of tiles of queries sees it.
-struct View {
+/// A run of [`KEYS`] keys, as a pair of tiles of queries sees it.
+#[derive(Clone, Copy)]
+struct Run {
     pair: usize,
-    /// The block's first token.
-    start: usize,
-    /// Runs of [`KEYS`] keys of which some query sees some.
-    runs: Range<usize>,
-    /// Whether every query sees all keys of these.
+    /// Where the pair is among those there is place for.
+    place: usize,
+    /// The run's first token, divided by [`KEYS`].
+    index: usize,
+    /// Whether every query sees all its keys.
     full: bool,
-    /// Whether it is the pair's first block of the split.
+    /// Whether it is the first that the pair sees.
     first: bool,
     /// Whether it is the last.
     last: bool,
+    /// Whether it is the last of a block of [`RUNS`].
+    ends_block: bool,
 }
 
 /// What the queries of `pair` see of `split`.
-fn views(
+fn runs(
     queries: &Queries<'_>,
     pair: usize,
+    places: usize,
     split: Range<usize>,
-) -> impl Iterator<Item = View> + use<> {
-    let group = queries.group();
+) -> impl Iterator<Item = Run> + use<> {
+    let (group, place) = (queries.group(), pair % places);
     let first = pair * PAIR * LANES;
     let last = (first + PAIR * LANES).min(queries.rows() * group) - 1;
     let (first_sees, last_sees) = (queries.sees(first / group), queries.sees(last / group));
-    let start = first_sees.start.max(split.start);
-    let seen = start..last_sees.end.min(split.end).max(start);
-    pieces(seen.clone(), BLOCK).map(move |tokens| {
-        let start = tokens.start / BLOCK * BLOCK;
-        let runs = (tokens.start - start) / KEYS..(tokens.end - start).div_ceil(KEYS);
-        let full = first_sees.end >= start + runs.end * KEYS
-            && last_sees.start <= start + runs.start * KEYS;
-        let (first, last) = (tokens.start == seen.start, tokens.end == seen.end);
-        View { pair, start, runs, full, first, last }
+    let all = first_sees.start / KEYS..last_sees.end.div_ceil(KEYS);
+    let here = all.start.max(split.start / KEYS)..all.end.min(split.end.div_ceil(KEYS));
+    here.map(move |index| {
+        let full = first_sees.end >= (index + 1) * KEYS && last_sees.start <= index * KEYS;
+        let (first, last) = (index == all.start, index + 1 == all.end);
+        Run { pair, place, index, full, first, last, ends_block: last || (index + 1) % RUNS == 0 }
     })
+}
+
+/// A block whose weights are made, and whose values are being added up.
+struct Pending {
+    /// Its last run.
+    end: Run,
+    /// How many runs it has.
+    count: usize,
+    /// Where its weights are.
+    weights: usize,
+    /// The next of the tiles of numbers, two at a time.
+    tile: usize,
+}
+
+/// What the tile unit has to do.
+struct Work<'a, 'b> {
+    task: &'b Task<'a>,
+    product: Option<Product>,
+    pending: Option<Pending>,
+}
+
+impl Work<'_, '_> {
+    /// Has the next step of the current product made, if there is one.
+    ///
+    /// # Safety
+    /// Tiles must be configured.
+    #[inline(always)]
+    unsafe fn step(&mut self) {
+        if let Some(product) = &mut self.product {
+            // SAFETY: the caller has configured tiles, and a product is over before the next one begins.
+            // Vectors work on other scores and weights than products.
+            let over = unsafe { product.step() };
+            if over {
+                self.product = None;
+            }
+        }
+    }
+
+    /// Makes the rest of the current product.
+    ///
+    /// # Safety
+    /// Tiles must be configured.
+    unsafe fn end_product(&mut self) {
+        while self.product.is_some() {
+            // SAFETY: the caller has configured tiles.
+            unsafe { self.step() };
+        }
+    }
+
+    /// Makes all that is left to do.
+    ///
+    /// # Safety
+    /// Tiles must be configured.
+    unsafe fn end_products(&mut self) {
+        // SAFETY: the caller has configured tiles; one product is over before the next begins.
+        unsafe {
+            self.end_product();
+            while self.begin() {
+                self.end_product();
+            }
+        }
+    }
+
+    /// Begins the next product of the pending block; whether there was one.
+    ///
+    /// # Safety
+    /// As for [`Product::new`].
+    unsafe fn begin(&mut self) -> bool {
+        // SAFETY: the caller's promise.
+        self.product = unsafe { self.next() };
+        self.product.is_some()
+    }
+
+    /// The next product of the pending block.
+    ///
+    /// # Safety
+    /// As for [`Product::new`].
+    unsafe fn next(&mut self) -> Option<Product> {
+        let Task { steps, sums, values, weights, .. } = *self.task;
+        let Pending { end, count, weights: place, tile } = self.pending.as_mut()?;
+        let tiles = 2 * steps;
+        if *tile >= tiles {
+            return None;
+        }
+        let block = end.index % (SPLIT / KEYS) / RUNS * RUNS * tiles;
+        let first = end.index % RUNS + 1 - *count;
+        let values = values.from((block + RUNS * *tile + 2 * first) * TILE, *count * 2 * TILE);
+        let weights = weights.from(*place + first * TILE, (RUNS + *count) * TILE);
+        let out = sums.from((end.place * PAIR * tiles + *tile) * TILE, (tiles + 2) * TILE);
+        let values = Operand { at: values, step: 2 * TILE, other: TILE };
+        let weights = Operand { at: weights, step: TILE, other: RUNS * TILE };
+        let out = Results { at: out, row: TILE, col: tiles * TILE };
+        let to_zeros = self.task.starts(*end, *count);
+        *tile += 2;
+        // SAFETY: the caller's promise.
+        Some(unsafe { Product::new(values, weights, *count, out, to_zeros) })
+    }
+
+    /// Products of the queries of a run with its keys, which go to the scores at `to`.
+    ///
+    /// # Safety
+    /// As for [`Product::new`].
+    unsafe fn score(&mut self, run: Run, to: usize) {
+        let Task { steps, packed, keys, scores, .. } = *self.task;
+        let queries = packed.from(run.place * PAIR * steps * TILE, PAIR * steps * TILE);
+        let keys = keys.from(run.index % (SPLIT / KEYS) * 2 * steps * TILE, 2 * steps * TILE);
+        let queries = Operand { at: queries, step: TILE, other: steps * TILE };
+        let keys = Operand { at: keys, ..queries };
+        let out = Results { at: scores.from(to, PAIR * 2 * TILE), row: TILE, col: 2 * TILE };
+        // SAFETY: the caller's promise.
+        self.product = Some(unsafe { Product::new(keys, queries, steps, out, true) });
+    }
+
+    /// Ends what is pending, and writes results if that was the last of a pair.
+    ///
+    /// # Safety
+    /// Tiles must be configured, and no product be begun but of what is pending.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn end_pending(&mut self, weighed: &[f32], out: &mut [&mut [f32]]) {
+        // SAFETY: the caller's promise.
+        unsafe { self.end_products() };
+        let Some(Pending { end, .. }) = self.pending.take() else { return };
+        if !end.last {
+            return;
+        }
+        let Task { queries, steps, sums, .. } = *self.task;
+        let place = end.place * PAIR;
+        for index in 0..PAIR {
+            let len = 2 * steps * TILE;
+            // SAFETY: nothing is pending.
+            let values = unsafe { sums.part((place + index) * len, len) };
+            let sums = &weighed[(place + index) * Weighed::LEN..][LANES..2 * LANES];
+            finish(queries, (end.pair * PAIR + index) * LANES, values, sums, out);
+        }
+    }
 }
 
 impl<'a> Task<'a> {
@@ -144,18 +317,16 @@ impl<'a> Task<'a> {
         let steps = head_dim.div_ceil(KEYS);
         let tiles = 2 * steps;
         let pairs = (queries.rows() * queries.group()).div_ceil(PAIR * LANES);
-        let sums_len = (tiles * LANES + 2) * LANES;
+        let one_split = pieces(queries.all_see(), SPLIT).count() < 2;
+        let places = if one_split { 3 } else { pairs };
         let lengths = [
-            pairs * PAIR * steps * TILE,
-            pairs * PAIR * sums_len,
+            places * PAIR * steps * TILE,
+            places * PAIR * tiles * TILE,
+            places * PAIR * Weighed::LEN,
             SPLIT / LANES * steps * TILE,
             SPLIT / KEYS * tiles * TILE,
-            PAIR * sums_len,
-            PAIR * BLOCK * LANES,
-            PAIR * BLOCK * LANES,
-            PAIR * BLOCK / KEYS * TILE,
-            PAIR * 2 * TILE,
-            PAIR * 2 * TILE,
+            2 * PAIR * 2 * TILE,
+            2 * PAIR * RUNS * TILE,
             (PAGE_TOKENS * head_dim).next_multiple_of(LANES),
         ];
         // A row of a tile is a line of cache; one that lies across two is read twice. All lengths are
@@ -163,41 +334,31 @@ impl<'a> Task<'a> {
         let [memory] = scratch.take([lengths.iter().sum::<usize>() + LANES]);
         let skipped = memory.as_ptr().align_offset(64).min(LANES);
         let mut rest = &mut memory[skipped..];
-        let parts = lengths.map(|len| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(len);
+        let [packed, sums, weighed, keys, values, scores, weights, room] = lengths.map(|len| {
+            let (part, after) = take(&mut rest).split_at_mut(len);
             rest = after;
             part
         });
-        let [
-            packed,
-            totals,
-            keys,
-            values,
-            sums,
-            scores,
-            next_scores,
-            weights,
-            fresh,
-            fresher,
-            room,
-        ] = parts;
-        let room = &mut room[..PAGE_TOKENS * head_dim];
-        let (scores, fresh) = ([scores, next_scores], [fresh, fresher]);
         Self {
             queries,
             pairs,
             steps,
-            tiles,
-            packed,
-            totals,
-            keys,
-            values,
-            sums,
-            scores,
-            weights,
-            fresh,
-            room,
+            places,
+            packed: Shared::new(packed),
+            sums: Shared::new(sums),
+            weighed,
+            keys: Shared::new(keys),
+            values: Shared::new(values),
+            scores: Shared::new(scores),
+            weights: Shared::new(weights),
+            room: &mut room[..PAGE_TOKENS * head_dim],
         }
+    }
+
+    /// Whether the block of `count` runs that ends with `end` is the first that its pair sees.
+    fn starts(&self, end: Run, count: usize) -> bool {
+        let first = end.pair * PAIR * LANES / self.queries.group();
+        end.index + 1 - count == self.queries.sees(first).start / KEYS
     }
 
     /// Attends the rows to all that they see.
@@ -206,19 +367,13 @@ impl<'a> Task<'a> {
     /// Tiles must be configured.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
     unsafe fn run(mut self, out: &mut [&mut [f32]]) {
-        for (index, tiles) in self.packed.chunks_exact_mut(self.steps * TILE).enumerate() {
-            pack_queries(self.queries, index * LANES, tiles);
-        }
-        let len = self.totals.len() / (self.pairs * PAIR);
-        self.totals.chunks_exact_mut(len).for_each(start);
         let mut wrong_pages = vec![];
         for split in pieces(self.queries.all_see(), SPLIT) {
             self.pack_split(&split, &mut wrong_pages);
+            let (weighed, room) = (take(&mut self.weighed), take(&mut self.room));
             // SAFETY: the caller has configured tiles.
-            unsafe { self.add(&split) };
-        }
-        for (index, total) in self.totals.chunks_exact(len).enumerate() {
-            finish(self.queries, index * LANES, total, out);
+            unsafe { self.add(&split, weighed, room, out) };
+            (self.weighed, self.room) = (weighed, room);
         }
         spoil(self.queries, Numbers::Bf16, &wrong_pages, out);
     }
@@ -233,109 +388,154 @@ impl<'a> Task<'a> {
             let index = page % (SPLIT / PAGE_TOKENS);
             let (keys, values) = (kv.keys(pages[page], kv_head), kv.values(pages[page], kv_head));
             let len = 2 * self.steps * TILE;
-            let key_tiles = &mut self.keys[index * len..][..len];
-            let value_tiles = &mut self.values[index * len..][..len];
+            // SAFETY: no product is begun.
+            let key_tiles = unsafe { self.keys.part(index * len, len) };
+            let mut value_tiles = (0..self.steps).map(|tile| {
+                let at = index / RUNS * RUNS * len + (tile * RUNS + index % RUNS) * 2 * TILE;
+                // SAFETY: as above.
+                unsafe { self.values.part(at, 2 * TILE) }
+            });
             let used = count * head_dim;
-            // SAFETY: this function has the instructions.
-            unsafe {
-                // Packing rounds them.
-                fill::<__m512>(keys, head_dim, count, self.room);
-                pack_keys(&self.room[..used], head_dim, key_tiles);
-                fill::<__m512>(values, head_dim, count, self.room);
-                if !remove_infinite(&mut self.room[..used], Numbers::Bf16) {
-                    wrong_pages.push(page);
+            // Packing rounds them.
+            match keys {
+                Head::F32(keys) => pack_keys(&keys[..used], head_dim, key_tiles),
+                Head::F16(keys) => pack_keys(&keys[..used], head_dim, key_tiles),
+                Head::Q8_0 { .. } => {
+                    // SAFETY: this function has the instructions.
+                    unsafe { fill::<__m512>(keys, head_dim, count, self.room) };
+                    pack_keys(&self.room[..used], head_dim, key_tiles);
                 }
-                pack_values(&self.room[..used], head_dim, value_tiles);
+            }
+            match values {
+                Head::F32(values) if all_finite(&values[..used], Numbers::Bf16) => {
+                    pack_values(&values[..used], head_dim, &mut value_tiles);
+                }
+                Head::F16(values) if all_finite_f16(&values[..used]) => {
+                    pack_values(&values[..used], head_dim, &mut value_tiles);
+                }
+                _ => {
+                    // SAFETY: this function has the instructions.
+                    unsafe { fill::<__m512>(values, head_dim, count, self.room) };
+                    if !remove_infinite(&mut self.room[..used], Numbers::Bf16) {
+                        wrong_pages.push(page);
+                    }
+                    pack_values(&self.room[..used], head_dim, &mut value_tiles);
+                }
             }
         }
     }
 
-    /// Adds what the queries see of `split`, which is packed.
+    /// Adds what the queries see of `split`, which is packed, and writes the results of those that see no
+    /// more.
     ///
     /// # Safety
     /// Tiles must be configured.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn add(&mut self, split: &Range<usize>) {
-        let Self { queries, steps, tiles, pairs, .. } = *self;
-        let [coming, current] = &mut self.scores;
-        let (mut coming, mut current) = (&mut **coming, &mut **current);
-        let (packed, keys) = (&*self.packed, &*self.keys);
-        // Products of the queries of a view with a run of keys.
-        let score = |view: &View, run: usize, scores: &mut [f32]| {
-            let queries = &packed[view.pair * PAIR * steps * TILE..][..PAIR * steps * TILE];
-            let queries = Operand { tiles: queries, step: TILE, other: steps * TILE };
-            let run_keys = &keys[(view.start % SPLIT / KEYS + run) * 2 * steps * TILE..];
-            let run_keys = Operand { tiles: run_keys, ..queries };
-            let scores = &mut scores[run * 2 * TILE..];
-            // SAFETY: the caller has configured tiles.
-            unsafe { products(run_keys, queries, steps, scores, TILE, BLOCK * LANES) };
-        };
+    unsafe fn add(
+        &self,
+        split: &Range<usize>,
+        weighed: &mut [f32],
+        room: &mut [f32],
+        out: &mut [&mut [f32]],
+    ) {
+        let Self { queries, steps, pairs, .. } = *self;
         let factors = Factors::new(queries.spec);
-        let sums_len = self.sums.len() / PAIR;
-        let mut views = (0..pairs).flat_map(|pair| views(queries, pair, split.clone()));
-        let mut next = views.next();
-        if let Some(view) = &next {
-            view.runs.clone().for_each(|run| score(view, run, coming));
+        let (scores_len, weights_len) = (PAIR * 2 * TILE, PAIR * RUNS * TILE);
+        let (mut to, mut weights, mut count) = (0, 0, 0);
+        let mut work = Work { task: self, product: None, pending: None };
+        let mut all = (0..pairs).flat_map(|pair| runs(queries, pair, self.places, split.clone()));
+        let mut next = all.next();
+        if let Some(run) = next {
+            self.start(run, weighed, room);
+            // SAFETY: the caller has configured tiles; nothing else is begun.
+            unsafe {
+                work.score(run, to);
+                work.end_product();
+            }
         }
-        while let Some(view) = next {
-            std::mem::swap(&mut coming, &mut current);
-            next = views.next();
-            if view.first {
-                self.sums.chunks_exact_mut(sums_len).for_each(start);
+        let (mut seen, mut seen_by) = ([Seen::new(queries, 0), Seen::new(queries, LANES)], Some(0));
+        while let Some(run) = next {
+            let from = to;
+            to = scores_len - from;
+            next = all.next();
+            if let Some(next) = next {
+                if next.first {
+                    self.start(next, weighed, room);
+                }
+                // SAFETY: the product before is over; nobody reads these scores any more.
+                unsafe { work.score(next, to) };
             }
-            let mut runs =
-                next.iter().flat_map(|next| next.runs.clone().map(move |run| (next, run)));
-            let mut score_next = || runs.next().map(|(next, run)| score(next, run, coming));
-            let mut by = [[0.0; LANES]; PAIR];
-            let from = view.start + view.runs.start * KEYS;
-            for (index, by) in by.iter_mut().enumerate() {
-                let numbers = &mut self.sums[index * sums_len + tiles * TILE..][..2 * LANES];
-                let scores = &mut current[index * BLOCK * LANES..];
-                let scores =
-                    &mut scores[view.runs.start * KEYS * LANES..view.runs.end * KEYS * LANES];
-                let weights = &mut self.weights[index * BLOCK / KEYS * TILE..];
-                let weights = &mut weights[..view.runs.len() * TILE];
-                let first = (view.pair * PAIR + index) * LANES;
-                let seen = (!view.full).then(|| Seen::new(queries, first, from));
-                *by = softmax(scores, &factors, seen, numbers, weights, || {
-                    score_next();
+            count += 1;
+            for index in 0..PAIR {
+                let place = run.place * PAIR + index;
+                let weighed = &mut weighed[place * Weighed::LEN..][..Weighed::LEN];
+                let mut weighed = Weighed::new(weighed);
+                let tile = weights + (index * RUNS + run.index % RUNS) * TILE;
+                // SAFETY: products write other scores and read other weights.
+                let (scores, tile) = unsafe {
+                    (
+                        self.scores.part(from + index * 2 * TILE, 2 * TILE),
+                        self.weights.part(tile, TILE),
+                    )
+                };
+                let seen = if run.full {
+                    None
+                } else {
+                    if seen_by != Some(run.pair) {
+                        let first = run.pair * PAIR * LANES;
+                        seen = [Seen::new(queries, first), Seen::new(queries, first + LANES)];
+                        seen_by = Some(run.pair);
+                    }
+                    Some((&seen[index], run.index * KEYS))
+                };
+                let by = softmax(scores, &factors, seen, &mut weighed, tile, || {
+                    // SAFETY: the caller has configured tiles.
+                    unsafe { work.step() };
                 });
-            }
-            while score_next().is_some() {}
-            let first_run = view.start % SPLIT / KEYS + view.runs.start;
-            let weights = Operand { tiles: self.weights, step: TILE, other: BLOCK / KEYS * TILE };
-            let mut add = |tile: usize, fresh: &[f32]| {
-                let fresh = fresh.chunks_exact(2 * TILE).zip(&by);
-                for ((fresh, by), sums) in fresh.zip(self.sums.chunks_exact_mut(sums_len)) {
-                    add_fresh(fresh, by, &mut sums[tile * TILE..][..2 * TILE]);
-                }
-            };
-            let [fresh, before] = &mut self.fresh;
-            for tile in (0..tiles).step_by(2) {
-                let values = &self.values[(first_run * tiles + tile) * TILE..];
-                let values = Operand { tiles: values, step: tiles * TILE, other: TILE };
                 // SAFETY: the caller has configured tiles.
-                unsafe { products(values, weights, view.runs.len(), fresh, TILE, 2 * TILE) };
-                if tile > 0 {
-                    add(tile - 2, before);
+                unsafe {
+                    work.end_product();
+                    if index == 0 {
+                        work.begin();
+                    }
                 }
-                std::mem::swap(fresh, before);
-            }
-            add(tiles - 2, before);
-            if view.last {
-                let totals = &mut self.totals[view.pair * PAIR * sums_len..];
-                let totals = totals.chunks_exact_mut(sums_len);
-                for (total, sums) in totals.zip(self.sums.chunks_exact(sums_len)) {
-                    add_split(sums, total);
+                if let Some(by) = by {
+                    // SAFETY: the caller has configured tiles. What is pending is of this pair or of one
+                    // before; after it nobody uses its sums, and nobody yet the block's weights.
+                    unsafe {
+                        work.end_products();
+                        let before = weights + (index * RUNS + run.index % RUNS + 1 - count) * TILE;
+                        rescale_weights(self.weights.part(before, (count - 1) * TILE), &by);
+                        if !self.starts(run, count) {
+                            let len = 2 * steps * TILE;
+                            rescale(self.sums.part(place * len, len), &by);
+                        }
+                    }
                 }
             }
+            if run.ends_block {
+                // SAFETY: as above; no product is begun.
+                unsafe { work.end_pending(weighed, out) };
+                work.pending = Some(Pending { end: run, count, weights, tile: 0 });
+                (weights, count) = (weights_len - weights, 0);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { work.end_pending(weighed, out) };
+    }
+
+    /// Prepares what belongs to the pair of `run`, which is its first.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    fn start(&self, run: Run, weighed: &mut [f32], room: &mut [f32]) {
+        if !run.first {
+            return;
+        }
+        let (place, len) = (run.place * PAIR, self.steps * TILE);
+        for index in 0..PAIR {
+            Weighed::new(&mut weighed[(place + index) * Weighed::LEN..][..Weighed::LEN]).clear();
+            // SAFETY: products of the pair before last are over.
+            let tiles = unsafe { self.packed.part((place + index) * len, len) };
+            pack_queries(self.queries, (run.pair * PAIR + index) * LANES, room, tiles);
         }
     }
-}
-
-/// Sums of nothing.
-fn start(sums: &mut [f32]) {
-    sums.fill(0.0);
-    let at = sums.len() - 2 * LANES;
-    sums[at..][..LANES].fill(f32::NEG_INFINITY);
 }

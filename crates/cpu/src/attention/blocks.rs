@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::lanes::{AttentionLanes, base, soft_cap};
+use super::lanes::{AttentionLanes, base, soft_cap, whole};
 use super::stage::{round, unpack, unpack_values};
 use super::{BLOCK, Numbers, PAGE_TOKENS, Queries, SPLIT, pieces, spoil};
 use crate::scratch::Scratch;
@@ -64,8 +64,9 @@ pub(super) unsafe fn blocks<V: AttentionLanes>(
     let [memory, scores, keys_room, values_room] =
         scratch.take([count * per_tile, BLOCK * V::COUNT, BLOCK * head_dim, BLOCK * head_dim]);
     let memory = memory.chunks_exact_mut(per_tile).enumerate();
+    let room = &mut keys_room[..head_dim];
     let mut tiles: Vec<_> =
-        memory.map(|(index, memory)| Tile::new::<V>(queries, index, memory)).collect();
+        memory.map(|(index, memory)| Tile::new::<V>(queries, index, memory, room)).collect();
     if numbers == Numbers::Bf16 {
         // SAFETY: the caller vouches for the instructions.
         tiles.iter_mut().for_each(|tile| unsafe { round::<V>(tile.queries) });
@@ -124,9 +125,14 @@ pub(super) unsafe fn blocks<V: AttentionLanes>(
 }
 
 impl<'a> Tile<'a> {
-    /// The tile `index` of the queries, which has seen nothing.
+    /// The tile `index` of the queries, which has seen nothing. `room` is for a head.
     #[inline(always)]
-    fn new<V: AttentionLanes>(queries: &Queries<'_>, index: usize, memory: &'a mut [f32]) -> Self {
+    fn new<V: AttentionLanes>(
+        queries: &Queries<'_>,
+        index: usize,
+        memory: &'a mut [f32],
+        room: &mut [f32],
+    ) -> Self {
         let (head_dim, group) = (queries.spec.head_dim, queries.group());
         let len = head_dim * V::COUNT;
         let (own, rest) = memory.split_at_mut(len);
@@ -137,7 +143,7 @@ impl<'a> Tile<'a> {
         own.fill(0.0);
         for lane in 0..count {
             let (row, member) = ((first + lane) / group, (first + lane) % group);
-            let query = &queries.row(row)[member * head_dim..][..head_dim];
+            let query = queries.part(row, member * head_dim..(member + 1) * head_dim, room);
             for (to, from) in own.chunks_exact_mut(V::COUNT).zip(query) {
                 to[lane] = *from;
             }
@@ -221,6 +227,9 @@ impl<'a> Tile<'a> {
                 value = V::where_less(token, from, unseen, value);
                 value.store(score.as_mut_ptr());
                 largest = value.max(largest);
+            }
+            if numbers == Numbers::Bf16 {
+                largest = whole(largest);
             }
             largest.store(at.add(LARGEST * V::COUNT));
             let base = base(largest);

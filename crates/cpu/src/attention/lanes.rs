@@ -117,6 +117,19 @@ pub(super) unsafe fn soft_cap<V: AttentionLanes>(score: V, cap: f32) -> V {
     }
 }
 
+/// [`super::whole`].
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn whole<V: AttentionLanes>(largest: V) -> V {
+    // SAFETY: the caller vouches for the instructions.
+    unsafe {
+        let units = largest.mul(V::splat(std::f32::consts::LOG2_E)).round();
+        units.mul(V::splat(std::f32::consts::LN_2))
+    }
+}
+
 /// [`super::base`] of each lane.
 ///
 /// # Safety

@@ -15,7 +15,11 @@
 //! result: O / L
 //! ```
 //!
-//! (the rescaled sums of "FlashAttention", Dao et al. 2022, twice over). Where blocks begin depends
+//! Where numbers are rounded to bf16, `n` and `N` are the nearest multiples of `ln 2`, so that how a weight
+//! is rounded does not depend on them; nor does anything else but for rounding, so the tile unit's
+//! kernel takes others (see `amx_weights.rs`).
+//!
+//! (The rescaled sums of "FlashAttention", Dao et al. 2022, twice over). Where blocks begin depends
 //! on the sequence alone, and a token that the row does not see adds exactly nothing (`p = 0`; a block
 //! or split of such tokens gives `c = 1`), so a row's result is the same whichever rows share its task.
 //!
@@ -34,6 +38,8 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_steps;
+#[cfg(target_arch = "x86_64")]
+mod amx_weights;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod blocks;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -59,7 +65,7 @@ use keeve_graph::{Attention, PageId, Phase, SequenceRows, Step};
 use crate::isa::Isa;
 use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
 use crate::pool::Pool;
-use crate::row_wise::RowSource;
+use crate::row_wise::{HeadSource, RowSource};
 use crate::scratch::Scratch;
 use crate::shared_out::SharedOut;
 
@@ -131,9 +137,10 @@ pub(crate) enum Numbers {
     Bf16,
 }
 
-/// Values of `work` that [`AttentionKernels::split`] asks for: scores, and a page unpacked.
+/// Values of `work` that [`AttentionKernels::split`] asks for: scores, a page unpacked, and queries.
 fn split_work(spec: &Attention) -> usize {
-    spec.heads / spec.kv_heads * SPLIT + PAGE_TOKENS * spec.head_dim
+    let group = spec.heads / spec.kv_heads;
+    group * SPLIT + (PAGE_TOKENS + group) * spec.head_dim
 }
 
 /// Consecutive rows of one sequence, and the query heads that share one head of keys.
@@ -146,13 +153,15 @@ pub(crate) struct Queries<'a> {
     position: usize,
     /// Tokens of the sequence, all rows of the step included.
     tokens: usize,
-    /// Queries of the rows: `[rows, heads * head_dim]`.
-    q: &'a [f32],
+    /// Queries of all rows of the step: `[rows, heads * head_dim]`.
+    q: &'a dyn HeadSource,
+    /// Which rows these are.
+    rows: Range<usize>,
 }
 
 impl Queries<'_> {
     fn rows(&self) -> usize {
-        self.q.len() / (self.spec.heads * self.spec.head_dim)
+        self.rows.len()
     }
 
     /// Query heads that share the head of keys.
@@ -174,10 +183,18 @@ impl Queries<'_> {
         self.sees(0).start..self.sees(self.rows().saturating_sub(1)).end
     }
 
-    /// The queries of a row: `[group * head_dim]`.
-    fn row(&self, row: usize) -> &[f32] {
-        let width = self.spec.heads * self.spec.head_dim;
-        &self.q[row * width..][self.columns()]
+    /// Some heads of the group in a row: those whose numbers are `columns` of the `[group * head_dim]`. They may
+    /// be made in `room`.
+    fn part<'b>(&'b self, row: usize, columns: Range<usize>, room: &'b mut [f32]) -> &'b [f32] {
+        let start = self.columns().start;
+        self.q.heads(self.rows.start + row, start + columns.start..start + columns.end, room)
+    }
+
+    /// What [`Self::part`] reads.
+    #[cfg(target_arch = "x86_64")]
+    fn source(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        let start = self.columns().start;
+        self.q.source(self.rows.start + row, start + columns.start..start + columns.end)
     }
 
     /// Where the heads are in a row.
@@ -286,6 +303,12 @@ fn base(largest: f32) -> f32 {
     largest.max(f32::MIN)
 }
 
+/// The nearest multiple of `ln 2`. Weights that are made smaller by such differ by powers of two from others
+/// made so: in bf16 they are rounded as these are.
+fn whole(largest: f32) -> f32 {
+    (largest * std::f32::consts::LOG2_E).round() * std::f32::consts::LN_2
+}
+
 /// Appends the keys and values of the step's rows to their sequences.
 pub(crate) fn append(
     kernels: &dyn AttentionKernels,
@@ -330,7 +353,7 @@ pub(crate) fn attend(
     spec: &Attention,
     kv: &KeyValues,
     step: &Step<'_>,
-    q: &[f32],
+    q: &dyn HeadSource,
     out: &mut [f32],
     pool: &Pool,
 ) {
@@ -383,12 +406,11 @@ impl Run<'_> {
 struct Data<'a> {
     spec: &'a Attention,
     kv: &'a KeyValues,
-    q: &'a [f32],
+    q: &'a dyn HeadSource,
 }
 
 impl<'a> Data<'a> {
     fn queries(&self, run: &Run<'a>, kv_head: usize) -> Queries<'a> {
-        let width = self.spec.heads * self.spec.head_dim;
         Queries {
             spec: self.spec,
             kv: self.kv,
@@ -396,7 +418,8 @@ impl<'a> Data<'a> {
             kv_head,
             position: run.position(),
             tokens: run.sequence.past + run.sequence.rows.len(),
-            q: &self.q[run.rows.start * width..run.rows.end * width],
+            q: self.q,
+            rows: run.rows.clone(),
         }
     }
 }

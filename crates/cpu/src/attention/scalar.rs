@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use keeve_graph::Attention;
 
-use super::{AttentionKernels, BLOCK, Numbers, Partial, Queries, SPLIT, base, pieces};
+use super::{AttentionKernels, BLOCK, Numbers, Partial, Queries, SPLIT, base, pieces, whole};
 use crate::key_values::{Head, KvShape, PAGE_TOKENS, SCALE_SPAN, to_f16};
 use crate::scalar::Scalar;
 use crate::scratch::Scratch;
@@ -71,7 +71,8 @@ fn block(
         }
     };
     for (head, values) in sums.values.chunks_exact_mut(head_dim).enumerate() {
-        query.copy_from_slice(&queries.row(row)[head * head_dim..][..head_dim]);
+        let made = queries.part(row, head * head_dim..(head + 1) * head_dim, key);
+        query.copy_from_slice(made);
         round(query);
         for (score, token) in scores.iter_mut().zip(tokens.clone()) {
             let page = queries.pages[token / PAGE_TOKENS];
@@ -80,7 +81,10 @@ fn block(
             let dot: f32 = query.iter().zip(&*key).map(|(q, k)| q * k).sum();
             *score = capped(queries.spec, dot);
         }
-        let largest = scores.iter().fold(sums.largest[head], |largest, &s| largest.max(s));
+        let mut largest = scores.iter().fold(sums.largest[head], |largest, &s| largest.max(s));
+        if numbers == Numbers::Bf16 {
+            largest = whole(largest);
+        }
         let by = (sums.largest[head] - base(largest)).exp();
         scores.iter_mut().for_each(|score| *score = (*score - base(largest)).exp());
         sums.largest[head] = largest;

@@ -189,8 +189,8 @@ pub(super) unsafe fn split<V: AttentionLanes>(
     let (spec, head_dim, group) = (queries.spec, queries.spec.head_dim, queries.group());
     let count = tokens.len();
     let (scores, room) = work.split_at_mut(group * count);
-    let room = &mut room[..PAGE_TOKENS * head_dim];
-    let row = queries.row(0);
+    let (room, row) = room.split_at_mut(PAGE_TOKENS * head_dim);
+    let row = queries.part(0, 0..group * head_dim, &mut row[..group * head_dim]);
     let (first, last) = (tokens.start / PAGE_TOKENS, (tokens.end - 1) / PAGE_TOKENS);
     let keys = |page: usize| queries.kv.keys(queries.pages[page], queries.kv_head);
     let values = |page: usize| queries.kv.values(queries.pages[page], queries.kv_head);

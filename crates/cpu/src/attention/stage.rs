@@ -72,11 +72,20 @@ pub(super) unsafe fn unpack_values<'a, V: AttentionLanes>(
 
 /// Whether all values enter products as finite numbers.
 #[inline(always)]
-fn all_finite(values: &[f32], numbers: Numbers) -> bool {
+pub(super) fn all_finite(values: &[f32], numbers: Numbers) -> bool {
     let infinite = numbers.infinite();
     // Without branches, so that it becomes vector instructions.
     let largest = values.iter().fold(0, |largest: u32, value| largest.max(value.abs().to_bits()));
     largest < infinite
+}
+
+/// Whether all values are finite.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn all_finite_f16(values: &[f16]) -> bool {
+    const INFINITE: u16 = f16::INFINITY.to_bits();
+    let magnitudes = values.iter().map(|value| value.to_bits() & !f16::NEG_ZERO.to_bits());
+    magnitudes.fold(0, u16::max) < INFINITE
 }
 
 /// Puts zeros in place of values that would not enter products as finite numbers; whether there were none.

@@ -17,7 +17,7 @@ use super::{AttentionKernels, append, attend, attention_kernels};
 use crate::isa::Isa;
 use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
 use crate::pool::Pool;
-use crate::row_wise::RowSource;
+use crate::row_wise::{HeadSource, RowSource};
 use crate::scratch::Scratch;
 
 const FLOAT: f64 = 3e-6;
@@ -81,6 +81,17 @@ impl RowSource for Held<'_> {
 
     fn row<'a>(&'a self, row: usize, _: &'a mut [f32]) -> &'a [f32] {
         &self.values[row * self.width..][..self.width]
+    }
+}
+
+impl HeadSource for Held<'_> {
+    fn heads<'a>(&'a self, row: usize, columns: Range<usize>, _: &'a mut [f32]) -> &'a [f32] {
+        &self.values[row * self.width..][columns]
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn source(&self, row: usize, columns: Range<usize>) -> &[f32] {
+        &self.values[row * self.width..][columns]
     }
 }
 
@@ -160,6 +171,7 @@ fn run(
         let (k, v) = (Held { values: &k, width: kv_width }, Held { values: &v, width: kv_width });
         append(mode.kernels, &mut kv, &step, &k, &v, mode.pool);
         let mut out = vec![f32::NAN; step.rows.len() * width];
+        let q = Held { values: &q, width };
         attend(mode.kernels, mode.float, &spec, &kv, &step, &q, &mut out, mode.pool);
         let mut owned = vec![false; step.rows.len()];
         for (index, rows) in parts {
@@ -421,7 +433,8 @@ fn memory_does_not_grow_with_the_context() {
                     kv_head: 1,
                     position,
                     tokens: position + 64,
-                    q: &q,
+                    q: &Held { values: &q, width: 4 * 64 },
+                    rows: 0..64,
                 };
                 let mut scratch = Scratch::default();
                 for numbers in [super::Numbers::Float, super::Numbers::Bf16] {

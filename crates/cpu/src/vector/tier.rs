@@ -17,6 +17,7 @@ use crate::bf16_tiles;
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
+use crate::rope;
 use crate::tiles::Layout;
 
 /// Makes a tier: its type, which exists only where its instructions do, and its primitives.
@@ -125,6 +126,15 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(x, cols, rounding, codes, scales) }
+            }
+
+            fn turn(&self, heads: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(heads: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
+                    rope::turn(heads, head_dim, cosines, sines);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(heads, head_dim, cosines, sines) }
             }
 
             fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
