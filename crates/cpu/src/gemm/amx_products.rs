@@ -9,10 +9,15 @@
 //! Sums stay in tile registers over all columns of a step. Where each block has its scales, a step is
 //! one block, and the vector units scale its integers while the tile unit works on the next.
 //!
+//! Activations are loaded with a hint (`tileloaddt1`) that keeps them out of the first level of cache: they
+//! go by, while weights, integers and sums stay there. Asking for them ahead is no gain then, since loads are
+//! what there is most of: for the same reason the scales of rows are spread from a register.
+//!
 //! Memory of results is asked for between products, a few lines at a time: asked for all at once, it holds
 //! everything up until most of it has come.
 
 use std::arch::asm;
+use std::arch::x86_64::{_mm512_set1_epi32, _mm512_setzero_si512};
 use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
@@ -87,7 +92,7 @@ macro_rules! quarter {
     ($dot:literal, $part:literal, $first:expr, $second:expr, $third:expr, $fourth:expr) => {
         concat!(
             $first,
-            "tileloadd tmm4, [{x0} + {stride}*1 + 1024*",
+            "tileloaddt1 tmm4, [{x0} + {stride}*1 + 1024*",
             $part,
             "]\n",
             "tileloadd tmm6, [{w0} + {stride}*1 + 1024*",
@@ -102,7 +107,7 @@ macro_rules! quarter {
             $dot,
             " tmm1, tmm4, tmm7\n",
             $third,
-            "tileloadd tmm5, [{x1} + {stride}*1 + 1024*",
+            "tileloaddt1 tmm5, [{x1} + {stride}*1 + 1024*",
             $part,
             "]\n",
             $dot,
@@ -124,39 +129,6 @@ macro_rules! fetch {
             "prefetchw [{fetch}]\n",
             "prefetchw [{fetch} + 64]\n",
             "add {fetch}, [{step} + {fetch_stride}]\n",
-        )
-    };
-}
-
-/// Brings eight lines of what comes next into the first level of cache. Loads of tiles wait for each other,
-/// and so would for each line.
-macro_rules! ahead {
-    ($line:literal) => {
-        concat!(
-            "prefetcht0 [{next} + 64*",
-            $line,
-            "]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 1)]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 2)]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 3)]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 4)]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 5)]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 6)]\n",
-            "prefetcht0 [{next} + 64*(",
-            $line,
-            " + 7)]\n",
         )
     };
 }
@@ -285,7 +257,8 @@ macro_rules! scale {
     ($tile:literal, $x:literal, $weights:literal, $($row:literal)+) => {
         concat!($(
             "vcvtdq2ps zmm0, zmmword ptr [{products} + 1024*", $tile, " + 64*", $row, "]\n",
-            "vmulps zmm1, ", $weights, ", dword ptr [{x_scales} + ", $x, " + 4*", $row, "]{{1to16}}\n",
+            "vpermps zmm1, {lane", $row, "}, ", $x, "\n",
+            "vmulps zmm1, zmm1, ", $weights, "\n",
             "vfmadd213ps zmm0, zmm1, zmmword ptr [{from} + 1024*", $tile, " + 64*", $row, "]\n",
             "vmovaps zmmword ptr [{sums} + 1024*", $tile, " + 64*", $row, "], zmm0\n",
         )+)
@@ -294,16 +267,19 @@ macro_rules! scale {
 
 /// Adds the products of `steps`, one block each, times their scales to their sums, but those of the
 /// last one: they are left in `products`. The first step is what is scaled while the second one is
-/// multiplied, without products of its own. After the last step there is one that is only looked at: what
-/// would come next.
+/// multiplied, without products of its own.
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
 /// be to a block, sums and scales.
 #[target_feature(enable = "avx512f")]
 unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
-    if steps.len() < 3 {
+    if steps.len() < 2 {
         return;
+    }
+    let mut lanes = [_mm512_setzero_si512(); TILE];
+    for (lane, number) in lanes.iter_mut().zip(0..) {
+        *lane = _mm512_set1_epi32(number);
     }
     // SAFETY: the caller's promise.
     unsafe {
@@ -320,6 +296,8 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "mov {x0}, [{x0} + {scales_at}]",
             "vmovups zmm30, zmmword ptr [{x0}]",
             "vmovups zmm31, zmmword ptr [{x0} + 64]",
+            "vmovups zmm28, zmmword ptr [{x_scales}]",
+            "vmovups zmm29, zmmword ptr [{x_scales} + 64]",
             "add {step}, {size}",
             "mov {x0}, [{step}]",
             "mov {x1}, [{step} + 8]",
@@ -327,30 +305,26 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "mov {fetch}, [{step} + {fetch_at}]",
             "mov {w0}, [{w1}]",
             "mov {w1}, [{w1} + 8]",
-            "mov {next}, [{step} + {size}]",
             quarter!("tdpbssd", 0,
-                concat!(renew!(0), ahead!(0), fetch!()),
-                concat!(renew!(1), ahead!(8), fetch!()),
-                concat!(renew!(2), ahead!(16), fetch!()),
-                concat!(renew!(3), ahead!(24), fetch!())),
+                concat!(renew!(0), fetch!()),
+                concat!(renew!(1), fetch!()),
+                concat!(renew!(2), fetch!()),
+                concat!(renew!(3), fetch!())),
             quarter!("tdpbssd", 1,
-                concat!(ahead!(32), scale!(0, "0", "zmm30", 0 1 2 3)),
-                concat!(ahead!(40), scale!(0, "0", "zmm30", 4 5 6 7)),
-                concat!(ahead!(48), scale!(0, "0", "zmm30", 8 9 10 11)),
-                concat!(ahead!(56), scale!(0, "0", "zmm30", 12 13 14 15))),
-            "mov {next}, [{step} + {size} + 8]",
+                scale!(0, "zmm28", "zmm30", 0 1 2 3),
+                scale!(0, "zmm28", "zmm30", 4 5 6 7),
+                scale!(0, "zmm28", "zmm30", 8 9 10 11),
+                scale!(0, "zmm28", "zmm30", 12 13 14 15)),
             quarter!("tdpbssd", 2,
-                concat!(ahead!(0), scale!(1, "0", "zmm31", 0 1 2 3 4 5)),
-                concat!(ahead!(8), scale!(1, "0", "zmm31", 6 7 8 9 10 11)),
-                concat!(ahead!(16),
-                    scale!(1, "0", "zmm31", 12 13 14 15), scale!(2, "64", "zmm30", 0 1)),
-                concat!(ahead!(24), scale!(2, "64", "zmm30", 2 3 4 5 6 7))),
+                scale!(1, "zmm28", "zmm31", 0 1 2 3 4 5),
+                scale!(1, "zmm28", "zmm31", 6 7 8 9 10 11),
+                concat!(scale!(1, "zmm28", "zmm31", 12 13 14 15), scale!(2, "zmm29", "zmm30", 0 1)),
+                scale!(2, "zmm29", "zmm30", 2 3 4 5 6 7)),
             quarter!("tdpbssd", 3,
-                concat!(ahead!(32), scale!(2, "64", "zmm30", 8 9 10 11 12 13)),
-                concat!(ahead!(40),
-                    scale!(2, "64", "zmm30", 14 15), scale!(3, "64", "zmm31", 0 1 2 3)),
-                concat!(ahead!(48), scale!(3, "64", "zmm31", 4 5 6 7 8 9)),
-                concat!(ahead!(56), scale!(3, "64", "zmm31", 10 11 12 13 14 15))),
+                scale!(2, "zmm29", "zmm30", 8 9 10 11 12 13),
+                concat!(scale!(2, "zmm29", "zmm30", 14 15), scale!(3, "zmm29", "zmm31", 0 1 2 3)),
+                scale!(3, "zmm29", "zmm31", 4 5 6 7 8 9),
+                scale!(3, "zmm29", "zmm31", 10 11 12 13 14 15)),
             "dec {count}",
             "jnz 2b",
             "tilestored [{products} + {stride}*1], tmm0",
@@ -358,7 +332,7 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "tilestored [{products} + {stride}*1 + 2048], tmm2",
             "tilestored [{products} + {stride}*1 + 3072], tmm3",
             step = inout(reg) steps.as_ptr() => _,
-            count = inout(reg) steps.len() - 2 => _,
+            count = inout(reg) steps.len() - 1 => _,
             x0 = out(reg) _,
             x1 = out(reg) _,
             w0 = out(reg) _,
@@ -368,7 +342,22 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             x_scales = out(reg) _,
             products = in(reg) products,
             fetch = out(reg) _,
-            next = out(reg) _,
+            lane0 = in(zmm_reg) lanes[0],
+            lane1 = in(zmm_reg) lanes[1],
+            lane2 = in(zmm_reg) lanes[2],
+            lane3 = in(zmm_reg) lanes[3],
+            lane4 = in(zmm_reg) lanes[4],
+            lane5 = in(zmm_reg) lanes[5],
+            lane6 = in(zmm_reg) lanes[6],
+            lane7 = in(zmm_reg) lanes[7],
+            lane8 = in(zmm_reg) lanes[8],
+            lane9 = in(zmm_reg) lanes[9],
+            lane10 = in(zmm_reg) lanes[10],
+            lane11 = in(zmm_reg) lanes[11],
+            lane12 = in(zmm_reg) lanes[12],
+            lane13 = in(zmm_reg) lanes[13],
+            lane14 = in(zmm_reg) lanes[14],
+            lane15 = in(zmm_reg) lanes[15],
             stride = in(reg) STRIDE,
             fetch_at = const FETCH,
             fetch_stride = const FETCH_STRIDE,
@@ -378,7 +367,8 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             sums_at = const SUMS,
             x_scales_at = const X_SCALES,
             size = const STEP,
-            out("zmm0") _, out("zmm1") _, out("zmm30") _, out("zmm31") _,
+            out("zmm0") _, out("zmm1") _,
+            out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -463,15 +453,12 @@ pub(super) unsafe fn multiply(
             }
         }
     }
-    if scaled {
-        steps.push(none);
-    }
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
         match (product, &steps[..]) {
             (Product::Int8, _) => add_int8(steps),
             (Product::Bf16, _) => add_bf16(steps),
-            (Product::ScaledInt8, [_, .., last, _]) => {
+            (Product::ScaledInt8, [_, .., last]) => {
                 let mut products = MaybeUninit::<Square>::uninit();
                 add_scaled(steps, products.as_mut_ptr());
                 scale_last(products.assume_init_ref(), last);

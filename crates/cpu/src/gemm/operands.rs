@@ -3,7 +3,7 @@
 use super::block::{Block, SumTile, TILE};
 
 /// Row tiles of a group at most.
-pub(super) const GROUP_ROWS: usize = 8;
+pub(super) const GROUP_ROWS: usize = 16;
 /// Weight tiles of a group at most.
 pub(super) const GROUP_TILES: usize = 2;
 
