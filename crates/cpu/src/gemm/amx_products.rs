@@ -22,7 +22,9 @@ use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
 use super::block::{Block, SumTile, TILE};
-use super::operands::{Ahead, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use super::operands::{
+    Ahead, Direct, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums,
+};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]
@@ -58,14 +60,23 @@ pub(super) struct Step {
     /// What the products are added to, and bytes from a row of its tiles to the next.
     from: *const Square,
     from_stride: usize,
-    /// Where the sums go.
-    sums: *mut Square,
+    /// Where the sums go: a [`Square`], or results.
+    to: *mut f32,
+    /// One of [`TO_SUMS`], [`TO_RESULTS`] and [`ONTO_RESULTS`].
+    what: usize,
     /// Scales of two row tiles.
     x_scales: *const f32,
     /// The first row of memory that is asked for, and bytes to the next.
     fetch: *const u8,
     fetch_stride: usize,
 }
+
+/// In [`Step::what`]: the sums are kept.
+const TO_SUMS: usize = 0;
+/// In [`Step::what`]: they are results, and written as such.
+const TO_RESULTS: usize = 1;
+/// In [`Step::what`]: they are added to what is there.
+const ONTO_RESULTS: usize = 2;
 
 /// Rows whose memory is asked for with each block.
 const FETCHED_ROWS: usize = 8;
@@ -78,7 +89,8 @@ const WEIGHTS: usize = std::mem::offset_of!(Step, weights);
 const BLOCKS: usize = std::mem::offset_of!(Step, blocks);
 const FROM: usize = std::mem::offset_of!(Step, from);
 const FROM_STRIDE: usize = std::mem::offset_of!(Step, from_stride);
-const SUMS: usize = std::mem::offset_of!(Step, sums);
+const TO: usize = std::mem::offset_of!(Step, to);
+const WHAT: usize = std::mem::offset_of!(Step, what);
 const X_SCALES: usize = std::mem::offset_of!(Step, x_scales);
 const FETCH: usize = std::mem::offset_of!(Step, fetch);
 const FETCH_STRIDE: usize = std::mem::offset_of!(Step, fetch_stride);
@@ -194,7 +206,7 @@ macro_rules! add_products {
                     "4:",
                     "dec {blocks}",
                     "jnz 3b",
-                    "mov {old}, [{step} + {sums}]",
+                    "mov {old}, [{step} + {to_at}]",
                     "add {step}, {size}",
                     "dec {count}",
                     "jnz 2b",
@@ -218,7 +230,7 @@ macro_rules! add_products {
                     blocks_at = const BLOCKS,
                     from_at = const FROM,
                     from_stride = const FROM_STRIDE,
-                    sums = const SUMS,
+                    to_at = const TO,
                     fetch_at = const FETCH,
                     fetch_stride = const FETCH_STRIDE,
                     size = const STEP,
@@ -252,16 +264,87 @@ macro_rules! renew {
     };
 }
 
+/// Keeps a row of sums.
+macro_rules! to_sums {
+    ($tile:literal, $row:literal) => {
+        concat!("vmovaps zmmword ptr [{to} + 1024*", $tile, " + 64*", $row, "], zmm0\n")
+    };
+}
+
+/// Writes a row of sums as results, and goes to the next row.
+macro_rules! to_results {
+    ($tile:literal, $row:literal) => {
+        "vmovups zmmword ptr [{to}], zmm0\nadd {to}, {to_stride}\n"
+    };
+}
+
+/// As `to_results`, onto what is there.
+macro_rules! onto_results {
+    ($tile:literal, $row:literal) => {
+        concat!("vaddps zmm0, zmm0, zmmword ptr [{to}]\n", to_results!($tile, $row))
+    };
+}
+
 /// Scales rows of a tile: `sum = fma(product as f32, x_scale * weight_scale, sum)`.
 macro_rules! scale {
-    ($tile:literal, $x:literal, $weights:literal, $($row:literal)+) => {
+    ($to:ident, $tile:literal, $x:literal, $weights:literal, $($row:literal)+) => {
         concat!($(
             "vcvtdq2ps zmm0, zmmword ptr [{products} + 1024*", $tile, " + 64*", $row, "]\n",
             "vpermps zmm1, {lane", $row, "}, ", $x, "\n",
             "vmulps zmm1, zmm1, ", $weights, "\n",
             "vfmadd213ps zmm0, zmm1, zmmword ptr [{from} + 1024*", $tile, " + 64*", $row, "]\n",
-            "vmovaps zmmword ptr [{sums} + 1024*", $tile, " + 64*", $row, "], zmm0\n",
+            $to!($tile, $row),
         )+)
+    };
+}
+
+/// Multiplies the blocks of a step while the products of the one before it are scaled and go `$to`. `$right`
+/// and `$left` go from the end of a tile of results to the beginning of the other one of the same rows, and of
+/// the first one of the next rows.
+macro_rules! scaled_step {
+    ($to:ident, $right:literal, $left:literal) => {
+        concat!(
+            "mov {from}, [{step} + {from_at}]\n",
+            "mov {to}, [{step} + {to_at}]\n",
+            "mov {x0}, [{step} + {x_scales_at}]\n",
+            "vmovups zmm28, zmmword ptr [{x0}]\n",
+            "vmovups zmm29, zmmword ptr [{x0} + 64]\n",
+            "mov {x0}, [{step} + {weights_at}]\n",
+            "mov {x0}, [{x0} + {scales_at}]\n",
+            "vmovups zmm30, zmmword ptr [{x0}]\n",
+            "vmovups zmm31, zmmword ptr [{x0} + 64]\n",
+            "add {step}, {size}\n",
+            "mov {x0}, [{step}]\n",
+            "mov {x1}, [{step} + 8]\n",
+            "mov {w1}, [{step} + {weights_at}]\n",
+            "mov {fetch}, [{step} + {fetch_at}]\n",
+            "mov {w0}, [{w1}]\n",
+            "mov {w1}, [{w1} + 8]\n",
+            quarter!("tdpbssd", 0,
+                concat!(renew!(0), fetch!()),
+                concat!(renew!(1), fetch!()),
+                concat!(renew!(2), fetch!()),
+                concat!(renew!(3), fetch!())),
+            quarter!("tdpbssd", 1,
+                scale!($to, 0, "zmm28", "zmm30", 0 1 2 3),
+                scale!($to, 0, "zmm28", "zmm30", 4 5 6 7),
+                scale!($to, 0, "zmm28", "zmm30", 8 9 10 11),
+                concat!(scale!($to, 0, "zmm28", "zmm30", 12 13 14 15), $right)),
+            quarter!("tdpbssd", 2,
+                scale!($to, 1, "zmm28", "zmm31", 0 1 2 3 4 5),
+                scale!($to, 1, "zmm28", "zmm31", 6 7 8 9 10 11),
+                concat!(scale!($to, 1, "zmm28", "zmm31", 12 13 14 15), $left,
+                    scale!($to, 2, "zmm29", "zmm30", 0 1)),
+                scale!($to, 2, "zmm29", "zmm30", 2 3 4 5 6 7)),
+            quarter!("tdpbssd", 3,
+                scale!($to, 2, "zmm29", "zmm30", 8 9 10 11 12 13),
+                concat!(scale!($to, 2, "zmm29", "zmm30", 14 15), $right,
+                    scale!($to, 3, "zmm29", "zmm31", 0 1 2 3)),
+                scale!($to, 3, "zmm29", "zmm31", 4 5 6 7 8 9),
+                scale!($to, 3, "zmm29", "zmm31", 10 11 12 13 14 15)),
+            "dec {count}\n",
+            "jnz 2b\n",
+        )
     };
 }
 
@@ -271,9 +354,9 @@ macro_rules! scale {
 ///
 /// # Safety
 /// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
-/// be to a block, sums and scales.
+/// be to a block, sums, or results in rows of `to_stride` bytes, and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
+unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
     if steps.len() < 2 {
         return;
     }
@@ -289,44 +372,18 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             "tilezero tmm2",
             "tilezero tmm3",
             "2:",
-            "mov {from}, [{step} + {from_at}]",
-            "mov {sums}, [{step} + {sums_at}]",
-            "mov {x_scales}, [{step} + {x_scales_at}]",
-            "mov {x0}, [{step} + {weights_at}]",
-            "mov {x0}, [{x0} + {scales_at}]",
-            "vmovups zmm30, zmmword ptr [{x0}]",
-            "vmovups zmm31, zmmword ptr [{x0} + 64]",
-            "vmovups zmm28, zmmword ptr [{x_scales}]",
-            "vmovups zmm29, zmmword ptr [{x_scales} + 64]",
-            "add {step}, {size}",
-            "mov {x0}, [{step}]",
-            "mov {x1}, [{step} + 8]",
-            "mov {w1}, [{step} + {weights_at}]",
-            "mov {fetch}, [{step} + {fetch_at}]",
-            "mov {w0}, [{w1}]",
-            "mov {w1}, [{w1} + 8]",
-            quarter!("tdpbssd", 0,
-                concat!(renew!(0), fetch!()),
-                concat!(renew!(1), fetch!()),
-                concat!(renew!(2), fetch!()),
-                concat!(renew!(3), fetch!())),
-            quarter!("tdpbssd", 1,
-                scale!(0, "zmm28", "zmm30", 0 1 2 3),
-                scale!(0, "zmm28", "zmm30", 4 5 6 7),
-                scale!(0, "zmm28", "zmm30", 8 9 10 11),
-                scale!(0, "zmm28", "zmm30", 12 13 14 15)),
-            quarter!("tdpbssd", 2,
-                scale!(1, "zmm28", "zmm31", 0 1 2 3 4 5),
-                scale!(1, "zmm28", "zmm31", 6 7 8 9 10 11),
-                concat!(scale!(1, "zmm28", "zmm31", 12 13 14 15), scale!(2, "zmm29", "zmm30", 0 1)),
-                scale!(2, "zmm29", "zmm30", 2 3 4 5 6 7)),
-            quarter!("tdpbssd", 3,
-                scale!(2, "zmm29", "zmm30", 8 9 10 11 12 13),
-                concat!(scale!(2, "zmm29", "zmm30", 14 15), scale!(3, "zmm29", "zmm31", 0 1 2 3)),
-                scale!(3, "zmm29", "zmm31", 4 5 6 7 8 9),
-                scale!(3, "zmm29", "zmm31", 10 11 12 13 14 15)),
-            "dec {count}",
-            "jnz 2b",
+            "mov {x0}, [{step} + {what_at}]",
+            "cmp {x0}, {to_results}",
+            "je 3f",
+            "ja 4f",
+            scaled_step!(to_sums, "", ""),
+            "jmp 5f",
+            "3:",
+            scaled_step!(to_results, "add {to}, {right}\n", "sub {to}, 64\n"),
+            "jmp 5f",
+            "4:",
+            scaled_step!(onto_results, "add {to}, {right}\n", "sub {to}, 64\n"),
+            "5:",
             "tilestored [{products} + {stride}*1], tmm0",
             "tilestored [{products} + {stride}*1 + 1024], tmm1",
             "tilestored [{products} + {stride}*1 + 2048], tmm2",
@@ -338,8 +395,9 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             w0 = out(reg) _,
             w1 = out(reg) _,
             from = out(reg) _,
-            sums = out(reg) _,
-            x_scales = out(reg) _,
+            to = out(reg) _,
+            to_stride = in(reg) to_stride,
+            right = in(reg) 64usize.wrapping_sub(TILE * to_stride),
             products = in(reg) products,
             fetch = out(reg) _,
             lane0 = in(zmm_reg) lanes[0],
@@ -364,7 +422,9 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
             weights_at = const WEIGHTS,
             scales_at = const SCALES,
             from_at = const FROM,
-            sums_at = const SUMS,
+            to_at = const TO,
+            what_at = const WHAT,
+            to_results = const TO_RESULTS,
             x_scales_at = const X_SCALES,
             size = const STEP,
             out("zmm0") _, out("zmm1") _,
@@ -376,12 +436,15 @@ unsafe fn add_scaled(steps: &[Step], products: *mut Square) {
     }
 }
 
-/// Adds the products of a group to its sums, or to zero if `fresh`. Sums of row tiles and weight
+/// Adds the products of a group to its sums, or to zero if `fresh`; the last ones are written as results if
+/// there is a place for them (whole products with scales by block, all rows and columns of an even number of
+/// row tiles). Sums of row tiles and weight
 /// tiles that the group has not hold anything afterwards.
 ///
 /// # Safety
-/// The machine must have the instructions.
+/// The machine must have the instructions; results of the group may be written.
 #[target_feature(enable = "avx512f")]
+#[allow(clippy::too_many_arguments, reason = "a kernel's operands")]
 pub(super) unsafe fn multiply(
     tiles: &mut Tiles,
     operands: &Operands<'_>,
@@ -389,6 +452,7 @@ pub(super) unsafe fn multiply(
     product: Product,
     fresh: bool,
     ahead: Option<Ahead>,
+    direct: Option<Direct>,
     sums: &mut Sums,
 ) {
     assert!((1..=GROUP_ROWS).contains(&group.row_tiles));
@@ -414,7 +478,8 @@ pub(super) unsafe fn multiply(
         blocks: 0,
         from: &raw const NOTHING,
         from_stride: 0,
-        sums: nowhere.as_mut_ptr(),
+        to: nowhere.as_mut_ptr().cast(),
+        what: TO_SUMS,
         x_scales: (&raw const NOTHING).cast(),
         fetch: (&raw const NOTHING).cast(),
         fetch_stride: 0,
@@ -434,9 +499,16 @@ pub(super) unsafe fn multiply(
                 let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
                 let sums = squares.wrapping_add(row / 2);
                 let blocks = blocks.min(operands.blocks - block);
-                let mut step = Step { x, weights: &raw const weights[block], blocks, sums, ..none };
+                let mut step = Step { x, weights: &raw const weights[block], blocks, ..none };
+                step.to = sums.cast();
                 if block > 0 || !fresh {
                     (step.from, step.from_stride) = (sums, STRIDE);
+                }
+                if let Some(Direct { start, stride, added }) = direct
+                    && block + 1 == operands.blocks
+                {
+                    step.to = start.wrapping_byte_add(row * TILE * stride);
+                    step.what = if added { ONTO_RESULTS } else { TO_RESULTS };
                 }
                 if let Some(Ahead { start, stride }) = ahead
                     && block < FETCHING_BLOCKS
@@ -460,8 +532,9 @@ pub(super) unsafe fn multiply(
             (Product::Bf16, _) => add_bf16(steps),
             (Product::ScaledInt8, [_, .., last]) => {
                 let mut products = MaybeUninit::<Square>::uninit();
-                add_scaled(steps, products.as_mut_ptr());
-                scale_last(products.assume_init_ref(), last);
+                let to_stride = direct.map_or(STRIDE, |direct| direct.stride);
+                add_scaled(steps, to_stride, products.as_mut_ptr());
+                scale_last(products.assume_init_ref(), last, to_stride);
             }
             (Product::ScaledInt8, _) => {}
         }
@@ -471,26 +544,32 @@ pub(super) unsafe fn multiply(
 /// Scales what the last step has left.
 ///
 /// # Safety
-/// The pointers of the step must be to sums and scales.
+/// The pointers of the step must be to sums, or results in rows of `to_stride` bytes, and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn scale_last(products: &Square, step: &Step) {
-    for (row, products) in products.0.as_flattened().iter().enumerate() {
-        let (row, tile) = (row / 2, row % 2);
-        // SAFETY: the caller's promise.
-        let (from, sums, x_scales, weight_scales) = unsafe {
-            (
-                (&raw const (*step.from).0[row][tile].0).read(),
-                &mut (&mut *step.sums).0[row][tile].0,
-                std::slice::from_raw_parts(step.x_scales.add(row * TILE), TILE),
-                &*(*step.weights).scales.add(tile * TILE).cast::<[f32; TILE]>(),
-            )
-        };
-        *sums = from;
-        let lines = sums.as_chunks_mut::<TILE>().0.iter_mut();
-        let lines = lines.zip(products.i32().as_chunks::<TILE>().0).zip(x_scales);
-        for ((sums, products), &x_scale) in lines {
-            for ((sum, &product), &scale) in sums.iter_mut().zip(products).zip(weight_scales) {
-                *sum = (product as f32).mul_add(x_scale * scale, *sum);
+unsafe fn scale_last(products: &Square, step: &Step, to_stride: usize) {
+    for (index, products) in products.0.as_flattened().iter().enumerate() {
+        let (row_tile, tile) = (index / 2, index % 2);
+        for (row, products) in products.i32().as_chunks::<TILE>().0.iter().enumerate() {
+            let in_square = index * TILE * TILE + row * TILE;
+            // SAFETY: the caller's promise.
+            unsafe {
+                let scales = &*(*step.weights).scales.add(tile * TILE).cast::<[f32; TILE]>();
+                let x_scale = *step.x_scales.add(row_tile * TILE + row);
+                let mut sums = step.from.cast::<f32>().add(in_square).cast::<[f32; TILE]>().read();
+                for ((sum, &product), &scale) in sums.iter_mut().zip(products).zip(scales) {
+                    *sum = (product as f32).mul_add(x_scale * scale, *sum);
+                }
+                if step.what == TO_SUMS {
+                    step.to.add(in_square).cast::<[f32; TILE]>().write(sums);
+                    continue;
+                }
+                let to = step.to.byte_add((row_tile * TILE + row) * to_stride).add(tile * TILE);
+                let to = to.cast::<[f32; TILE]>();
+                if step.what == ONTO_RESULTS {
+                    let before = to.read();
+                    sums.iter_mut().zip(before).for_each(|(sum, before)| *sum += before);
+                }
+                to.write(sums);
             }
         }
     }

@@ -107,6 +107,19 @@ pub(super) struct Ahead {
     pub stride: usize,
 }
 
+/// Where the results of a group are written at once, if its sums are results and all of its rows and columns
+/// are there.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX writes results"))]
+pub(super) struct Direct {
+    /// The first result.
+    pub start: *mut f32,
+    /// Bytes from a row's to the next one's.
+    pub stride: usize,
+    /// Whether they are added to what is there.
+    pub added: bool,
+}
+
 /// What a kernel leaves in the sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Product {
