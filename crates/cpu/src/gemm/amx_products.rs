@@ -17,7 +17,7 @@
 //! everything up until most of it has come.
 
 use std::arch::asm;
-use std::arch::x86_64::{_mm512_set1_epi32, _mm512_setzero_si512};
+use std::arch::x86_64::{__m512i, _mm512_set1_epi32, _mm512_setzero_si512};
 use std::mem::MaybeUninit;
 
 use super::amx::Tiles;
@@ -32,6 +32,9 @@ struct Square([[SumTile; 2]; 2]);
 
 /// Row tiles that share a block of weights where each block has its scales.
 const TURN_ROWS: usize = 4;
+
+/// Blocks of weights that stay in the first level of cache while rows go by where they have no scales.
+const INT8_BLOCKS: usize = 4;
 
 /// Bytes from a row of a tile to the next.
 const STRIDE: usize = 64;
@@ -64,6 +67,8 @@ pub(super) struct Step {
     to: *mut f32,
     /// One of [`TO_SUMS`], [`TO_RESULTS`] and [`ONTO_RESULTS`].
     what: usize,
+    /// Bytes from a row of results to the next.
+    to_stride: usize,
     /// Scales of two row tiles.
     x_scales: *const f32,
     /// The first row of memory that is asked for, and bytes to the next.
@@ -91,6 +96,7 @@ const FROM: usize = std::mem::offset_of!(Step, from);
 const FROM_STRIDE: usize = std::mem::offset_of!(Step, from_stride);
 const TO: usize = std::mem::offset_of!(Step, to);
 const WHAT: usize = std::mem::offset_of!(Step, what);
+const TO_STRIDE: usize = std::mem::offset_of!(Step, to_stride);
 const X_SCALES: usize = std::mem::offset_of!(Step, x_scales);
 const FETCH: usize = std::mem::offset_of!(Step, fetch);
 const FETCH_STRIDE: usize = std::mem::offset_of!(Step, fetch_stride);
@@ -149,14 +155,14 @@ macro_rules! fetch {
 macro_rules! exchange {
     ($tile:literal) => {
         concat!(
-            "tilestored [{old} + {stride}*1 + 1024*",
+            "tilestored [{to} + {stride}*1 + 1024*",
             $tile,
             "], tmm",
             $tile,
             "\n",
             "tileloadd tmm",
             $tile,
-            ", [{from} + rcx*1 + 1024*",
+            ", [{from} + {apart}*1 + 1024*",
             $tile,
             "]\n",
         )
@@ -184,7 +190,7 @@ macro_rules! add_products {
                     "mov {weights}, [{step} + {weights_at}]",
                     "mov {blocks}, [{step} + {blocks_at}]",
                     "mov {from}, [{step} + {from_at}]",
-                    "mov rcx, [{step} + {from_stride}]",
+                    "mov {apart}, [{step} + {from_stride}]",
                     "mov {w0}, [{weights}]",
                     "mov {w1}, [{weights} + 8]",
                     "mov {fetch}, [{step} + {fetch_at}]",
@@ -206,14 +212,14 @@ macro_rules! add_products {
                     "4:",
                     "dec {blocks}",
                     "jnz 3b",
-                    "mov {old}, [{step} + {to_at}]",
+                    "mov {to}, [{step} + {to_at}]",
                     "add {step}, {size}",
                     "dec {count}",
                     "jnz 2b",
-                    "tilestored [{old} + {stride}*1], tmm0",
-                    "tilestored [{old} + {stride}*1 + 1024], tmm1",
-                    "tilestored [{old} + {stride}*1 + 2048], tmm2",
-                    "tilestored [{old} + {stride}*1 + 3072], tmm3",
+                    "tilestored [{to} + {stride}*1], tmm0",
+                    "tilestored [{to} + {stride}*1 + 1024], tmm1",
+                    "tilestored [{to} + {stride}*1 + 2048], tmm2",
+                    "tilestored [{to} + {stride}*1 + 3072], tmm3",
                     step = inout(reg) steps.as_ptr() => _,
                     count = inout(reg) steps.len() => _,
                     x0 = out(reg) _,
@@ -223,8 +229,9 @@ macro_rules! add_products {
                     weights = out(reg) _,
                     blocks = out(reg) _,
                     from = out(reg) _,
-                    old = inout(reg) nowhere.as_mut_ptr() => _,
+                    to = inout(reg) nowhere.as_mut_ptr() => _,
                     fetch = out(reg) _,
+                    apart = out(reg) _,
                     stride = in(reg) STRIDE,
                     weights_at = const WEIGHTS,
                     blocks_at = const BLOCKS,
@@ -235,7 +242,6 @@ macro_rules! add_products {
                     fetch_stride = const FETCH_STRIDE,
                     size = const STEP,
                     each_weights = const EACH_WEIGHTS,
-                    out("rcx") _,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack),
@@ -247,6 +253,16 @@ macro_rules! add_products {
 
 add_products!(add_int8, "tdpbssd");
 add_products!(add_bf16, "tdpbf16ps");
+
+/// For each row of a tile, a register that makes `vpermps` spread its number.
+#[target_feature(enable = "avx512f")]
+fn lanes() -> [__m512i; TILE] {
+    let mut lanes = [_mm512_setzero_si512(); TILE];
+    for (lane, number) in lanes.iter_mut().zip(0..) {
+        *lane = _mm512_set1_epi32(number);
+    }
+    lanes
+}
 
 /// Stores a tile of products of the step before, and begins again from zero.
 macro_rules! renew {
@@ -274,7 +290,7 @@ macro_rules! to_sums {
 /// Writes a row of sums as results, and goes to the next row.
 macro_rules! to_results {
     ($tile:literal, $row:literal) => {
-        "vmovups zmmword ptr [{to}], zmm0\nadd {to}, {to_stride}\n"
+        "vmovups zmmword ptr [{to}], zmm0\nadd {to}, {apart}\n"
     };
 }
 
@@ -360,10 +376,7 @@ unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
     if steps.len() < 2 {
         return;
     }
-    let mut lanes = [_mm512_setzero_si512(); TILE];
-    for (lane, number) in lanes.iter_mut().zip(0..) {
-        *lane = _mm512_set1_epi32(number);
-    }
+    let lanes = lanes();
     // SAFETY: the caller's promise.
     unsafe {
         asm!(
@@ -396,7 +409,7 @@ unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
             w1 = out(reg) _,
             from = out(reg) _,
             to = out(reg) _,
-            to_stride = in(reg) to_stride,
+            apart = in(reg) to_stride,
             right = in(reg) 64usize.wrapping_sub(TILE * to_stride),
             products = in(reg) products,
             fetch = out(reg) _,
@@ -436,6 +449,175 @@ unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
     }
 }
 
+/// Scales rows of a tile of whole products: `result = product as f32 * x_scale * weight_scale`.
+macro_rules! scale_whole {
+    ($to:ident, $tile:literal, $x:literal, $weights:literal, $($row:literal)+) => {
+        concat!($(
+            "vpermps zmm1, {lane", $row, "}, ", $x, "\n",
+            "vcvtdq2ps zmm0, zmmword ptr [{products} + 1024*", $tile, " + 64*", $row, "]\n",
+            "vmulps zmm0, zmm0, zmm1\n",
+            "vmulps zmm0, zmm0, ", $weights, "\n",
+            $to!($tile, $row),
+        )+)
+    };
+}
+
+/// All but the first quarter of a block, while the products of the step before become results.
+macro_rules! finishing_quarters {
+    ($to:ident) => {
+        concat!(
+            "mov {to}, [{step} - {size} + {x_scales_at}]\n",
+            "vmovups zmm28, zmmword ptr [{to}]\n",
+            "vmovups zmm29, zmmword ptr [{to} + 64]\n",
+            "mov {to}, [{step} - {size} + {weights_at}]\n",
+            "mov {to}, [{to} + {scales_at}]\n",
+            "vmovups zmm30, zmmword ptr [{to}]\n",
+            "vmovups zmm31, zmmword ptr [{to} + 64]\n",
+            "mov {to}, [{step} - {size} + {to_at}]\n",
+            // To the second tile of the same rows: 64 bytes less 16 rows.
+            "mov {apart}, [{step} - {size} + {to_stride_at}]\n",
+            "mov {from}, {apart}\n",
+            "shl {from}, 4\n",
+            "neg {from}\n",
+            "add {from}, 64\n",
+            quarter!("tdpbssd", 1,
+                concat!(fetch!(), scale_whole!($to, 0, "zmm28", "zmm30", 0 1 2 3)),
+                scale_whole!($to, 0, "zmm28", "zmm30", 4 5 6 7),
+                scale_whole!($to, 0, "zmm28", "zmm30", 8 9 10 11),
+                concat!(scale_whole!($to, 0, "zmm28", "zmm30", 12 13 14 15), "add {to}, {from}\n")),
+            quarter!("tdpbssd", 2,
+                concat!(fetch!(), scale_whole!($to, 1, "zmm28", "zmm31", 0 1 2 3 4 5)),
+                scale_whole!($to, 1, "zmm28", "zmm31", 6 7 8 9 10 11),
+                concat!(fetch!(), scale_whole!($to, 1, "zmm28", "zmm31", 12 13 14 15),
+                    "sub {to}, 64\n", scale_whole!($to, 2, "zmm29", "zmm30", 0 1)),
+                scale_whole!($to, 2, "zmm29", "zmm30", 2 3 4 5 6 7)),
+            quarter!("tdpbssd", 3,
+                concat!(fetch!(), scale_whole!($to, 2, "zmm29", "zmm30", 8 9 10 11 12 13)),
+                concat!(scale_whole!($to, 2, "zmm29", "zmm30", 14 15), "add {to}, {from}\n",
+                    scale_whole!($to, 3, "zmm29", "zmm31", 0 1 2 3)),
+                scale_whole!($to, 3, "zmm29", "zmm31", 4 5 6 7 8 9),
+                scale_whole!($to, 3, "zmm29", "zmm31", 10 11 12 13 14 15)),
+        )
+    };
+}
+
+/// Adds the products of `steps` to their sums, or makes results of them; those of the last one are left in
+/// `products`. The first step is not multiplied.
+///
+/// # Safety
+/// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must be to
+/// `blocks` blocks, at least one, to sums, or results in rows of `to_stride` bytes, and to scales.
+#[target_feature(enable = "avx512f")]
+unsafe fn make_int8(steps: &[Step], products: *mut Square) {
+    if steps.len() < 2 {
+        return;
+    }
+    let lanes = lanes();
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "2:",
+            // What the step before has made goes to its sums, or where it is scaled.
+            "mov {from}, [{step} + {what_at}]",
+            "mov {to}, [{step} + {to_at}]",
+            "test {from}, {from}",
+            "cmovnz {to}, {products}",
+            "add {step}, {size}",
+            "mov {x0}, [{step}]",
+            "mov {x1}, [{step} + 8]",
+            "mov {weights}, [{step} + {weights_at}]",
+            "mov {from}, [{step} + {from_at}]",
+            "mov {apart}, [{step} + {from_stride}]",
+            "mov {w0}, [{weights}]",
+            "mov {w1}, [{weights} + 8]",
+            "mov {fetch}, [{step} + {fetch_at}]",
+            quarter!("tdpbssd", 0, exchange!(0), exchange!(1), exchange!(2), exchange!(3)),
+            "cmp qword ptr [{step} - {size} + {what_at}], {to_results}",
+            "je 3f",
+            "ja 4f",
+            quarter!("tdpbssd", 1, fetch!(), "", "", ""),
+            quarter!("tdpbssd", 2, fetch!(), "", fetch!(), ""),
+            quarter!("tdpbssd", 3, fetch!(), "", "", ""),
+            "jmp 5f",
+            "3:",
+            finishing_quarters!(to_results),
+            "jmp 5f",
+            "4:",
+            finishing_quarters!(onto_results),
+            "5:",
+            "mov {from}, [{step} + {blocks_at}]",
+            "jmp 7f",
+            "6:",
+            "add {weights}, {each_weights}",
+            "add {x0}, 4096",
+            "add {x1}, 4096",
+            "mov {w0}, [{weights}]",
+            "mov {w1}, [{weights} + 8]",
+            quarter!("tdpbssd", 0, fetch!(), "", "", ""),
+            quarter!("tdpbssd", 1, fetch!(), "", "", ""),
+            quarter!("tdpbssd", 2, fetch!(), "", "", ""),
+            quarter!("tdpbssd", 3, fetch!(), "", "", ""),
+            "7:",
+            "dec {from}",
+            "jnz 6b",
+            "dec {count}",
+            "jnz 2b",
+            "tilestored [{products} + {stride}*1], tmm0",
+            "tilestored [{products} + {stride}*1 + 1024], tmm1",
+            "tilestored [{products} + {stride}*1 + 2048], tmm2",
+            "tilestored [{products} + {stride}*1 + 3072], tmm3",
+            step = inout(reg) steps.as_ptr() => _,
+            count = inout(reg) steps.len() - 1 => _,
+            x0 = out(reg) _,
+            x1 = out(reg) _,
+            w0 = out(reg) _,
+            w1 = out(reg) _,
+            weights = out(reg) _,
+            from = out(reg) _,
+            to = out(reg) _,
+            products = in(reg) products,
+            fetch = out(reg) _,
+            apart = out(reg) _,
+            stride = in(reg) STRIDE,
+            lane0 = in(zmm_reg) lanes[0],
+            lane1 = in(zmm_reg) lanes[1],
+            lane2 = in(zmm_reg) lanes[2],
+            lane3 = in(zmm_reg) lanes[3],
+            lane4 = in(zmm_reg) lanes[4],
+            lane5 = in(zmm_reg) lanes[5],
+            lane6 = in(zmm_reg) lanes[6],
+            lane7 = in(zmm_reg) lanes[7],
+            lane8 = in(zmm_reg) lanes[8],
+            lane9 = in(zmm_reg) lanes[9],
+            lane10 = in(zmm_reg) lanes[10],
+            lane11 = in(zmm_reg) lanes[11],
+            lane12 = in(zmm_reg) lanes[12],
+            lane13 = in(zmm_reg) lanes[13],
+            lane14 = in(zmm_reg) lanes[14],
+            lane15 = in(zmm_reg) lanes[15],
+            weights_at = const WEIGHTS,
+            scales_at = const SCALES,
+            blocks_at = const BLOCKS,
+            from_at = const FROM,
+            from_stride = const FROM_STRIDE,
+            to_at = const TO,
+            to_stride_at = const TO_STRIDE,
+            what_at = const WHAT,
+            to_results = const TO_RESULTS,
+            x_scales_at = const X_SCALES,
+            fetch_at = const FETCH,
+            fetch_stride = const FETCH_STRIDE,
+            size = const STEP,
+            each_weights = const EACH_WEIGHTS,
+            out("zmm0") _, out("zmm1") _,
+            out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
 /// Adds the products of a group to its sums, or to zero if `fresh`; the last ones are written as results if
 /// there is a place for them (whole products with scales by block, all rows and columns of an even number of
 /// row tiles). Sums of row tiles and weight
@@ -464,7 +646,7 @@ pub(super) unsafe fn multiply(
     weights.clear();
     weights.extend((0..operands.blocks).map(|block| Weights {
         tiles: pair.map(|tile| &raw const *tile[block]),
-        scales: match scaled {
+        scales: match scaled || direct.is_some() {
             true => operands.weight_scales(group.tile, 2, block).as_ptr(),
             false => std::ptr::null(),
         },
@@ -480,18 +662,23 @@ pub(super) unsafe fn multiply(
         from_stride: 0,
         to: nowhere.as_mut_ptr().cast(),
         what: TO_SUMS,
+        to_stride: STRIDE,
         x_scales: (&raw const NOTHING).cast(),
         fetch: (&raw const NOTHING).cast(),
         fetch_stride: 0,
     };
     let squares = (&raw mut *sums).cast::<Square>();
     steps.clear();
-    if scaled {
+    if scaled || direct.is_some() {
         steps.push(none);
     }
     // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
     // it only where sums have to leave the tile registers after each block anyway.
-    let (blocks, turn) = if scaled { (1, TURN_ROWS) } else { (2, GROUP_ROWS) };
+    let (blocks, turn) = match product {
+        Product::ScaledInt8 => (1, TURN_ROWS),
+        Product::Int8 => (INT8_BLOCKS, GROUP_ROWS),
+        Product::Bf16 => (2, GROUP_ROWS),
+    };
     for first in (0..group.row_tiles).step_by(turn) {
         for block in (0..operands.blocks).step_by(blocks) {
             for row in (first..group.row_tiles.min(first + turn)).step_by(2) {
@@ -505,10 +692,11 @@ pub(super) unsafe fn multiply(
                     (step.from, step.from_stride) = (sums, STRIDE);
                 }
                 if let Some(Direct { start, stride, added }) = direct
-                    && block + 1 == operands.blocks
+                    && block + blocks == operands.blocks
                 {
                     step.to = start.wrapping_byte_add(row * TILE * stride);
                     step.what = if added { ONTO_RESULTS } else { TO_RESULTS };
+                    step.to_stride = stride;
                 }
                 if let Some(Ahead { start, stride }) = ahead
                     && block < FETCHING_BLOCKS
@@ -516,7 +704,7 @@ pub(super) unsafe fn multiply(
                     step.fetch = start.wrapping_add((row * TILE + block * FETCHED_ROWS) * stride);
                     step.fetch_stride = stride;
                 }
-                if scaled {
+                if scaled || direct.is_some() {
                     // Scales of a second tile that is none are those of other rows, or zeros: they
                     // go into sums that nobody reads.
                     step.x_scales = operands.x_scales(group.row_tile + row, 2, block).as_ptr();
@@ -528,13 +716,18 @@ pub(super) unsafe fn multiply(
     // SAFETY: every step has blocks of the operands, a square of the sums and scales.
     unsafe {
         match (product, &steps[..]) {
+            (Product::Int8, [_, .., last]) if direct.is_some() => {
+                let mut products = MaybeUninit::<Square>::uninit();
+                make_int8(steps, products.as_mut_ptr());
+                scale_last(products.assume_init_ref(), last, product);
+            }
             (Product::Int8, _) => add_int8(steps),
             (Product::Bf16, _) => add_bf16(steps),
             (Product::ScaledInt8, [_, .., last]) => {
                 let mut products = MaybeUninit::<Square>::uninit();
                 let to_stride = direct.map_or(STRIDE, |direct| direct.stride);
                 add_scaled(steps, to_stride, products.as_mut_ptr());
-                scale_last(products.assume_init_ref(), last, to_stride);
+                scale_last(products.assume_init_ref(), last, product);
             }
             (Product::ScaledInt8, _) => {}
         }
@@ -544,9 +737,9 @@ pub(super) unsafe fn multiply(
 /// Scales what the last step has left.
 ///
 /// # Safety
-/// The pointers of the step must be to sums, or results in rows of `to_stride` bytes, and scales.
+/// The pointers of the step must be to sums, or results in rows of its `to_stride` bytes, and scales.
 #[target_feature(enable = "avx512f")]
-unsafe fn scale_last(products: &Square, step: &Step, to_stride: usize) {
+unsafe fn scale_last(products: &Square, step: &Step, product: Product) {
     for (index, products) in products.0.as_flattened().iter().enumerate() {
         let (row_tile, tile) = (index / 2, index % 2);
         for (row, products) in products.i32().as_chunks::<TILE>().0.iter().enumerate() {
@@ -556,14 +749,18 @@ unsafe fn scale_last(products: &Square, step: &Step, to_stride: usize) {
                 let scales = &*(*step.weights).scales.add(tile * TILE).cast::<[f32; TILE]>();
                 let x_scale = *step.x_scales.add(row_tile * TILE + row);
                 let mut sums = step.from.cast::<f32>().add(in_square).cast::<[f32; TILE]>().read();
-                for ((sum, &product), &scale) in sums.iter_mut().zip(products).zip(scales) {
-                    *sum = (product as f32).mul_add(x_scale * scale, *sum);
+                for ((sum, &dot), &scale) in sums.iter_mut().zip(products).zip(scales) {
+                    *sum = match product {
+                        Product::Int8 => dot as f32 * x_scale * scale,
+                        _ => (dot as f32).mul_add(x_scale * scale, *sum),
+                    };
                 }
                 if step.what == TO_SUMS {
                     step.to.add(in_square).cast::<[f32; TILE]>().write(sums);
                     continue;
                 }
-                let to = step.to.byte_add((row_tile * TILE + row) * to_stride).add(tile * TILE);
+                let to =
+                    step.to.byte_add((row_tile * TILE + row) * step.to_stride).add(tile * TILE);
                 let to = to.cast::<[f32; TILE]>();
                 if step.what == ONTO_RESULTS {
                     let before = to.read();

@@ -93,10 +93,12 @@ impl Finish<'_> {
         let group = part.group;
         let whole = group.row_tiles.is_multiple_of(2) && group.rows == group.row_tiles * TILE;
         let columns = self.columns(group, part.start);
-        let ready = self.product == Product::ScaledInt8
-            && self.x_scales.is_none()
-            && self.bias.is_none()
-            && self.ending != Ending::Gated;
+        let scaled = match self.product {
+            Product::Int8 => self.x_scales.is_some(),
+            Product::ScaledInt8 => self.x_scales.is_none(),
+            Product::Bf16 => false,
+        };
+        let ready = scaled && self.bias.is_none() && self.ending != Ending::Gated;
         let direct = whole && columns.len() == GROUP_TILES * TILE && ready;
         (direct && self.follow && !self.past_cache).then(|| {
             let from = group.row_tile * TILE;

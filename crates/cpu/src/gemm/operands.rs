@@ -107,8 +107,8 @@ pub(super) struct Ahead {
     pub stride: usize,
 }
 
-/// Where the results of a group are written at once, if its sums are results and all of its rows and columns
-/// are there.
+/// Where the results of a group are written where they are made, if its scales are all that they need and all
+/// of its rows and columns are there.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX writes results"))]
 pub(super) struct Direct {
