@@ -23,7 +23,7 @@ use std::mem::MaybeUninit;
 use super::amx::Tiles;
 use super::block::{Block, SumTile, TILE};
 use super::operands::{
-    Ahead, Direct, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums,
+    Ahead, Direct, GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums, Way,
 };
 
 /// Two row tiles by two weight tiles.
@@ -65,7 +65,7 @@ pub(super) struct Step {
     from_stride: usize,
     /// Where the sums go: a [`Square`], or results.
     to: *mut f32,
-    /// One of [`TO_SUMS`], [`TO_RESULTS`] and [`ONTO_RESULTS`].
+    /// One of [`TO_SUMS`], [`TO_RESULTS`], [`PAST_CACHES`] and [`ONTO_RESULTS`].
     what: usize,
     /// Bytes from a row of results to the next.
     to_stride: usize,
@@ -80,8 +80,10 @@ pub(super) struct Step {
 const TO_SUMS: usize = 0;
 /// In [`Step::what`]: they are results, and written as such.
 const TO_RESULTS: usize = 1;
+/// In [`Step::what`]: the same, past the caches.
+const PAST_CACHES: usize = 2;
 /// In [`Step::what`]: they are added to what is there.
-const ONTO_RESULTS: usize = 2;
+const ONTO_RESULTS: usize = 3;
 
 /// Rows whose memory is asked for with each block.
 const FETCHED_ROWS: usize = 8;
@@ -294,6 +296,13 @@ macro_rules! to_results {
     };
 }
 
+/// As `to_results`, past the caches: rows must begin where cache lines do.
+macro_rules! past_caches {
+    ($tile:literal, $row:literal) => {
+        "vmovntps zmmword ptr [{to}], zmm0\nadd {to}, {apart}\n"
+    };
+}
+
 /// As `to_results`, onto what is there.
 macro_rules! onto_results {
     ($tile:literal, $row:literal) => {
@@ -386,12 +395,17 @@ unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
             "tilezero tmm3",
             "2:",
             "mov {x0}, [{step} + {what_at}]",
-            "cmp {x0}, {to_results}",
+            "cmp {x0}, {past_caches}",
             "je 3f",
             "ja 4f",
+            "test {x0}, {x0}",
+            "jnz 6f",
             scaled_step!(to_sums, "", ""),
             "jmp 5f",
             "3:",
+            scaled_step!(past_caches, "add {to}, {right}\n", "sub {to}, 64\n"),
+            "jmp 5f",
+            "6:",
             scaled_step!(to_results, "add {to}, {right}\n", "sub {to}, 64\n"),
             "jmp 5f",
             "4:",
@@ -437,7 +451,7 @@ unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
             from_at = const FROM,
             to_at = const TO,
             what_at = const WHAT,
-            to_results = const TO_RESULTS,
+            past_caches = const PAST_CACHES,
             x_scales_at = const X_SCALES,
             size = const STEP,
             out("zmm0") _, out("zmm1") _,
@@ -532,14 +546,19 @@ unsafe fn make_int8(steps: &[Step], products: *mut Square) {
             "mov {w1}, [{weights} + 8]",
             "mov {fetch}, [{step} + {fetch_at}]",
             quarter!("tdpbssd", 0, exchange!(0), exchange!(1), exchange!(2), exchange!(3)),
-            "cmp qword ptr [{step} - {size} + {what_at}], {to_results}",
+            "cmp qword ptr [{step} - {size} + {what_at}], {past_caches}",
             "je 3f",
             "ja 4f",
+            "cmp qword ptr [{step} - {size} + {what_at}], {to_sums}",
+            "jne 8f",
             quarter!("tdpbssd", 1, fetch!(), "", "", ""),
             quarter!("tdpbssd", 2, fetch!(), "", fetch!(), ""),
             quarter!("tdpbssd", 3, fetch!(), "", "", ""),
             "jmp 5f",
             "3:",
+            finishing_quarters!(past_caches),
+            "jmp 5f",
+            "8:",
             finishing_quarters!(to_results),
             "jmp 5f",
             "4:",
@@ -603,7 +622,8 @@ unsafe fn make_int8(steps: &[Step], products: *mut Square) {
             to_at = const TO,
             to_stride_at = const TO_STRIDE,
             what_at = const WHAT,
-            to_results = const TO_RESULTS,
+            to_sums = const TO_SUMS,
+            past_caches = const PAST_CACHES,
             x_scales_at = const X_SCALES,
             fetch_at = const FETCH,
             fetch_stride = const FETCH_STRIDE,
@@ -691,11 +711,15 @@ pub(super) unsafe fn multiply(
                 if block > 0 || !fresh {
                     (step.from, step.from_stride) = (sums, STRIDE);
                 }
-                if let Some(Direct { start, stride, added }) = direct
+                if let Some(Direct { start, stride, way }) = direct
                     && block + blocks == operands.blocks
                 {
                     step.to = start.wrapping_byte_add(row * TILE * stride);
-                    step.what = if added { ONTO_RESULTS } else { TO_RESULTS };
+                    step.what = match way {
+                        Way::Onto => ONTO_RESULTS,
+                        Way::To => TO_RESULTS,
+                        Way::PastCaches => PAST_CACHES,
+                    };
                     step.to_stride = stride;
                 }
                 if let Some(Ahead { start, stride }) = ahead

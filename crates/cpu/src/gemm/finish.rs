@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::block::{SumTile, TILE};
-use super::operands::{Ahead, Direct, GROUP_TILES, Group, Product, Sums};
+use super::operands::{Ahead, Direct, GROUP_TILES, Group, Product, Sums, Way};
 use crate::scalar::silu;
 use crate::shared_out::SharedOut;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -100,14 +100,18 @@ impl Finish<'_> {
         };
         let ready = scaled && self.bias.is_none() && self.ending != Ending::Gated;
         let direct = whole && columns.len() == GROUP_TILES * TILE && ready;
-        (direct && self.follow && !self.past_cache).then(|| {
+        (direct && self.follow).then(|| {
             let from = group.row_tile * TILE;
             let to = self.places.map_or(from, |places| places[from]) - self.first.0;
-            Direct {
-                start: self.out.place(to, columns.start - self.first.1),
-                stride: self.out.width() * size_of::<f32>(),
-                added: self.ending == Ending::Added,
-            }
+            let start = self.out.place(to, columns.start - self.first.1);
+            let stride = self.out.width() * size_of::<f32>();
+            let aligned = (start.addr() | stride).is_multiple_of(size_of::<[f32; TILE]>());
+            let way = match self.ending {
+                Ending::Added => Way::Onto,
+                _ if self.past_cache && aligned => Way::PastCaches,
+                _ => Way::To,
+            };
+            Direct { start, stride, way }
         })
     }
 

@@ -116,8 +116,19 @@ pub(super) struct Direct {
     pub start: *mut f32,
     /// Bytes from a row's to the next one's.
     pub stride: usize,
-    /// Whether they are added to what is there.
-    pub added: bool,
+    /// How they are written.
+    pub way: Way,
+}
+
+/// How results are written.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// As they are.
+    To,
+    /// Past the caches: all rows begin where cache lines do.
+    PastCaches,
+    /// Added to what is there.
+    Onto,
 }
 
 /// What a kernel leaves in the sums.
