@@ -96,6 +96,10 @@ impl PanelSource for ByGroup<'_> {
             _ => None,
         }
     }
+
+    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE_ROWS]) {
+        self.packed.stored_scales(tile, block, scales);
+    }
 }
 
 #[cfg(test)]

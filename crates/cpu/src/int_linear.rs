@@ -188,6 +188,11 @@ impl PanelSource for Packed {
             Self::Stored(_) => None,
         }
     }
+
+    // The panels that are stored are whole numbers of the scales of their groups.
+    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE_ROWS]) {
+        self.group_scales(tile, block * PANEL_COLS, scales);
+    }
 }
 
 /// A weight and how it is multiplied.

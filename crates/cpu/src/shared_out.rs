@@ -36,6 +36,16 @@ impl<'a, T> SharedOut<'a, T> {
         self.width
     }
 
+    /// Where column `column` of `row` is; what follows it may be written by who could ask for it by
+    /// [`Self::part`].
+    ///
+    /// # Panics
+    /// If they are out of bounds.
+    pub fn place(&self, row: usize, column: usize) -> *mut T {
+        assert!(row < self.rows && column < self.width);
+        self.start.wrapping_add(row * self.width + column)
+    }
+
     /// The columns `range` of `row`.
     ///
     /// # Safety

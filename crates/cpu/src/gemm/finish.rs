@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::block::{SumTile, TILE};
-use super::operands::{Ahead, Group, Product, Sums};
+use super::operands::{Ahead, Direct, GROUP_TILES, Group, Product, Sums, Way};
 use crate::scalar::silu;
 use crate::shared_out::SharedOut;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -30,6 +30,8 @@ pub(super) struct Finish<'a> {
     pub bias: Option<&'a [f32]>,
     /// The output's row of each row of activations; none: the same.
     pub places: Option<&'a [usize]>,
+    /// Whether these follow each other.
+    pub follow: bool,
     /// Whether results are written past the caches, where the alignment of the output allows.
     pub past_cache: bool,
     /// Row and column of the results that the output begins with.
@@ -80,15 +82,37 @@ impl Finish<'_> {
     /// # Safety
     /// The group must be the task's own.
     pub unsafe fn ahead(&self, part: &Finished<'_>) -> Option<Ahead> {
-        let first = part.group.row_tile * TILE;
-        let follow = self.places.is_none_or(|places| {
-            let places = &places[first..][..part.group.rows];
-            places.windows(2).all(|pair| pair[1] == pair[0] + 1)
-        });
         // SAFETY: the caller's promise.
         let start = unsafe { self.place(part.group, part.start, 0).as_ptr().cast() };
         let ahead = Ahead { start, stride: self.out.width() * size_of::<f32>() };
-        (follow && !self.past_cache).then_some(ahead)
+        (self.follow && !self.past_cache).then_some(ahead)
+    }
+
+    /// Where the results of a group can be written from the registers that they are made in.
+    pub fn direct(&self, part: &Finished<'_>) -> Option<Direct> {
+        let group = part.group;
+        let whole = group.row_tiles.is_multiple_of(2) && group.rows == group.row_tiles * TILE;
+        let columns = self.columns(group, part.start);
+        let scaled = match self.product {
+            Product::Int8 => self.x_scales.is_some(),
+            Product::ScaledInt8 => self.x_scales.is_none(),
+            Product::Bf16 => false,
+        };
+        let ready = scaled && self.bias.is_none() && self.ending != Ending::Gated;
+        let direct = whole && columns.len() == GROUP_TILES * TILE && ready;
+        (direct && self.follow).then(|| {
+            let from = group.row_tile * TILE;
+            let to = self.places.map_or(from, |places| places[from]) - self.first.0;
+            let start = self.out.place(to, columns.start - self.first.1);
+            let stride = self.out.width() * size_of::<f32>();
+            let aligned = (start.addr() | stride).is_multiple_of(size_of::<[f32; TILE]>());
+            let way = match self.ending {
+                Ending::Added => Way::Onto,
+                _ if self.past_cache && aligned => Way::PastCaches,
+                _ => Way::To,
+            };
+            Direct { start, stride, way }
+        })
     }
 
     /// Asks for the memory of results, to write, before they are computed.

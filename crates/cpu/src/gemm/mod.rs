@@ -246,6 +246,7 @@ impl Gemm {
             x_scales: missing.then_some(x.scales),
             bias: out.bias,
             places: out.rows,
+            follow: out.rows.is_none_or(|rows| rows.windows(2).all(|two| two[1] == two[0] + 1)),
             past_cache: rows * n >= PAST_CACHE && out.ending != Ending::Added && codes.is_none(),
             first: (0, 0),
             out: SharedOut::new(out.values, n),
@@ -468,8 +469,10 @@ impl Job<'_> {
                         finish.fetch(&part);
                     }
                     let fresh = run.start == 0;
-                    unit.multiply(&operands, group, self.product, fresh, ahead, part.sums);
-                    if last {
+                    let direct = last && unit.writes_results();
+                    let direct = direct.then(|| finish.direct(&part)).flatten();
+                    unit.multiply(&operands, group, self.product, fresh, ahead, direct, part.sums);
+                    if last && direct.is_none() {
                         unit.finish(finish, &part);
                     }
                 }

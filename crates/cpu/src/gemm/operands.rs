@@ -3,7 +3,7 @@
 use super::block::{Block, SumTile, TILE};
 
 /// Row tiles of a group at most.
-pub(super) const GROUP_ROWS: usize = 8;
+pub(super) const GROUP_ROWS: usize = 16;
 /// Weight tiles of a group at most.
 pub(super) const GROUP_TILES: usize = 2;
 
@@ -105,6 +105,30 @@ pub(super) struct Ahead {
     pub start: *const u8,
     /// Bytes from a row's to the next one's.
     pub stride: usize,
+}
+
+/// Where the results of a group are written where they are made, if its scales are all that they need and all
+/// of its rows and columns are there.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX writes results"))]
+pub(super) struct Direct {
+    /// The first result.
+    pub start: *mut f32,
+    /// Bytes from a row's to the next one's.
+    pub stride: usize,
+    /// How they are written.
+    pub way: Way,
+}
+
+/// How results are written.
+#[derive(Clone, Copy)]
+pub(super) enum Way {
+    /// As they are.
+    To,
+    /// Past the caches: all rows begin where cache lines do.
+    PastCaches,
+    /// Added to what is there.
+    Onto,
 }
 
 /// What a kernel leaves in the sums.

@@ -3,7 +3,7 @@
 use super::finish::{Finish, Finished};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
-use super::operands::{Ahead, Group, Operands, Product, Sums};
+use super::operands::{Ahead, Direct, Group, Operands, Product, Sums};
 use super::oracle;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -96,8 +96,17 @@ impl Started {
         }
     }
 
+    /// Whether the unit can write results by itself.
+    pub fn writes_results(&self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => true,
+            _ => false,
+        }
+    }
+
     /// Adds the products of a group to its sums, or to zero if `fresh`. `ahead`: what memory to ask for, if
-    /// the unit does that.
+    /// the unit does that. `direct`: where to write them as results, and not to the sums, if it does that.
     pub fn multiply(
         &mut self,
         operands: &Operands<'_>,
@@ -105,6 +114,7 @@ impl Started {
         product: Product,
         fresh: bool,
         ahead: Option<Ahead>,
+        direct: Option<Direct>,
         sums: &mut Sums,
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -125,7 +135,7 @@ impl Started {
         #[cfg(not(target_arch = "x86_64"))]
         let starts_itself = false;
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = ahead;
+        let _ = (ahead, direct);
         if fresh && !starts_itself {
             *sums = Sums::ZERO;
         }
@@ -134,7 +144,7 @@ impl Started {
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, fresh, ahead, sums);
+                amx_products::multiply(tiles, operands, group, product, fresh, ahead, direct, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
