@@ -3,8 +3,8 @@
 
 use keeve_codec::{Codes, Group, PackedTensor, SUPER_BLOCK, Scaling};
 
-use crate::panel::{PANEL_COLS, PanelSource, QuantizedRows, TILE_ROWS};
-use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, WIDE_FACTOR_BITS};
+use crate::panel::{PANEL_COLS, PanelPart, PanelSource, QuantizedRows, TILE_ROWS};
+use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, REST_SCALE, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, Layout};
 
 /// A matrix as it is stored.
@@ -109,6 +109,34 @@ impl Oracle {
         result
     }
 
+    /// The product of weight row `index`, whose codes these are, and activation row `row` by
+    /// [`crate::recipe::Recipe::FineBlock`].
+    pub fn by_parts(&self, index: usize, codes: &[i32], x: &QuantizedRows, row: usize) -> f32 {
+        let zero = i32::from(self.layout.codes.zero);
+        let has_offset = matches!(self.layout.codes.scaling, Scaling::Groups { offset: true, .. });
+        let len = self.group_len().unwrap_or(SUPER_BLOCK);
+        let mut result = 0.0;
+        for (group, codes) in codes.chunks(len).enumerate() {
+            let (scale, offset) = self.group(index, group);
+            let (block, within) = (group * len / PANEL_COLS, group * len % PANEL_COLS);
+            let (mut products, mut added) = (0.0, 0.0);
+            for part in 2 * block..2 * block + 2 {
+                let x_scale = x.scales[row * x.spans() + part];
+                let x = &x.codes[row * x.cols + part * PANEL_COLS + within..][..codes.len()];
+                let both = codes.iter().zip(x);
+                let product: i32 = both.map(|(code, &x)| (code - zero) * i32::from(x)).sum();
+                let sum: i32 = x.iter().map(|&x| i32::from(x)).sum();
+                products = (product as f32).mul_add(x_scale, products);
+                added = (sum as f32).mul_add(x_scale, added);
+            }
+            result = scale.mul_add(products, result);
+            if has_offset {
+                result = offset.mul_add(added, result);
+            }
+        }
+        result
+    }
+
     /// The codes of a tile's 256 columns, less the code of zero, as a panel has them.
     pub fn panel_codes(&self, tile: usize, block: usize, to: &mut [i8; TILE_ROWS * PANEL_COLS]) {
         to.fill(0);
@@ -167,13 +195,13 @@ impl Oracle {
         }
     }
 
-    /// The codes of a weight row in a panel, and their scale.
-    fn panel_row(&self, index: usize, block: usize) -> ([i8; PANEL_COLS], f32) {
+    /// The codes of a weight row in a panel, or of what these leave, and their scale.
+    fn panel_row(&self, index: usize, block: usize, part: PanelPart) -> ([i8; PANEL_COLS], f32) {
         let Codes { bits, signed, zero, .. } = self.layout.codes;
         let columns = block * PANEL_COLS..self.layout.cols.min((block + 1) * PANEL_COLS);
         let stored = self.codes(index);
         let mut codes = [0; PANEL_COLS];
-        if self.layout.exact_panels() {
+        if self.layout.exact_panels() && part == PanelPart::First {
             for (code, column) in codes.iter_mut().zip(columns.clone()) {
                 *code = (stored[column] - i32::from(zero)) as i8;
             }
@@ -215,9 +243,35 @@ impl Oracle {
                 let by = nearest(scale * inverse * one);
                 (stored[column] - zero as i32) * by + nearest(offset * inverse * one) + half
             };
-            *code = (fixed >> FRACTION_BITS) as i8;
+            *code = match part {
+                PanelPart::First => (fixed >> FRACTION_BITS) as i8,
+                PanelPart::Rest => ((fixed & ((1 << FRACTION_BITS) - 1)) - half) as i8,
+            };
         }
-        (codes, scale)
+        (codes, if part == PanelPart::Rest { scale * REST_SCALE } else { scale })
+    }
+
+    /// As [`PanelSource::panel`], or what that leaves.
+    pub fn panel_part(
+        &self,
+        tile: usize,
+        block: usize,
+        part: PanelPart,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        codes.fill(0);
+        scales.fill(0.0);
+        for (row, scale) in scales.iter_mut().enumerate() {
+            let index = tile * TILE_ROWS + row;
+            if index < self.layout.rows {
+                let (of_row, found) = self.panel_row(index, block, part);
+                *scale = found;
+                for (column, code) in of_row.into_iter().enumerate() {
+                    codes[(column / 4 * TILE_ROWS + row) * 4 + column % 4] = code;
+                }
+            }
+        }
     }
 }
 
@@ -241,18 +295,7 @@ impl PanelSource for Oracle {
         codes: &mut [i8; TILE_ROWS * PANEL_COLS],
         scales: &mut [f32; TILE_ROWS],
     ) {
-        codes.fill(0);
-        scales.fill(0.0);
-        for (row, scale) in scales.iter_mut().enumerate() {
-            let index = tile * TILE_ROWS + row;
-            if index < self.layout.rows {
-                let (of_row, found) = self.panel_row(index, block);
-                *scale = found;
-                for (column, code) in of_row.into_iter().enumerate() {
-                    codes[(column / 4 * TILE_ROWS + row) * 4 + column % 4] = code;
-                }
-            }
-        }
+        self.panel_part(tile, block, PanelPart::First, codes, scales);
     }
 
     fn stored_panel(&self, _: usize, _: usize) -> Option<&[i8]> {

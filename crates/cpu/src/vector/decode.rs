@@ -1,13 +1,14 @@
 //! Products of few rows of activations with tiles, by blocks of 32 columns: exact in `i32` within a
-//! block, scales applied as they are stored. The order of `f32` operations is that of
+//! block, scales applied as they are stored (activations in two parts: [`super::fine`]). The order of `f32` operations is that of
 //! [`crate::scalar::oracle`], so that results are the same bits.
 
 use keeve_codec::{Float, Group, Scaling};
 
+use super::fine;
 use super::ints::IntLanes;
 use super::lanes::Lanes;
 use super::prefetch::{prefetch, prefetch_far};
-use crate::panel::TILE_ROWS;
+use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 
@@ -16,24 +17,24 @@ use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 const FAR_AHEAD: usize = 8192;
 const AHEAD: usize = 2048;
 /// Vectors of a block.
-const WORDS: usize = BLOCK / 4;
+pub(super) const WORDS: usize = BLOCK / 4;
 
 /// A row of activations.
 #[derive(Clone, Copy)]
-struct RowAt {
-    codes: *const i8,
-    scales: *const f32,
-    sums: *const i32,
+pub(super) struct RowAt {
+    pub codes: *const i8,
+    pub scales: *const f32,
+    pub sums: *const i32,
     weighted16: *const f32,
     weighted32: *const f32,
 }
 
 /// A tile, from the first row that a register holds.
 #[derive(Clone, Copy)]
-struct TileAt {
-    at: *const u8,
+pub(super) struct TileAt {
+    pub at: *const u8,
     /// The first row.
-    row: usize,
+    pub row: usize,
 }
 
 /// `out[r] = x[first + r] . weights` for `ROWS` rows and the 16 weight rows of `tile`.
@@ -52,10 +53,12 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     out: &mut [[f32; TILE_ROWS]],
 ) {
     let rows = &x.rows;
-    let (cols, spans) = (rows.cols, rows.spans());
-    assert!(tile.len() == layout.tile_bytes() && layout.padded() <= cols && out.len() >= ROWS);
+    let (cols, spans, in_parts) = (rows.cols, rows.spans(), x.parts == 2);
+    let most = if in_parts { cols / 2 } else { cols };
+    assert!(tile.len() == layout.tile_bytes() && layout.padded() <= most && out.len() >= ROWS);
     assert!(first + ROWS <= rows.rows && rows.codes.len() == rows.rows * cols);
-    assert!(rows.scales.len() == rows.rows * spans && (spans == 1 || rows.span == BLOCK));
+    let span = if in_parts { PANEL_COLS } else { BLOCK };
+    assert!(rows.scales.len() == rows.rows * spans && (spans == 1 || rows.span == span));
     let sums = cols / SUM_COLS;
     assert!(x.sums.len() == rows.rows * sums && x.weighted16.len() == x.sums.len());
     assert!(2 * x.weighted32.len() == x.sums.len());
@@ -83,10 +86,13 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
                         Group::Of(len) => len.into(),
                     };
                     let scales = Scales { width, float, offset };
+                    assert!(!in_parts || width <= PANEL_COLS);
                     match (by_token, layout.codes.bits) {
+                        (_, 1) if in_parts => fine::groups::<V, 1, ROWS>(layout, scales, tile, x),
+                        (_, 2) if in_parts => fine::groups::<V, 2, ROWS>(layout, scales, tile, x),
+                        (_, bits) if in_parts => unreachable!("no parts for codes of {bits} bits"),
                         (true, 4) => whole_rows::<V, 4, ROWS>(layout, scales, tile, x),
                         (true, _) => whole_rows::<V, 8, ROWS>(layout, scales, tile, x),
-                        (false, 1) => groups::<V, 1, ROWS>(layout, scales, tile, x),
                         (false, 2) => groups::<V, 2, ROWS>(layout, scales, tile, x),
                         (false, 3) => groups::<V, 3, ROWS>(layout, scales, tile, x),
                         (false, 4) => groups::<V, 4, ROWS>(layout, scales, tile, x),
@@ -221,20 +227,25 @@ pub(super) unsafe fn load_floats<F: Lanes>(float: Float, at: *const u8) -> F {
 
 /// How a codec scales by groups.
 #[derive(Clone, Copy)]
-struct Scales {
+pub(super) struct Scales {
     /// Columns of a group.
-    width: usize,
-    float: Float,
-    offset: bool,
+    pub width: usize,
+    pub float: Float,
+    pub offset: bool,
 }
 
 impl Scales {
+    /// Bytes of a group in a header.
+    pub fn group_bytes(self) -> usize {
+        group_bytes(self.float, self.offset)
+    }
+
     /// The scales and offsets (zeros if there are none) of a group, from row `row` on.
     ///
     /// # Safety
     /// The machine must have the instructions of `F`; there must be a group at `at`.
     #[inline(always)]
-    unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
+    pub unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
         // SAFETY: the caller's promise: the group has 16 scales, and then as many offsets.
         unsafe {
             let bytes = self.float.bytes();
@@ -284,7 +295,7 @@ unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
         let nothing = V::Floats::splat(0.0);
         let mut sums = [nothing; ROWS];
         let (flip, zero) = zero_of::<V>(layout);
-        let group = group_bytes(scales.float, scales.offset);
+        let group = scales.group_bytes();
         let mut block = 0;
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);

@@ -15,7 +15,7 @@ use super::neon_ints::{Sdot, TileInts, Widening};
 use super::{bf16, decode, dots, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
 use crate::bf16_tiles;
 use crate::kernels::{Kernels, TileKernels};
-use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
 use crate::tiles::Layout;
 
@@ -127,13 +127,19 @@ macro_rules! tier {
                 unsafe { on_tier(x, cols, rounding, codes, scales) }
             }
 
-            fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+            fn quantize_in_parts(
+                &self,
+                x: &[f32],
+                parts: usize,
+                codes: &mut [i8],
+                scales: &mut [f32],
+            ) {
                 #[target_feature($(enable = $feature),+)]
-                fn on_tier(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-                    quantize::row_in_two(x, codes, scales);
+                fn on_tier(x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
+                    quantize::row_in_parts(x, parts, codes, scales);
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(x, codes, scales) }
+                unsafe { on_tier(x, parts, codes, scales) }
             }
 
             fn sums(
@@ -229,6 +235,7 @@ macro_rules! tier {
                 layout: &Layout,
                 tile: &[u8],
                 block: usize,
+                part: PanelPart,
                 codes: &mut [i8; TILE_ROWS * PANEL_COLS],
                 scales: &mut [f32; TILE_ROWS],
             ) {
@@ -237,14 +244,15 @@ macro_rules! tier {
                     layout: &Layout,
                     tile: &[u8],
                     block: usize,
+                    part: PanelPart,
                     codes: &mut [i8; TILE_ROWS * PANEL_COLS],
                     scales: &mut [f32; TILE_ROWS],
                 ) {
                     // SAFETY: this function has the instructions.
-                    unsafe { panels::panel::<$ints>(layout, tile, block, codes, scales) }
+                    unsafe { panels::panel::<$ints>(layout, tile, block, part, codes, scales) }
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(layout, tile, block, codes, scales) }
+                unsafe { on_tier(layout, tile, block, part, codes, scales) }
             }
         }
     };
