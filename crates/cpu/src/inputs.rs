@@ -312,18 +312,16 @@ fn quantize_rows(
     let codes = to.rows.codes.chunks_exact_mut(cols);
     let scales = to.rows.scales.chunks_exact_mut(spans);
     let sums = to.sums.chunks_exact_mut(cols / SUM_COLS);
-    let weighted16 = to.weighted16.chunks_exact_mut(cols / SUM_COLS);
     let weighted32 = to.weighted32.chunks_exact_mut(cols / BLOCK);
     let rows_of = rows.iter().zip(&mut to.factors);
-    let places = rows_of.zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
+    let places = rows_of.zip(codes.zip(scales)).zip(sums.zip(weighted32));
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
     pool.run(rows.len().div_ceil(each), |_, scratch| {
         let [room] = scratch.take([x.room()]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
-            let Some((((&row, factor), (codes, scales)), (sums, (weighted16, weighted32)))) = next
-            else {
+            let Some((((&row, factor), (codes, scales)), (sums, weighted32))) = next else {
                 return;
             };
             let x = x.row(row, k, room);
@@ -336,7 +334,7 @@ fn quantize_rows(
             } else {
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
             }
-            kernels.sums(codes, scales, sums, weighted16, weighted32);
+            kernels.sums(codes, scales, sums, weighted32);
         }
     });
 }

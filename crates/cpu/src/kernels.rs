@@ -59,15 +59,8 @@ pub(crate) trait Kernels: Send + Sync {
     }
 
     /// Fills the sums of a row: [`quantize::sums`].
-    fn sums(
-        &self,
-        codes: &[i8],
-        scales: &[f32],
-        sums: &mut [i32],
-        weighted16: &mut [f32],
-        weighted32: &mut [f32],
-    ) {
-        quantize::sums(codes, scales, sums, weighted16, weighted32);
+    fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
+        quantize::sums(codes, scales, sums, weighted32);
     }
 
     /// Rounds values to bf16: [`bf16_tiles::round`].

@@ -139,9 +139,7 @@ pub(crate) struct BlockRows {
     /// Codes and scales.
     pub rows: QuantizedRows,
     /// Sums of 16 codes.
-    pub sums: Vec<i32>,
-    /// Sums of 16 codes, times their scale (where there is one for each 32 columns).
-    pub weighted16: Vec<f32>,
+    pub sums: Vec<i16>,
     /// Sums of 32 codes, times their scale (where there is one for each 32 columns).
     pub weighted32: Vec<f32>,
     /// What the products of each row are multiplied with at last.
@@ -161,7 +159,6 @@ impl BlockRows {
         parts: 1,
         rows: QuantizedRows { rows: 0, cols: 0, codes: vec![], scales: vec![], span: 0 },
         sums: vec![],
-        weighted16: vec![],
         weighted32: vec![],
         factors: vec![],
     };
@@ -178,7 +175,6 @@ impl BlockRows {
         self.rows.codes.resize(all, 0);
         self.rows.scales.resize(all / span, 0.0);
         self.sums.resize(all / SUM_COLS, 0);
-        self.weighted16.resize(all / SUM_COLS, 0.0);
         self.weighted32.resize(all / BLOCK, 0.0);
         self.factors.clear();
         self.factors.resize(rows, 1.0);
@@ -187,23 +183,15 @@ impl BlockRows {
 
 /// Fills the sums of a row of codes, which has a scale for each 32 columns, or only one.
 #[inline(always)]
-pub(crate) fn sums(
-    codes: &[i8],
-    scales: &[f32],
-    sums: &mut [i32],
-    weighted16: &mut [f32],
-    weighted32: &mut [f32],
-) {
+pub(crate) fn sums(codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
     for (codes, sum) in codes.as_chunks::<SUM_COLS>().0.iter().zip(sums.iter_mut()) {
-        *sum = codes.iter().map(|&code| i32::from(code)).sum();
+        *sum = codes.iter().map(|&code| i16::from(code)).sum();
     }
     if scales.len() != weighted32.len() {
         return;
     }
-    let blocks = weighted16.as_chunks_mut::<2>().0.iter_mut().zip(weighted32);
-    for ((&scale, sums), (two, one)) in scales.iter().zip(sums.as_chunks::<2>().0).zip(blocks) {
-        *two = sums.map(|sum| scale * sum as f32);
-        *one = scale * (sums[0] + sums[1]) as f32;
+    for ((&scale, sums), one) in scales.iter().zip(sums.as_chunks::<2>().0).zip(weighted32) {
+        *one = scale * f32::from(sums[0] + sums[1]);
     }
 }
 
@@ -294,11 +282,10 @@ mod tests {
     #[test]
     fn sums_are_of_16_and_32_codes() {
         let codes: Vec<i8> = (0..64).map(|code: i8| 2 * code - 100).collect();
-        let (mut whole, mut two, mut one) = ([0; 4], [0.0; 4], [0.0; 2]);
-        sums(&codes, &[0.5, 2.0], &mut whole, &mut two, &mut one);
+        let (mut whole, mut one) = ([0; 4], [0.0; 2]);
+        sums(&codes, &[0.5, 2.0], &mut whole, &mut one);
         let expected = [-1360, -848, -336, 176];
         assert_eq!(whole, expected);
-        assert_eq!(two, [-680.0, -424.0, -672.0, 352.0]);
         assert_eq!(one, [-1104.0, -320.0]);
     }
 }

@@ -100,7 +100,6 @@ fn quantized(x: &[f32], k: usize, recipe: Recipe, tier: &dyn Kernels) -> BlockRo
             codes,
             scales,
             &mut to.sums[row * sums..][..sums],
-            &mut to.weighted16[row * sums..][..sums],
             &mut to.weighted32[row * sums / 2..][..sums / 2],
         );
     }

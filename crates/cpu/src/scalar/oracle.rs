@@ -57,10 +57,8 @@ impl Oracle {
         let dot = |from: usize, to: usize| -> i32 {
             (from..to.min(codes.len())).map(|at| (codes[at] - zero) * i32::from(x[at])).sum()
         };
-        let sum = |from: usize, to: usize| -> f32 {
-            let sum: i32 = x[from..to].iter().map(|&x| i32::from(x)).sum();
-            x_scales[from / BLOCK] * sum as f32
-        };
+        let sum =
+            |from: usize, to: usize| -> i32 { x[from..to].iter().map(|&x| i32::from(x)).sum() };
         let mut result = 0.0;
         match self.layout.codes.scaling {
             Scaling::Groups { offset: has_offset, .. } => {
@@ -71,7 +69,7 @@ impl Oracle {
                     for at in (group * len..(group + 1) * len).step_by(BLOCK) {
                         let product = dot(at, at + BLOCK) as f32;
                         products = product.mul_add(x_scales[at / BLOCK], products);
-                        added += sum(at, at + BLOCK);
+                        added += x_scales[at / BLOCK] * sum(at, at + BLOCK) as f32;
                     }
                     result = scale.mul_add(products, result);
                     if has_offset {
@@ -90,14 +88,21 @@ impl Oracle {
                     let (mut products, mut less) = (0.0, 0.0);
                     for block in 0..SUPER_BLOCK / BLOCK {
                         let start = group * SUPER_BLOCK + block * BLOCK;
-                        let mut product = 0;
+                        let x_scale = x_scales[start / BLOCK];
+                        let (mut product, mut added) = (0, 0);
                         for at in (start..start + BLOCK).step_by(run) {
                             let run_index = at % SUPER_BLOCK / run;
                             product += dot(at, at + run) * i32::from(parts.scales[run_index]);
-                            let minimum = f32::from(parts.minimums[run_index]);
-                            less = minimum.mul_add(sum(at, at + run), less);
+                            let minimum = parts.minimums[run_index];
+                            if run == BLOCK {
+                                let sum = x_scale * sum(at, at + run) as f32;
+                                less = f32::from(minimum).mul_add(sum, less);
+                            } else {
+                                added += i32::from(minimum) * sum(at, at + run);
+                            }
                         }
-                        products = (product as f32).mul_add(x_scales[start / BLOCK], products);
+                        products = (product as f32).mul_add(x_scale, products);
+                        less = (added as f32).mul_add(x_scale, less);
                     }
                     result = parts.scale.to_f32().mul_add(products, result);
                     if has_minimum {

@@ -111,7 +111,11 @@ fn value(layout: &Layout, header: &[u8], row: usize, column: usize, code: u8) ->
             let run = usize::from(run);
             let (index, runs) = (column / run, SUPER_BLOCK / run);
             let integers = &header[INTEGERS_AT..];
-            let integer = integers[index * TILE_ROWS + row];
+            let place = match runs {
+                8 => index * TILE_ROWS + row,
+                _ => layout.integer_at(index, row),
+            };
+            let integer = integers[place];
             let (scale, least) = match (runs, minimum) {
                 (8, _) => (integer as i8, integers[(runs + index) * TILE_ROWS + row]),
                 (_, true) => ((integer & 15) as i8, integer >> 4),

@@ -99,7 +99,7 @@ pub(super) unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
                         {
                             let at = (parts + part) * PANEL_COLS + column % PANEL_COLS;
                             let of_sixteen = x.sums.add(at / SUM_COLS);
-                            *total += *of_sixteen + *of_sixteen.add(1);
+                            *total += i32::from(*of_sixteen) + i32::from(*of_sixteen.add(1));
                             for (word, &codes) in words.iter().enumerate() {
                                 let by = x.codes.add(at + 4 * word).cast::<i32>().read_unaligned();
                                 // More rows have sums enough, and would have too many.

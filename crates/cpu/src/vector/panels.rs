@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use keeve_codec::{Float, Group, SUPER_BLOCK, Scaling};
 
-use super::decode::{expand, load_floats};
+use super::decode::{expand, integers_of_runs, load_floats};
 use super::ints::IntLanes;
 use super::lanes::Lanes;
 use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
@@ -180,24 +180,53 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
                     let at = |first: usize| header[2 * (first + row)..].as_ptr();
                     let scale = V::Floats::load_f16(at(0));
                     let less = V::Floats::splat(0.0).sub(V::Floats::load_f16(at(TILE_ROWS)));
-                    for index in 0..runs.count {
-                        let at = |index: usize| integers[index * TILE_ROWS + row..].as_ptr();
-                        let (by, minus) = match (run, minimum) {
-                            (32, _) => {
-                                let minus = V::Floats::load_u8(at(runs.count + index));
-                                (V::Floats::load_u8(at(index)), minus)
-                            }
-                            (_, true) => {
-                                let both = V::load_u8(at(index));
-                                let minus = both.shift16::<-4>().to_floats();
-                                (both.and(V::splat(15)).to_floats(), minus)
-                            }
-                            (_, false) => {
-                                (V::Floats::load_i8(at(index).cast()), V::Floats::splat(0.0))
-                            }
+                    /// Stores what a run is scaled by. No closure, which may not become part of the function.
+                    macro_rules! put {
+                        ($index:expr, $by:expr, $minus:expr) => {
+                            scale.mul($by).store(runs.scales.place($index).add(row));
+                            less.mul($minus).store(runs.offsets.place($index).add(row));
                         };
-                        scale.mul(by).store(runs.scales.place(index).add(row));
-                        less.mul(minus).store(runs.offsets.place(index).add(row));
+                    }
+                    let nothing = V::Floats::splat(0.0);
+                    let at = |index: usize| integers[index * TILE_ROWS + row..].as_ptr();
+                    match (run, layout.codes.bits) {
+                        (32, _) => {
+                            for index in 0..8 {
+                                let minus = V::Floats::load_u8(at(8 + index));
+                                put!(index, V::Floats::load_u8(at(index)), minus);
+                            }
+                        }
+                        (_, 4..) => {
+                            for index in 0..16 {
+                                put!(index, V::Floats::load_i8(at(index).cast()), nothing);
+                            }
+                        }
+                        _ => {
+                            for (index, fours) in integers.as_chunks::<LINE>().0.iter().enumerate()
+                            {
+                                let fours = V::load(fours[4 * row..].as_ptr());
+                                let pairs = if minimum {
+                                    integers_of_runs::<V, true>(fours)
+                                } else {
+                                    integers_of_runs::<V, false>(fours)
+                                };
+                                for (index, (scales, minimums)) in
+                                    (4 * index..).step_by(2).zip(pairs)
+                                {
+                                    for which in 0..2 {
+                                        // One of both by itself.
+                                        let one = V::splat(1 << (16 * which));
+                                        let by = scales.dot_pairs(one).to_floats();
+                                        let minus = if minimum {
+                                            minimums.dot_pairs(one).to_floats()
+                                        } else {
+                                            nothing
+                                        };
+                                        put!(index + which, by, minus);
+                                    }
+                                }
+                            }
+                        }
                     }
                 }
             }

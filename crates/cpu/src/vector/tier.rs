@@ -142,26 +142,18 @@ macro_rules! tier {
                 unsafe { on_tier(x, parts, codes, scales) }
             }
 
-            fn sums(
-                &self,
-                codes: &[i8],
-                scales: &[f32],
-                sums: &mut [i32],
-                weighted16: &mut [f32],
-                weighted32: &mut [f32],
-            ) {
+            fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
                 #[target_feature($(enable = $feature),+)]
                 fn on_tier(
                     codes: &[i8],
                     scales: &[f32],
-                    sums: &mut [i32],
-                    weighted16: &mut [f32],
+                    sums: &mut [i16],
                     weighted32: &mut [f32],
                 ) {
-                    quantize::sums(codes, scales, sums, weighted16, weighted32);
+                    quantize::sums(codes, scales, sums, weighted32);
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(codes, scales, sums, weighted16, weighted32) }
+                unsafe { on_tier(codes, scales, sums, weighted32) }
             }
 
             fn round_to_bf16(&self, x: &[f32], out: &mut [u16]) {
