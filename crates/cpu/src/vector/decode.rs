@@ -527,11 +527,11 @@ unsafe fn short_runs<V: IntLanes, const BITS: usize, const ROWS: usize>(
                 for (row, x) in x.iter().enumerate() {
                     let codes = x.codes.add(block * BLOCK);
                     let mut product = V::splat(0);
-                    for run in 0..2 {
+                    for (run, scale) in scale.into_iter().enumerate() {
                         let start = V::splat(-zero * x.sum16(2 * block + run));
                         let half = run * WORDS / 2;
                         let part = dot::<V, BITS>(start, &words, half, half + WORDS / 2, codes);
-                        product = product.add(part.mul(scale[run]));
+                        product = product.add(part.mul(scale));
                     }
                     let by = V::Floats::splat(*x.scales.add(block));
                     products[row] = product.to_floats().mul_add(by, products[row]);
