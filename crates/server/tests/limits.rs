@@ -149,6 +149,9 @@ fn keys_are_needed_everywhere_but_for_health() {
     {
         assert_eq!(server.get(path).status, 401, "{path}");
     }
+    let bearer = "Authorization: Bearer first\r\n";
+    let document = server.request("GET", "/openapi.json", bearer, "").json();
+    assert!(document["security"][0]["key"].is_array());
     let with = |headers: &str| server.request("GET", "/v1/models", headers, "").status;
     for good in [
         "Authorization: Bearer first\r\n",

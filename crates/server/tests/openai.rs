@@ -233,4 +233,9 @@ fn the_server_says_how_it_is() {
     assert_eq!(server.request("DELETE", "/v1/models", "", "").status, 405);
     let document = server.get("/openapi.json").json();
     assert!(document["paths"][CHAT]["post"].is_object());
+    assert!(document["security"].is_null(), "this server asks for no key");
+    let unused = document["components"]["schemas"]["Unused"]["type"].as_array().unwrap();
+    assert!(!unused.contains(&json!("null")), "null is the other alternative where it is used");
+    let tokens = &document["components"]["schemas"]["ChatRequest"]["properties"]["max_tokens"];
+    assert_eq!(tokens["format"], "uint32", "{tokens}");
 }

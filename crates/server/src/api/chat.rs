@@ -27,7 +27,7 @@ use crate::sse;
     post, path = "/v1/chat/completions", request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer, or its pieces as server-sent events.",
-            content((ChatCompletion = "application/json"), (String = "text/event-stream"))),
+            content((ChatCompletion = "application/json"), (Object = "text/event-stream"))),
         (status = "4XX", description = "The request is wrong.", body = ErrorBody),
         (status = "5XX", description = "The server is at fault or busy.", body = ErrorBody),
     ),

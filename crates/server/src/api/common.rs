@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use keeve_engine::{Constraint, FinishReason, Request, SamplingParams, Timings};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{Schema, SchemaType};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -31,8 +33,21 @@ impl Texts {
 }
 
 /// A field that cannot change the answer: taken, and not used.
-#[derive(Debug, Clone, ToSchema)]
+#[derive(Debug, Clone)]
 pub(crate) struct Unused;
+
+/// Anything but null, which is what `Option` adds: only one alternative of `oneOf` may hold.
+impl PartialSchema for Unused {
+    fn schema() -> RefOr<Schema> {
+        use utoipa::openapi::Type::{Array, Boolean, Number, Object, String};
+        utoipa::openapi::ObjectBuilder::new()
+            .schema_type(SchemaType::from_iter([Object, Array, String, Number, Boolean]))
+            .description(Some("A field that cannot change the answer: taken, and not used."))
+            .into()
+    }
+}
+
+impl ToSchema for Unused {}
 
 impl<'de> Deserialize<'de> for Unused {
     fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {

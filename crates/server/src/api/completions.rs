@@ -101,7 +101,7 @@ impl CompletionLogprobs {
     post, path = "/v1/completions", request_body = CompletionRequest,
     responses(
         (status = 200, description = "The answers, or their pieces as server-sent events.",
-            content((Completion = "application/json"), (String = "text/event-stream"))),
+            content((Completion = "application/json"), (Object = "text/event-stream"))),
         (status = "4XX", description = "The request is wrong.", body = ErrorBody),
         (status = "5XX", description = "The server is at fault or busy.", body = ErrorBody),
     ),

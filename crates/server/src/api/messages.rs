@@ -316,7 +316,7 @@ impl From<&End> for OutputUsage {
     post, path = "/v1/messages", request_body = MessagesRequest,
     responses(
         (status = 200, description = "The answer, or its pieces as server-sent events.",
-            content((MessagesAnswer = "application/json"), (String = "text/event-stream"))),
+            content((MessagesAnswer = "application/json"), (Object = "text/event-stream"))),
         (status = "4XX", description = "The request is wrong.", body = Object),
         (status = "5XX", description = "The server is at fault or busy.", body = Object),
     ),

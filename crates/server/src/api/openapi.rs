@@ -1,6 +1,8 @@
 //! `GET /openapi.json`.
 
-use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, Schema};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
@@ -8,6 +10,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::chat_types::ChatChunk;
 use super::{chat, completions, embeddings, messages, misc, responses};
+use crate::app::Shared;
+use crate::error::ApiError;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,7 +31,7 @@ use super::{chat, completions, embeddings, messages, misc, responses};
         misc::metrics,
     ),
     components(schemas(ChatChunk)),
-    modifiers(&ClosedVariants, &Key)
+    modifiers(&ClosedVariants)
 )]
 struct Document;
 
@@ -53,17 +57,23 @@ impl Modify for ClosedVariants {
 }
 
 /// Says that all paths take a key, but for those that say that they do not.
-struct Key;
-
-impl Modify for Key {
-    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
-        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        document.components.get_or_insert_default().add_security_scheme("key", scheme);
-        document.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
-    }
+fn ask_for_key(document: &mut utoipa::openapi::OpenApi) {
+    let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    document.components.get_or_insert_default().add_security_scheme("key", scheme);
+    document.security = Some(vec![SecurityRequirement::new("key", Vec::<String>::new())]);
 }
 
-/// The description of this API.
-pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
-    Json(Document::openapi())
+/// The description of this API. It asks for a key if this server does.
+///
+/// # Errors
+/// An internal error if it cannot be written as JSON.
+pub(crate) async fn document(State(app): State<Shared>) -> Result<Response, ApiError> {
+    let mut document = Document::openapi();
+    if !app.config.api_keys.is_empty() {
+        ask_for_key(&mut document);
+    }
+    let text = document.to_json().map_err(|error| ApiError::internal(error.to_string()))?;
+    // The library spells the registered formats `uint8` to `uint64` with a hyphen.
+    let text = text.replace(r#""format":"u-int"#, r#""format":"uint"#);
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }

@@ -222,7 +222,7 @@ pub(crate) enum TextFormat {
     post, path = "/v1/responses", request_body = ResponsesRequest,
     responses(
         (status = 200, description = "The answer, or its pieces as server-sent events.",
-            content((Object = "application/json"), (String = "text/event-stream"))),
+            content((Object = "application/json"), (Object = "text/event-stream"))),
         (status = "4XX", description = "The request is wrong.", body = ErrorBody),
         (status = "5XX", description = "The server is at fault or busy.", body = ErrorBody),
     ),
