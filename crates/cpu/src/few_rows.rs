@@ -6,7 +6,7 @@ use crate::panel::TILE_ROWS;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
 
-/// Bytes of weights that a task reads, at least.
+/// Bytes of weights that a task reads, about, at most.
 const TASK_BYTES: usize = 64 << 10;
 
 /// Weights in tiles of 16 rows, to be multiplied with activations `X`.
@@ -35,10 +35,12 @@ pub(crate) fn few_rows<X: Sync, W: TileProducts<X>>(
     let values = SharedOut::new(values, width);
     let each = TASK_BYTES.div_ceil(tile_bytes);
     let tiles = width.div_ceil(TILE_ROWS);
-    pool.run(tiles.div_ceil(each), |task, scratch| {
+    // As many for each thread: there are few of them, and one more would be waited for.
+    let tasks = tiles.div_ceil(each).next_multiple_of(pool.threads()).min(tiles);
+    pool.run(tasks, |task, scratch| {
         let [gates] = scratch.take([up.map_or(0, |_| rows * TILE_ROWS)]);
         let gates = gates.as_chunks_mut::<TILE_ROWS>().0;
-        for tile in task * each..tiles.min((task + 1) * each) {
+        for tile in task * tiles / tasks..(task + 1) * tiles / tasks {
             let columns = tile * TILE_ROWS..width.min((tile + 1) * TILE_ROWS);
             let place = |row: usize| {
                 let place = places.map_or(row, |places| places[row]);

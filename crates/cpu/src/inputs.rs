@@ -4,10 +4,10 @@ use std::sync::Mutex;
 
 use keeve_graph::ValueId;
 
-use crate::by_group;
 use crate::gemm::{Bf16Rows, Int8Rows};
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
+use crate::passes;
 use crate::pool::Pool;
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::recipe::Recipe;
@@ -254,16 +254,17 @@ impl Input<'_> {
             *made = Some(recipe);
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
             let padded = cols.next_multiple_of(PANEL_COLS);
+            let parts = recipe.parts();
             let width = match recipe {
-                Recipe::Fine => 2 * padded,
-                Recipe::Grouped { group, .. } => by_group::width(cols, group),
+                Recipe::Grouped { group, .. } => passes::width(cols, group),
+                _ if parts > 1 => parts * padded,
                 _ => cols,
             };
             let shape = [rows.len(), width];
             value.quantize(shape, span, x.room(), pool, |row, codes, scales, room| {
                 let x = x.row(rows[row], cols, room);
-                if recipe == Recipe::Fine {
-                    return kernels.quantize_in_two(x, codes, scales);
+                if parts > 1 {
+                    return kernels.quantize_in_parts(x, parts, codes, scales);
                 }
                 let once = match recipe {
                     Recipe::Grouped { .. } => &mut codes[..padded],
@@ -271,7 +272,7 @@ impl Input<'_> {
                 };
                 kernels.quantize(x, span.min(once.len()), recipe.rounding(), once, scales);
                 if let Recipe::Grouped { group, .. } = recipe {
-                    by_group::spread(codes, group);
+                    passes::spread(codes, group);
                 }
             });
         }
@@ -287,9 +288,9 @@ fn slot(recipe: Recipe) -> usize {
     match recipe {
         Recipe::Panel | Recipe::Block | Recipe::Bf16 | Recipe::Float => 0,
         Recipe::Token(_) => 1,
-        Recipe::Fine => 2,
+        Recipe::Fine | Recipe::FineBlock => 2,
         Recipe::Grouped { .. } => 3,
-        Recipe::FineBlock => 4,
+        Recipe::Finer => 4,
     }
 }
 
@@ -305,25 +306,22 @@ fn quantize_rows(
 ) {
     let grouped = matches!(recipe, Recipe::Grouped { .. });
     // Scales of groups are applied to sums of blocks; that of the row, as a factor, after them.
-    let parts = if recipe == Recipe::FineBlock { 2 } else { 1 };
-    to.resize(parts * rows.len(), k, if grouped { BLOCK } else { recipe.span() });
-    to.parts = parts;
+    let parts = recipe.parts();
+    to.resize(rows.len(), k, parts, if grouped { BLOCK } else { recipe.span() });
     let (cols, spans, span) = (to.rows.cols, to.rows.spans(), to.rows.span);
-    let codes = to.rows.codes.chunks_exact_mut(parts * cols);
-    let scales = to.rows.scales.chunks_exact_mut(parts * spans);
-    let sums = to.sums.chunks_exact_mut(parts * cols / SUM_COLS);
-    let weighted16 = to.weighted16.chunks_exact_mut(parts * cols / SUM_COLS);
-    let weighted32 = to.weighted32.chunks_exact_mut(parts * cols / BLOCK);
+    let codes = to.rows.codes.chunks_exact_mut(cols);
+    let scales = to.rows.scales.chunks_exact_mut(spans);
+    let sums = to.sums.chunks_exact_mut(cols / SUM_COLS);
+    let weighted32 = to.weighted32.chunks_exact_mut(cols / BLOCK);
     let rows_of = rows.iter().zip(&mut to.factors);
-    let places = rows_of.zip(codes.zip(scales)).zip(sums.zip(weighted16.zip(weighted32)));
+    let places = rows_of.zip(codes.zip(scales)).zip(sums.zip(weighted32));
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
     pool.run(rows.len().div_ceil(each), |_, scratch| {
-        let [room, left] = scratch.take([x.room(), (parts - 1) * k]);
+        let [room] = scratch.take([x.room()]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
-            let Some((((&row, factor), (codes, scales)), (sums, (weighted16, weighted32)))) = next
-            else {
+            let Some((((&row, factor), (codes, scales)), (sums, weighted32))) = next else {
                 return;
             };
             let x = x.row(row, k, room);
@@ -331,19 +329,12 @@ fn quantize_rows(
                 let factor = std::slice::from_mut(factor);
                 kernels.quantize(x, cols, recipe.rounding(), codes, factor);
                 scales.fill(1.0);
+            } else if parts > 1 {
+                kernels.quantize_in_parts(x, parts, codes, scales);
             } else {
-                let (codes, more_codes) = codes.split_at_mut(cols);
-                let (scales, more_scales) = scales.split_at_mut(spans);
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
-                if parts == 2 {
-                    // What the first part leaves, by the same rule.
-                    for (at, left) in left.iter_mut().enumerate() {
-                        *left = x[at] - scales[at / span] * f32::from(codes[at]);
-                    }
-                    kernels.quantize(left, span, recipe.rounding(), more_codes, more_scales);
-                }
             }
-            kernels.sums(codes, scales, sums, weighted16, weighted32);
+            kernels.sums(codes, scales, sums, weighted32);
         }
     });
 }

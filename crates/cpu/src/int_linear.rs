@@ -3,14 +3,14 @@
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{Phase, ValueId};
 
-use crate::by_group::ByGroup;
 use crate::few_rows::{TileProducts, few_rows, rows_at_once};
 use crate::fused::Fusible;
 use crate::gemm::{Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
 use crate::linear::PackedLinear;
-use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::panel::{PANEL_COLS, PanelPart, PanelSource, TILE_ROWS};
+use crate::passes::Passes;
 use crate::pool::Pool;
 use crate::quantize::BlockRows;
 use crate::recipe::{Recipe, Recipes};
@@ -25,7 +25,7 @@ const FEW_ROWS: usize = 8;
 fn is_few(recipe: Recipe, rows: usize, cols: usize) -> bool {
     match recipe {
         Recipe::Block | Recipe::FineBlock => true,
-        Recipe::Panel | Recipe::Fine | Recipe::Bf16 | Recipe::Float => false,
+        Recipe::Panel | Recipe::Fine | Recipe::Finer | Recipe::Bf16 | Recipe::Float => false,
         Recipe::Token(_) => rows <= FEW_ROWS,
         // The kernels for many rows scale in another order if there is but one group.
         Recipe::Grouped { group, .. } => rows <= FEW_ROWS || cols <= group,
@@ -80,7 +80,7 @@ impl TileProducts<BlockRows> for Packed {
         (self.layout().rows, self.layout().tile_bytes())
     }
 
-    /// As the scales of `x` say by [`Recipe::Block`], [`Recipe::Token`] or [`Recipe::Grouped`].
+    /// As `x` says by [`Recipe::Block`], [`Recipe::FineBlock`], [`Recipe::Token`] or [`Recipe::Grouped`].
     fn products(
         &self,
         tile: usize,
@@ -88,15 +88,8 @@ impl TileProducts<BlockRows> for Packed {
         mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
     ) {
         let rows = x.rows.rows;
-        let mut all = [0.0; TILE_ROWS];
         let mut store = |row: usize, sums: &[f32; TILE_ROWS]| {
-            let (row, part) = (row / x.parts, row % x.parts);
-            for (all, sum) in all.iter_mut().zip(sums) {
-                *all = if part == 0 { *sum } else { *all + sum };
-            }
-            if part + 1 == x.parts {
-                store(row, &all.map(|sum| sum * x.factors[row]));
-            }
+            store(row, &sums.map(|sum| sum * x.factors[row]));
         };
         match self {
             Self::Tiles { tiles, kernels } => {
@@ -113,8 +106,12 @@ impl TileProducts<BlockRows> for Packed {
                 }
             }
             Self::Stored(oracle) => {
-                let x = &x.rows;
-                let product = if x.span == BLOCK { Oracle::by_blocks } else { Oracle::by_token };
+                let (parts, x) = (x.parts, &x.rows);
+                let product = match parts {
+                    1 if x.span == BLOCK => Oracle::by_blocks,
+                    1 => Oracle::by_token,
+                    _ => Oracle::by_parts,
+                };
                 let mut sums = vec![[0.0; TILE_ROWS]; rows];
                 for index in 0..TILE_ROWS.min(oracle.layout.rows - tile * TILE_ROWS) {
                     let codes = oracle.codes(tile * TILE_ROWS + index);
@@ -154,6 +151,28 @@ impl Packed {
     }
 }
 
+impl Packed {
+    /// As [`PanelSource::panel`], or what that leaves of weights whose codes have at most two bits.
+    ///
+    /// # Panics
+    /// If there is no such tile, or codes have more bits.
+    pub fn panel_part(
+        &self,
+        tile: usize,
+        block: usize,
+        part: PanelPart,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        match self {
+            Self::Tiles { tiles, kernels } => {
+                kernels.panel(tiles.layout(), tiles.tile(tile), block, part, codes, scales);
+            }
+            Self::Stored(oracle) => oracle.panel_part(tile, block, part, codes, scales),
+        }
+    }
+}
+
 impl PanelSource for Packed {
     fn rows(&self) -> usize {
         self.layout().rows
@@ -174,12 +193,7 @@ impl PanelSource for Packed {
         codes: &mut [i8; TILE_ROWS * PANEL_COLS],
         scales: &mut [f32; TILE_ROWS],
     ) {
-        match self {
-            Self::Tiles { tiles, kernels } => {
-                kernels.panel(tiles.layout(), tiles.tile(tile), block, codes, scales);
-            }
-            Self::Stored(oracle) => oracle.panel(tile, block, codes, scales),
-        }
+        self.panel_part(tile, block, PanelPart::First, codes, scales);
     }
 
     fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
@@ -214,7 +228,7 @@ impl IntLinear {
 
     /// Whether what a gate makes can go into `next` as it was quantized where it was made.
     pub fn makes_codes_for(&self, next: &Self) -> bool {
-        let by_block = |recipe| matches!(recipe, Recipe::Panel | Recipe::Fine);
+        let by_block = |recipe| matches!(recipe, Recipe::Panel | Recipe::Fine | Recipe::Finer);
         self.recipes == next.recipes && by_block(self.recipes.prompt)
     }
 
@@ -241,7 +255,7 @@ impl IntLinear {
                 few_rows(&self.packed, Some((&up.packed, kernels)), x, rows.len(), out, pool);
                 continue;
             }
-            let (gate, up) = (ByGroup::of(&self.packed, recipe), ByGroup::of(&up.packed, recipe));
+            let (gate, up) = (Passes::of(&self.packed, recipe), Passes::of(&up.packed, recipe));
             let weights: [&dyn PanelSource; 2] = [&gate, &up];
             if codes_of.is_some() {
                 let (x, next) = x.by_tiles_and_next(&rows, cols, recipe, pool);
@@ -276,7 +290,7 @@ impl IntLinear {
                 few_rows(&self.packed, None, x, rows.len(), out, pool);
             } else {
                 let x = x.by_tiles(&rows, cols, recipe, pool);
-                self.gemm.by_recipe(recipe, &ByGroup::of(&self.packed, recipe), x, out, pool);
+                self.gemm.by_recipe(recipe, &Passes::of(&self.packed, recipe), x, out, pool);
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::bf16_tiles;
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::Amx;
 use crate::isa::Isa;
-use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
 use crate::rope;
 use crate::scalar::Scalar;
@@ -59,21 +59,14 @@ pub(crate) trait Kernels: Send + Sync {
         quantize::row(x, cols, rounding, codes, scales);
     }
 
-    /// Quantizes a row of activations in two parts: [`quantize::row_in_two`].
-    fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-        quantize::row_in_two(x, codes, scales);
+    /// Quantizes a row of activations in parts: [`quantize::row_in_parts`].
+    fn quantize_in_parts(&self, x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
+        quantize::row_in_parts(x, parts, codes, scales);
     }
 
     /// Fills the sums of a row: [`quantize::sums`].
-    fn sums(
-        &self,
-        codes: &[i8],
-        scales: &[f32],
-        sums: &mut [i32],
-        weighted16: &mut [f32],
-        weighted32: &mut [f32],
-    ) {
-        quantize::sums(codes, scales, sums, weighted16, weighted32);
+    fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
+        quantize::sums(codes, scales, sums, weighted32);
     }
 
     /// Rounds values to bf16: [`bf16_tiles::round`].
@@ -103,7 +96,8 @@ pub(crate) const DECODE_ROWS: usize = 4;
 /// Kernels of a vector tier that read tiles. They give the bits that [`crate::scalar::oracle`] gives.
 pub(crate) trait TileKernels: Send + Sync {
     /// `out[r] = x[first + r] . weights`, for the 16 weight rows of `tile`; `out` has 1, 2 or 4 rows. The
-    /// recipe is the one of `x`: [`crate::recipe::Recipe::Block`] or [`crate::recipe::Recipe::Token`].
+    /// recipe is the one of `x`: [`crate::recipe::Recipe::Block`], [`crate::recipe::Recipe::FineBlock`] (if
+    /// it has two parts) or [`crate::recipe::Recipe::Token`].
     fn decode(
         &self,
         layout: &Layout,
@@ -113,12 +107,14 @@ pub(crate) trait TileKernels: Send + Sync {
         out: &mut [[f32; TILE_ROWS]],
     );
 
-    /// Unpacks 256 columns of a tile: [`crate::panel::PanelSource::panel`].
+    /// Unpacks 256 columns of a tile: [`crate::panel::PanelSource::panel`], or what that leaves, which must
+    /// have codes of at most two bits.
     fn panel(
         &self,
         layout: &Layout,
         tile: &[u8],
         block: usize,
+        part: PanelPart,
         codes: &mut [i8; TILE_ROWS * PANEL_COLS],
         scales: &mut [f32; TILE_ROWS],
     );

@@ -48,6 +48,15 @@ pub(crate) trait PanelSource: Sync {
     }
 }
 
+/// Parts of the weights in 256 columns, each of int8 with a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PanelPart {
+    /// What a panel has.
+    First,
+    /// What it leaves of the weights, with a scale that is 256 times smaller.
+    Rest,
+}
+
 /// Weights for activations in two parts ([`crate::recipe::Recipe::Fine`]): each block of columns twice.
 pub(crate) struct Twice<'a>(pub &'a dyn PanelSource);
 

@@ -103,17 +103,21 @@ pub(crate) fn row(
 }
 
 /// Quantizes a row in two parts, each 256 columns in turn: 256 codes [`Rounding::HalfEven`] and their
-/// scale, then as many of what these leave and theirs, a 254th of the first.
+/// scale, then as many of what these leave and theirs, a 254th of the first. If `parts` is three, the first
+/// codes and their scale come once more after these.
 #[inline(always)]
-pub(crate) fn row_in_two(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-    let blocks = codes.as_chunks_mut::<{ 2 * PANEL_COLS }>().0.iter_mut();
-    for (index, (codes, scales)) in blocks.zip(scales.as_chunks_mut::<2>().0).enumerate() {
+pub(crate) fn row_in_parts(x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
+    let blocks = codes.chunks_exact_mut(parts * PANEL_COLS).zip(scales.chunks_exact_mut(parts));
+    for (index, (codes, scales)) in blocks.enumerate() {
         let start = (index * PANEL_COLS).min(x.len());
         let x = &x[start..(start + PANEL_COLS).min(x.len())];
-        let (whole, rest) = codes.split_at_mut(PANEL_COLS);
+        let (whole, others) = codes.split_at_mut(PANEL_COLS);
+        let (rest, again) = others.split_at_mut(PANEL_COLS);
         let scale = span(x, Rounding::HalfEven, whole);
+        again.copy_from_slice(&whole[..again.len()]);
         rest.fill(0);
-        *scales = [scale, 0.0];
+        scales.fill(scale);
+        scales[1] = 0.0;
         if scale > 0.0 {
             /// Half a scale becomes the largest code.
             const FINER: f32 = 2.0 * TOP;
@@ -130,14 +134,12 @@ pub(crate) fn row_in_two(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
 /// Rows of activations for products by blocks: what minimums, offsets and codes that are not counted from
 /// zero are multiplied with is here too.
 pub(crate) struct BlockRows {
-    /// Rows that make up one, after each other: their products are added up.
+    /// Two if a row has been made by [`row_in_parts`], with twice the columns, or else one.
     pub parts: usize,
     /// Codes and scales.
     pub rows: QuantizedRows,
     /// Sums of 16 codes.
-    pub sums: Vec<i32>,
-    /// Sums of 16 codes, times their scale (where there is one for each 32 columns).
-    pub weighted16: Vec<f32>,
+    pub sums: Vec<i16>,
     /// Sums of 32 codes, times their scale (where there is one for each 32 columns).
     pub weighted32: Vec<f32>,
     /// What the products of each row are multiplied with at last.
@@ -157,22 +159,22 @@ impl BlockRows {
         parts: 1,
         rows: QuantizedRows { rows: 0, cols: 0, codes: vec![], scales: vec![], span: 0 },
         sums: vec![],
-        weighted16: vec![],
         weighted32: vec![],
         factors: vec![],
     };
 
-    /// Makes room for `rows` rows of `k` columns, holding anything, with a scale for each `span` of them:
-    /// 32, or [`usize::MAX`] for one scale a row. Factors are 1. The memory is kept.
-    pub fn resize(&mut self, rows: usize, k: usize, span: usize) {
-        let cols = k.next_multiple_of(PANEL_COLS);
+    /// Makes room for `rows` rows of `k` columns in `parts` parts, holding anything, with a scale for each
+    /// `span` columns: 32 (256 if there are two parts), or [`usize::MAX`] for one scale a row. Factors are 1.
+    /// The memory is kept.
+    pub fn resize(&mut self, rows: usize, k: usize, parts: usize, span: usize) {
+        self.parts = parts;
+        let cols = parts * k.next_multiple_of(PANEL_COLS);
         let span = span.min(cols);
         let all = rows * cols;
         (self.rows.rows, self.rows.cols, self.rows.span) = (rows, cols, span);
         self.rows.codes.resize(all, 0);
         self.rows.scales.resize(all / span, 0.0);
         self.sums.resize(all / SUM_COLS, 0);
-        self.weighted16.resize(all / SUM_COLS, 0.0);
         self.weighted32.resize(all / BLOCK, 0.0);
         self.factors.clear();
         self.factors.resize(rows, 1.0);
@@ -181,23 +183,15 @@ impl BlockRows {
 
 /// Fills the sums of a row of codes, which has a scale for each 32 columns, or only one.
 #[inline(always)]
-pub(crate) fn sums(
-    codes: &[i8],
-    scales: &[f32],
-    sums: &mut [i32],
-    weighted16: &mut [f32],
-    weighted32: &mut [f32],
-) {
+pub(crate) fn sums(codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
     for (codes, sum) in codes.as_chunks::<SUM_COLS>().0.iter().zip(sums.iter_mut()) {
-        *sum = codes.iter().map(|&code| i32::from(code)).sum();
+        *sum = codes.iter().map(|&code| i16::from(code)).sum();
     }
     if scales.len() != weighted32.len() {
         return;
     }
-    let blocks = weighted16.as_chunks_mut::<2>().0.iter_mut().zip(weighted32);
-    for ((&scale, sums), (two, one)) in scales.iter().zip(sums.as_chunks::<2>().0).zip(blocks) {
-        *two = sums.map(|sum| scale * sum as f32);
-        *one = scale * (sums[0] + sums[1]) as f32;
+    for ((&scale, sums), one) in scales.iter().zip(sums.as_chunks::<2>().0).zip(weighted32) {
+        *one = scale * f32::from(sums[0] + sums[1]);
     }
 }
 
@@ -245,7 +239,7 @@ mod tests {
     fn two_parts_leave_little() {
         let x: Vec<f32> = (0..300).map(|i| ((i * 7919) % 2003) as f32 * 0.37 - 300.0).collect();
         let (mut codes, mut scales) = ([1; 4 * PANEL_COLS], [1.0; 4]);
-        row_in_two(&x, &mut codes, &mut scales);
+        row_in_parts(&x, 2, &mut codes, &mut scales);
         for (at, x) in x.iter().enumerate() {
             let (block, column) = (at / PANEL_COLS, at % PANEL_COLS);
             let part = |part: usize| {
@@ -256,7 +250,16 @@ mod tests {
             assert!((x - part(0) - part(1)).abs() <= scales[2 * block] * 0.002 + x.abs() * 1e-6);
         }
         assert!(codes[2 * PANEL_COLS + 44..3 * PANEL_COLS].iter().all(|&code| code == 0));
-        row_in_two(&[f32::NAN, 1.0], &mut codes[..2 * PANEL_COLS], &mut scales[..2]);
+        let (mut thrice, mut three) = ([1; 6 * PANEL_COLS], [1.0; 6]);
+        row_in_parts(&x, 3, &mut thrice, &mut three);
+        let blocks = codes.as_chunks::<{ 2 * PANEL_COLS }>().0.iter();
+        for (two, three) in blocks.zip(thrice.as_chunks::<{ 3 * PANEL_COLS }>().0) {
+            assert!(three[..2 * PANEL_COLS] == *two);
+            assert!(three[2 * PANEL_COLS..] == two[..PANEL_COLS]);
+        }
+        let [a, b, c, d] = scales;
+        assert_eq!(three, [a, b, a, c, d, c]);
+        row_in_parts(&[f32::NAN, 1.0], 2, &mut codes[..2 * PANEL_COLS], &mut scales[..2]);
         assert!(scales[0].is_nan() && scales[1] == 0.0);
     }
 
@@ -279,11 +282,10 @@ mod tests {
     #[test]
     fn sums_are_of_16_and_32_codes() {
         let codes: Vec<i8> = (0..64).map(|code: i8| 2 * code - 100).collect();
-        let (mut whole, mut two, mut one) = ([0; 4], [0.0; 4], [0.0; 2]);
-        sums(&codes, &[0.5, 2.0], &mut whole, &mut two, &mut one);
+        let (mut whole, mut one) = ([0; 4], [0.0; 2]);
+        sums(&codes, &[0.5, 2.0], &mut whole, &mut one);
         let expected = [-1360, -848, -336, 176];
         assert_eq!(whole, expected);
-        assert_eq!(two, [-680.0, -424.0, -672.0, 352.0]);
         assert_eq!(one, [-1104.0, -320.0]);
     }
 }

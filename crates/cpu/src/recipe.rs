@@ -13,8 +13,9 @@
 //! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
 //! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | `affine1`, `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
-//! | `tq*`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `int8` | [`Recipe::FineBlock`] | [`Recipe::Fine`] |
+//! | `affine2`, `q2_k` | `auto`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | `tq*` | `auto`, `int8` | [`Recipe::FineBlock`] | [`Recipe::Fine`] |
+//! | `affine1`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `int8` | [`Recipe::FineBlock`] | [`Recipe::Finer`] |
 //! | those without [`Codec::codes`]: `iq*`, `q1_0`, `mxfp4` and the like | `auto`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
 //! # What they cost
@@ -36,13 +37,17 @@
 //! | `q3_k`, `affine3` | `auto` | 3.0e-4 to 3.3e-4 | 1.31e-3 to 1.42e-3 |
 //! | `q2_k` ([`Recipe::Fine`]) | `auto` | 4.8e-4 | 4.8e-4 |
 //! | `affine2` ([`Recipe::Fine`]) | `auto` | 9.6e-4 | 7.2e-4 |
+//! | `tq1_0`, `tq2_0` ([`Recipe::Fine`]) | `auto` | 1.6e-5 | 1.15e-3 |
+//! | `ptq1_0`, `pq2_0`, `q2_0` ([`Recipe::Finer`]) | `auto` | 1.2e-5 to 1.4e-5 | 8.7e-4 to 1.02e-3 |
+//! | `affine1` ([`Recipe::Finer`]) | `auto` | 2.4e-5 | 1.90e-3 |
 //! | `int8` | `int8` | 2.33e-3 | 2.36e-3 |
 //! | `int4` | `int8` | 2.63e-3 | 2.72e-3 |
 //! | `int8-g64`, `int8-g128`, `int4-g128` | `int8` | 2.30e-3 to 2.56e-3 | 2.35e-3 to 2.56e-3 |
 //!
 //! Most of it comes from the activations, of the prompt's because more columns share a scale. Models of two
 //! bits are thrown off more by the same noise: with [`Recipe::Panel`], prompts of `q2_k` cost 2.28e-3 and of
-//! `affine2` 4.14e-3.
+//! `affine2` 4.14e-3; with [`Recipe::Fine`], those of `affine1` cost 1.99e-2 and of `ptq1_0`, `pq2_0` and `q2_0`
+//! 3.7e-2 to 5.5e-2; with [`Recipe::Block`], generated rows of all these cost 3e-2 to 8e-2.
 //!
 //! # Panels
 //! [`Recipe::Panel`] turns the weights of a row in 256 columns into int8 with one scale. Their codes `q`
@@ -66,7 +71,9 @@
 //! code    = ((((q - middle) * 2^8 * factor + 2^14) >> 15) + summand) >> 8, the sum within 16 bits
 //! ```
 //!
-//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.63 scales.
+//! with rounds to even and arithmetic shifts. No weight is farther from `scale * code` than 0.63 scales. What
+//! the shift drops, less the `2^7`, is the code of the rest in [`Recipe::Finer`]: no weight is then farther than
+//! a hundredth of a scale.
 //! Where all weights in the 256 columns have one scale and no offset (`int8`, `int4`, `int8-g256`,
 //! `int4-g256`), that is the panel's scale, and its codes are `q - zero`, exactly. Codecs without
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
@@ -76,6 +83,7 @@ use keeve_graph::{Activations, Phase, RowRounding};
 
 use crate::linear::rows_of;
 use crate::panel::PANEL_COLS;
+use crate::passes::FINER_PASSES;
 use crate::quantize::Rounding;
 use crate::tiles::BLOCK;
 
@@ -83,6 +91,8 @@ use crate::tiles::BLOCK;
 pub(crate) const FRACTION_BITS: u32 = 8;
 /// Bits after the point in the factors for codes of eight bits.
 pub(crate) const WIDE_FACTOR_BITS: u32 = 15;
+/// The scale of what a panel's codes leave, over theirs.
+pub(crate) const REST_SCALE: f32 = 1.0 / (1u32 << FRACTION_BITS) as f32;
 /// The largest code of a panel.
 pub(crate) const PANEL_TOP: f32 = 127.0;
 /// Panels whose scale is below this are zeros.
@@ -101,8 +111,11 @@ pub(crate) enum Recipe {
     /// are stored are exact in `i32` within these, small integer scales included, and then summed up in
     /// `f32`: within the columns that share a float scale first.
     Block,
-    /// [`Recipe::Block`] twice, and both added up: with int8 activations, and with int8 of what those leave.
-    /// For weights of -1, 0 and 1, whose models noise throws off most.
+    /// Activations in two parts as [`Recipe::Fine`] has them. Products with weights as they are stored are
+    /// exact in `i32` within the columns that share all scales; then, in their order, with `scale` and
+    /// `offset` those of the weights: `p = x_scale[0] * product[0]`, `p = fma(product[1], x_scale[1], p)`,
+    /// `y = fma(scale, p, y)`, and if there are offsets, with sums of activations in place of products,
+    /// `y = fma(offset, s, y)`. For weights of two or three values, whose models noise throws off most.
     FineBlock,
     /// Activations have a scale for each 256 columns, [`Rounding::HalfEven`], and so have weights, which
     /// are quantized to int8: see above. Products are exact in `i32` within these.
@@ -111,6 +124,12 @@ pub(crate) enum Recipe {
     /// that is 254 times smaller. Both are multiplied, one block of 256 columns after the other. For
     /// weights of about two bits, whose models noise throws off more.
     Fine,
+    /// [`Recipe::Fine`] with weights in two parts as well: a panel's codes, and what the fixed-point
+    /// arithmetic below drops, which are int8 with a scale that is 256 times smaller. A block is multiplied
+    /// three times: the first part of the weights with both of the activations, the second with the first.
+    /// For weights of one or two bits with several scales in 256 columns, and models that noise throws off
+    /// most.
+    Finer,
     /// W8A8 and W4A8 as Cider has them and compressed-tensors: activations have one scale for a row, and so
     /// have weights. Products are exact in `i32` over the whole row.
     Token(RowRounding),
@@ -129,18 +148,31 @@ impl Recipe {
     /// Columns of activations that share a scale, which may be more than there are.
     pub fn span(self) -> usize {
         match self {
-            Self::Block | Self::FineBlock => BLOCK,
-            Self::Panel | Self::Fine => PANEL_COLS,
+            Self::Block => BLOCK,
+            Self::FineBlock | Self::Panel | Self::Fine | Self::Finer => PANEL_COLS,
             Self::Token(_) | Self::Grouped { .. } | Self::Bf16 | Self::Float => usize::MAX,
+        }
+    }
+
+    /// Blocks of codes that 256 columns of activations become.
+    pub fn parts(self) -> usize {
+        match self {
+            Self::Fine | Self::FineBlock => 2,
+            Self::Finer => FINER_PASSES,
+            _ => 1,
         }
     }
 
     /// How activations are rounded.
     pub fn rounding(self) -> Rounding {
         match self {
-            Self::Block | Self::FineBlock | Self::Panel | Self::Fine | Self::Bf16 | Self::Float => {
-                Rounding::HalfEven
-            }
+            Self::Block
+            | Self::FineBlock
+            | Self::Panel
+            | Self::Fine
+            | Self::Finer
+            | Self::Bf16
+            | Self::Float => Rounding::HalfEven,
             Self::Token(rounding) | Self::Grouped { rounding, .. } => match rounding {
                 RowRounding::Cider => Rounding::HalfAway,
                 RowRounding::CompressedTensors => Rounding::WholeRange,
@@ -181,8 +213,10 @@ impl Recipes {
     const FAITHFUL: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
     const COARSE: Self = Self { generated: Recipe::Block, prompt: Recipe::Fine };
-    /// The same for weights of -1, 0 and 1.
+    /// The same for weights of -1, 0 and 1 with one scale in 256 columns.
     const TERNARY: Self = Self { generated: Recipe::FineBlock, prompt: Recipe::Fine };
+    /// The same for weights of two or three values with more scales.
+    const TERNARY_BY_GROUP: Self = Self { generated: Recipe::FineBlock, prompt: Recipe::Finer };
     /// For codecs that can only be unpacked.
     const UNPACKED: Self = Self { generated: Recipe::Float, prompt: Recipe::Panel };
     /// The same for weights of about two bits.
@@ -208,8 +242,9 @@ impl Recipes {
                 let recipe = Recipe::Grouped { rounding, group: group.into() };
                 Self { generated: recipe, prompt: recipe }
             }
-            (_, Codec::Tq1_0 | Codec::Tq2_0 | Codec::Ptq1_0 | Codec::Pq2_0 | Codec::Q2_0) => {
-                Self::TERNARY
+            (_, Codec::Tq1_0 | Codec::Tq2_0) => Self::TERNARY,
+            (_, Codec::Ptq1_0 | Codec::Pq2_0 | Codec::Q2_0 | Codec::Affine { bits: 1, .. }) => {
+                Self::TERNARY_BY_GROUP
             }
             _ if is_coarse(codec) => Self::COARSE,
             (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
@@ -228,7 +263,7 @@ pub struct RecipeNames {
 
 /// How products with weights of a codec are made in a mode, by name: `float`, `bf16`, `block` (activations
 /// with a scale for each 32 columns), `panel` (activations and weights with one for each 256), `fine` (the
-/// same or `block`, activations in two parts), `token` (one for each row of both) and `grouped` (one for each row of
+/// same or weights as stored, activations in two parts), `finer` (weights in two parts as well), `token` (one for each row of both) and `grouped` (one for each row of
 /// activations, weights by their groups).
 pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
     let name = |recipe| match recipe {
@@ -238,6 +273,7 @@ pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
         Recipe::FineBlock => "fine",
         Recipe::Panel => "panel",
         Recipe::Fine => "fine",
+        Recipe::Finer => "finer",
         Recipe::Token(_) => "token",
         Recipe::Grouped { .. } => "grouped",
     };

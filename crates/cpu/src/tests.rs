@@ -2,14 +2,15 @@
 //! columns that are no multiple of anything.
 
 use keeve_codec::{Codec, EncodeOptions, Float, Group, PackedTensor, Parts, encode};
-use keeve_graph::RowRounding;
+use keeve_graph::{Activations, RowRounding};
 
 use crate::isa::Isa;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels, kernels};
-use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::panel::QuantizedRows;
+use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::pool::Pool;
 use crate::quantize::BlockRows;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Recipes};
 use crate::scalar::oracle::Oracle;
 use crate::tiles::{Layout, Tiles};
 
@@ -85,18 +86,20 @@ fn widths(codec: Codec) -> Vec<usize> {
 
 fn quantized(x: &[f32], k: usize, recipe: Recipe, tier: &dyn Kernels) -> BlockRows {
     let mut to = BlockRows::EMPTY;
-    to.resize(x.len() / k, k, recipe.span());
+    to.resize(x.len() / k, k, recipe.parts(), recipe.span());
     let (cols, spans, span) = (to.rows.cols, to.rows.spans(), to.rows.span);
     for (row, x) in x.chunks_exact(k).enumerate() {
         let codes = &mut to.rows.codes[row * cols..][..cols];
         let scales = &mut to.rows.scales[row * spans..][..spans];
-        tier.quantize(x, span, recipe.rounding(), codes, scales);
+        match recipe.parts() {
+            1 => tier.quantize(x, span, recipe.rounding(), codes, scales),
+            parts => tier.quantize_in_parts(x, parts, codes, scales),
+        }
         let sums = cols / 16;
         tier.sums(
             codes,
             scales,
             &mut to.sums[row * sums..][..sums],
-            &mut to.weighted16[row * sums..][..sums],
             &mut to.weighted32[row * sums / 2..][..sums / 2],
         );
     }
@@ -132,6 +135,15 @@ fn each_matrix(mut check: impl FnMut(&Oracle, &Tiles, &mut Random)) {
     }
 }
 
+/// A product of the oracle.
+type Product = fn(&Oracle, usize, &[i32], &QuantizedRows, usize) -> f32;
+
+/// Whether generated rows of a codec have activations in two parts.
+fn generated_in_parts(codec: Codec) -> bool {
+    let recipes = Recipes::choose(codec, Activations::Auto, RowRounding::default());
+    recipes.generated == Recipe::FineBlock
+}
+
 /// The products of the first `rows` rows, as a number of calls of the kernel.
 fn decoded(kernels: &dyn TileKernels, tiles: &Tiles, x: &BlockRows, rows: usize) -> Vec<f32> {
     let n = tiles.layout().rows;
@@ -161,12 +173,17 @@ fn few_rows_are_the_oracles() {
         let mut values = random.values(ROWS * k);
         values[..k.min(40)].fill(0.0);
         let by_token = [RowRounding::Cider, RowRounding::CompressedTensors].map(Recipe::Token);
-        for recipe in [Recipe::Block, by_token[0], by_token[1]] {
-            if recipe != Recipe::Block && !oracle.layout.one_scale_a_row() {
+        for recipe in [Recipe::Block, Recipe::FineBlock, by_token[0], by_token[1]] {
+            let fine = generated_in_parts(codec);
+            let (made, product): (bool, Product) = match recipe {
+                // Codes of one bit are never multiplied otherwise.
+                Recipe::Block => (oracle.layout.codes.bits > 1, Oracle::by_blocks),
+                Recipe::FineBlock => (fine, Oracle::by_parts),
+                _ => (oracle.layout.one_scale_a_row(), Oracle::by_token),
+            };
+            if !made {
                 continue;
             }
-            let product =
-                if recipe == Recipe::Block { Oracle::by_blocks } else { Oracle::by_token };
             let x = quantized(&values, k, recipe, kernels(Isa::Scalar).unwrap());
             let mut expected = vec![0.0; ROWS * n];
             for index in 0..n {
@@ -213,12 +230,19 @@ fn panels_are_the_oracles() {
         let Layout { codec, cols: k, .. } = oracle.layout;
         for tile in 0..oracle.layout.tiles() {
             for block in 0..k.div_ceil(PANEL_COLS) {
-                oracle.panel(tile, block, &mut expected, &mut expected_scales);
-                for (isa, _, kernels) in tiers() {
-                    let bytes = tiles.tile(tile);
-                    kernels.panel(tiles.layout(), bytes, block, &mut codes, &mut scales);
-                    assert!(same(&scales, &expected_scales), "{isa} {codec} k={k} {block}");
-                    assert!(codes == expected, "{isa} {codec} k={k} {block}");
+                let parts: &[PanelPart] = match oracle.layout.codes.bits {
+                    1 | 2 => &[PanelPart::Rest, PanelPart::First],
+                    _ => &[PanelPart::First],
+                };
+                for &part in parts {
+                    oracle.panel_part(tile, block, part, &mut expected, &mut expected_scales);
+                    for (isa, _, kernels) in tiers() {
+                        let bytes = tiles.tile(tile);
+                        kernels.panel(tiles.layout(), bytes, block, part, &mut codes, &mut scales);
+                        let what = format!("{isa} {codec} k={k} {block} {part:?}");
+                        assert!(same(&scales, &expected_scales), "{what}");
+                        assert!(codes == expected, "{what}");
+                    }
                 }
                 if let Some(stored) = tiles.stored_panel(tile, block) {
                     assert!(stored == expected, "{codec} k={k} {block}");
@@ -232,6 +256,8 @@ fn panels_are_the_oracles() {
 fn panels_hold_the_weights() {
     // Off by half a code, and by what the arithmetic in 16 bits adds to that.
     const BOUND: f32 = 0.63;
+    // With the second part: half a step of factors for codes of up to three, and of offsets.
+    const BOUND_OF_BOTH: f32 = 0.01;
     let mut random = Random(72);
     for codec in codecs() {
         let [tensor, _] = tensors(codec, 19, 512, &mut random);
@@ -243,7 +269,10 @@ fn panels_hold_the_weights() {
         let exact = oracle.layout.exact_panels();
         let (mut codes, mut scales) = ([0; TILE_ROWS * PANEL_COLS], [0.0; TILE_ROWS]);
         for (tile, block) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            oracle.panel(tile, block, &mut codes, &mut scales);
+            oracle.panel_part(tile, block, PanelPart::Rest, &mut codes, &mut scales);
+            let (rest, rest_scales) = (codes, scales);
+            oracle.panel_part(tile, block, PanelPart::First, &mut codes, &mut scales);
+            let in_two = oracle.layout.codes.bits <= 2 && !exact;
             for (at, &code) in codes.iter().enumerate() {
                 let (row, column) = (at / 4 % TILE_ROWS, at / 64 * 4 + at % 4);
                 let index = tile * TILE_ROWS + row;
@@ -255,6 +284,13 @@ fn panels_hold_the_weights() {
                 let (found, scale) = (f32::from(code) * scales[row], scales[row]);
                 let bound = if exact { scale * 1e-5 } else { scale * BOUND };
                 assert!((found - value).abs() <= bound, "{codec}: {value} is {code} of {scale}");
+                let both = found + f32::from(rest[at]) * rest_scales[row];
+                assert!(
+                    !in_two || (both - value).abs() <= scale * BOUND_OF_BOTH,
+                    "{codec}: {value} is {code} of {scale} and {} of {}",
+                    rest[at],
+                    rest_scales[row]
+                );
             }
         }
     }

@@ -6,7 +6,11 @@ use super::block::TILE;
 use super::rows::Int8Writer;
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
+use crate::passes::FINER_PASSES;
 use crate::quantize::Rounding;
+
+/// The most [`Codes::parts`].
+const MOST_PARTS: usize = FINER_PASSES;
 
 /// Where results go that are quantized where they are made.
 pub(super) struct Codes<'a> {
@@ -36,11 +40,14 @@ impl Codes<'_> {
                     });
                     continue;
                 }
-                for part in 0..2 {
-                    self.writer.put(tile, 2 * block + part, |row, codes| {
-                        let (mut both, mut scales) = ([0; 2 * PANEL_COLS], [0.0; 2]);
-                        self.kernels.quantize_in_two(result(row), &mut both, &mut scales);
-                        codes.copy_from_slice(&both[part * PANEL_COLS..][..PANEL_COLS]);
+                let parts = self.parts;
+                for part in 0..parts {
+                    self.writer.put(tile, parts * block + part, |row, codes| {
+                        let (mut all, mut scales) =
+                            ([0; MOST_PARTS * PANEL_COLS], [0.0; MOST_PARTS]);
+                        let (all, scales) = (&mut all[..parts * PANEL_COLS], &mut scales[..parts]);
+                        self.kernels.quantize_in_parts(result(row), parts, all, scales);
+                        codes.copy_from_slice(&all[part * PANEL_COLS..][..PANEL_COLS]);
                         scales[part]
                     });
                 }

@@ -146,8 +146,8 @@ impl Gemm {
         self.run(&InTurn::new(&gate, &up), x.rows(), Product::Bf16, out, None, pool);
     }
 
-    /// As [`Self::gated`], with the result quantized: by the same recipe, [`Recipe::Panel`] or
-    /// [`Recipe::Fine`].
+    /// As [`Self::gated`], with the result quantized: by the same recipe, [`Recipe::Panel`],
+    /// [`Recipe::Fine`] or [`Recipe::Finer`].
     ///
     /// # Panics
     /// As [`Self::gated`].
@@ -164,7 +164,7 @@ impl Gemm {
         if rows == 0 || n == 0 {
             return;
         }
-        let parts = if recipe == Recipe::Fine { 2 } else { 1 };
+        let parts = recipe.parts();
         let writer = to.writer([rows, parts * n.next_multiple_of(PANEL_COLS)]);
         let codes = Codes { kernels, parts, writer };
         let out = Output { values: &mut [], rows: None, bias: None, ending: Ending::Gated };

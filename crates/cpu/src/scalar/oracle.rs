@@ -3,8 +3,8 @@
 
 use keeve_codec::{Codes, Group, PackedTensor, SUPER_BLOCK, Scaling};
 
-use crate::panel::{PANEL_COLS, PanelSource, QuantizedRows, TILE_ROWS};
-use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, WIDE_FACTOR_BITS};
+use crate::panel::{PANEL_COLS, PanelPart, PanelSource, QuantizedRows, TILE_ROWS};
+use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, REST_SCALE, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, Layout};
 
 /// A matrix as it is stored.
@@ -57,10 +57,8 @@ impl Oracle {
         let dot = |from: usize, to: usize| -> i32 {
             (from..to.min(codes.len())).map(|at| (codes[at] - zero) * i32::from(x[at])).sum()
         };
-        let sum = |from: usize, to: usize| -> f32 {
-            let sum: i32 = x[from..to].iter().map(|&x| i32::from(x)).sum();
-            x_scales[from / BLOCK] * sum as f32
-        };
+        let sum =
+            |from: usize, to: usize| -> i32 { x[from..to].iter().map(|&x| i32::from(x)).sum() };
         let mut result = 0.0;
         match self.layout.codes.scaling {
             Scaling::Groups { offset: has_offset, .. } => {
@@ -71,7 +69,7 @@ impl Oracle {
                     for at in (group * len..(group + 1) * len).step_by(BLOCK) {
                         let product = dot(at, at + BLOCK) as f32;
                         products = product.mul_add(x_scales[at / BLOCK], products);
-                        added += sum(at, at + BLOCK);
+                        added += x_scales[at / BLOCK] * sum(at, at + BLOCK) as f32;
                     }
                     result = scale.mul_add(products, result);
                     if has_offset {
@@ -90,20 +88,55 @@ impl Oracle {
                     let (mut products, mut less) = (0.0, 0.0);
                     for block in 0..SUPER_BLOCK / BLOCK {
                         let start = group * SUPER_BLOCK + block * BLOCK;
-                        let mut product = 0;
+                        let x_scale = x_scales[start / BLOCK];
+                        let (mut product, mut added) = (0, 0);
                         for at in (start..start + BLOCK).step_by(run) {
                             let run_index = at % SUPER_BLOCK / run;
                             product += dot(at, at + run) * i32::from(parts.scales[run_index]);
-                            let minimum = f32::from(parts.minimums[run_index]);
-                            less = minimum.mul_add(sum(at, at + run), less);
+                            let minimum = parts.minimums[run_index];
+                            if run == BLOCK {
+                                let sum = x_scale * sum(at, at + run) as f32;
+                                less = f32::from(minimum).mul_add(sum, less);
+                            } else {
+                                added += i32::from(minimum) * sum(at, at + run);
+                            }
                         }
-                        products = (product as f32).mul_add(x_scales[start / BLOCK], products);
+                        products = (product as f32).mul_add(x_scale, products);
+                        less = (added as f32).mul_add(x_scale, less);
                     }
                     result = parts.scale.to_f32().mul_add(products, result);
                     if has_minimum {
                         result = (-parts.minimum.to_f32()).mul_add(less, result);
                     }
                 }
+            }
+        }
+        result
+    }
+
+    /// The product of weight row `index`, whose codes these are, and activation row `row` by
+    /// [`crate::recipe::Recipe::FineBlock`].
+    pub fn by_parts(&self, index: usize, codes: &[i32], x: &QuantizedRows, row: usize) -> f32 {
+        let zero = i32::from(self.layout.codes.zero);
+        let has_offset = matches!(self.layout.codes.scaling, Scaling::Groups { offset: true, .. });
+        let len = self.group_len().unwrap_or(SUPER_BLOCK);
+        let mut result = 0.0;
+        for (group, codes) in codes.chunks(len).enumerate() {
+            let (scale, offset) = self.group(index, group);
+            let (block, within) = (group * len / PANEL_COLS, group * len % PANEL_COLS);
+            let (mut products, mut added) = (0.0, 0.0);
+            for part in 2 * block..2 * block + 2 {
+                let x_scale = x.scales[row * x.spans() + part];
+                let x = &x.codes[row * x.cols + part * PANEL_COLS + within..][..codes.len()];
+                let both = codes.iter().zip(x);
+                let product: i32 = both.map(|(code, &x)| (code - zero) * i32::from(x)).sum();
+                let sum: i32 = x.iter().map(|&x| i32::from(x)).sum();
+                products = (product as f32).mul_add(x_scale, products);
+                added = (sum as f32).mul_add(x_scale, added);
+            }
+            result = scale.mul_add(products, result);
+            if has_offset {
+                result = offset.mul_add(added, result);
             }
         }
         result
@@ -167,13 +200,13 @@ impl Oracle {
         }
     }
 
-    /// The codes of a weight row in a panel, and their scale.
-    fn panel_row(&self, index: usize, block: usize) -> ([i8; PANEL_COLS], f32) {
+    /// The codes of a weight row in a panel, or of what these leave, and their scale.
+    fn panel_row(&self, index: usize, block: usize, part: PanelPart) -> ([i8; PANEL_COLS], f32) {
         let Codes { bits, signed, zero, .. } = self.layout.codes;
         let columns = block * PANEL_COLS..self.layout.cols.min((block + 1) * PANEL_COLS);
         let stored = self.codes(index);
         let mut codes = [0; PANEL_COLS];
-        if self.layout.exact_panels() {
+        if self.layout.exact_panels() && part == PanelPart::First {
             for (code, column) in codes.iter_mut().zip(columns.clone()) {
                 *code = (stored[column] - i32::from(zero)) as i8;
             }
@@ -215,9 +248,35 @@ impl Oracle {
                 let by = nearest(scale * inverse * one);
                 (stored[column] - zero as i32) * by + nearest(offset * inverse * one) + half
             };
-            *code = (fixed >> FRACTION_BITS) as i8;
+            *code = match part {
+                PanelPart::First => (fixed >> FRACTION_BITS) as i8,
+                PanelPart::Rest => ((fixed & ((1 << FRACTION_BITS) - 1)) - half) as i8,
+            };
         }
-        (codes, scale)
+        (codes, if part == PanelPart::Rest { scale * REST_SCALE } else { scale })
+    }
+
+    /// As [`PanelSource::panel`], or what that leaves.
+    pub fn panel_part(
+        &self,
+        tile: usize,
+        block: usize,
+        part: PanelPart,
+        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
+        scales: &mut [f32; TILE_ROWS],
+    ) {
+        codes.fill(0);
+        scales.fill(0.0);
+        for (row, scale) in scales.iter_mut().enumerate() {
+            let index = tile * TILE_ROWS + row;
+            if index < self.layout.rows {
+                let (of_row, found) = self.panel_row(index, block, part);
+                *scale = found;
+                for (column, code) in of_row.into_iter().enumerate() {
+                    codes[(column / 4 * TILE_ROWS + row) * 4 + column % 4] = code;
+                }
+            }
+        }
     }
 }
 
@@ -241,18 +300,7 @@ impl PanelSource for Oracle {
         codes: &mut [i8; TILE_ROWS * PANEL_COLS],
         scales: &mut [f32; TILE_ROWS],
     ) {
-        codes.fill(0);
-        scales.fill(0.0);
-        for (row, scale) in scales.iter_mut().enumerate() {
-            let index = tile * TILE_ROWS + row;
-            if index < self.layout.rows {
-                let (of_row, found) = self.panel_row(index, block);
-                *scale = found;
-                for (column, code) in of_row.into_iter().enumerate() {
-                    codes[(column / 4 * TILE_ROWS + row) * 4 + column % 4] = code;
-                }
-            }
-        }
+        self.panel_part(tile, block, PanelPart::First, codes, scales);
     }
 
     fn stored_panel(&self, _: usize, _: usize) -> Option<&[i8]> {

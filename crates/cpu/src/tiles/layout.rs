@@ -15,8 +15,10 @@
 //!
 //! **Headers.** Codecs that scale by groups: for each group of the record 16 scales, then 16 offsets if
 //! there are any, as stored. K-quants: 16 scales (f16), 16 minimums (f16; zeros if there are none), then
-//! 256 bytes: for runs of 16 `[16 runs][16 rows]` scales (with minimums in the upper nibble, as Q2_K has
-//! them), for runs of 32 `[8 runs][16 rows]` scales and as many minimums.
+//! 256 bytes: for runs of 32 `[8 runs][16 rows]` scales and as many minimums, for runs of 16 scales (with
+//! minimums in the upper nibble, as Q2_K has them): `[16 runs][16 rows]` for Q6_K, and for Q2_K and Q3_K,
+//! whose products with 16 columns fit into 16 bits, `[4][16 rows][4 runs]`, of which the second and the third
+//! have changed places: so those of two runs are 16 bits apart.
 //!
 //! Rows and columns past the tensor's have weights of zero.
 
@@ -99,6 +101,15 @@ impl Layout {
     /// Bytes of a block of 32 columns.
     pub fn block_bytes(&self) -> usize {
         block_bytes(self.codes)
+    }
+
+    /// Where the integer of a run of 16 columns is, from [`INTEGERS_AT`] on.
+    pub fn integer_at(&self, run: usize, row: usize) -> usize {
+        if self.codes.bits <= 3 {
+            run / 4 * LINE + 4 * row + [0, 2, 1, 3][run % 4]
+        } else {
+            run * TILE_ROWS + row
+        }
     }
 
     /// Whether the codec has one scale for a whole row.

@@ -75,7 +75,7 @@ fn write_header(
                     integers[(runs + at) * TILE_ROWS + row] = minimums[at];
                 } else {
                     let upper = if minimum { minimums[at] << 4 } else { 0 };
-                    integers[at * TILE_ROWS + row] = scale | upper;
+                    integers[layout.integer_at(at, row)] = scale | upper;
                 }
             }
         }

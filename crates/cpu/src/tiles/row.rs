@@ -5,6 +5,7 @@ use keeve_codec::{Codes, Float, Group, SUPER_BLOCK, Scaling};
 
 use super::layout::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 use crate::panel::TILE_ROWS;
+use crate::quantize::SUM_COLS;
 
 /// Words (codes of four columns, a byte each) of a block's row.
 const WORDS: usize = BLOCK / 4;
@@ -16,14 +17,37 @@ const WORDS: usize = BLOCK / 4;
 /// If the lengths are not those of the layout.
 pub(super) fn unpack_row(layout: &Layout, tile: &[u8], row: usize, out: &mut [f32]) {
     assert!(tile.len() == layout.tile_bytes() && out.len() == layout.cols && row < TILE_ROWS);
+    match layout.codes.bits {
+        1 => unpack::<1>(layout, tile, row, out),
+        2 => unpack::<2>(layout, tile, row, out),
+        3 => unpack::<3>(layout, tile, row, out),
+        4 => unpack::<4>(layout, tile, row, out),
+        5 => unpack::<5>(layout, tile, row, out),
+        6 => unpack::<6>(layout, tile, row, out),
+        _ => unpack::<8>(layout, tile, row, out),
+    }
+}
+
+/// [`unpack_row`] for codes of `BITS` bits.
+fn unpack<const BITS: usize>(layout: &Layout, tile: &[u8], row: usize, out: &mut [f32]) {
+    let zero = i32::from(layout.codes.zero);
     let records = tile.chunks_exact(layout.record).zip(out.chunks_mut(layout.span));
     for (record, out) in records {
         let (header, blocks) = record.split_at(layout.header);
         let blocks = blocks.chunks_exact(layout.block_bytes());
         for ((index, out), block) in out.chunks_mut(BLOCK).enumerate().zip(blocks) {
-            let codes = block_codes(layout.codes, block, row);
-            for (column, (out, code)) in out.iter_mut().zip(codes).enumerate() {
-                *out = value(layout, header, row, index * BLOCK + column, code);
+            let codes = block_codes::<BITS>(block, row);
+            let runs = out.chunks_mut(SUM_COLS).zip(codes.chunks_exact(SUM_COLS));
+            for (run, (out, codes)) in runs.enumerate() {
+                let (scale, added) = scale_of(layout, header, row, index * BLOCK + run * SUM_COLS);
+                for (out, &code) in out.iter_mut().zip(codes) {
+                    let code = if layout.codes.signed {
+                        i32::from(code as i8)
+                    } else {
+                        i32::from(code) - zero
+                    };
+                    *out = scale * code as f32 + added;
+                }
             }
         }
     }
@@ -92,61 +116,64 @@ pub(super) fn group_scales(
     }
 }
 
-/// The value of a code at `column` of a record.
-fn value(layout: &Layout, header: &[u8], row: usize, column: usize, code: u8) -> f32 {
-    let Codes { signed, zero, scaling, .. } = layout.codes;
-    let code =
-        if signed { i32::from(code as i8) } else { i32::from(code) - i32::from(zero) } as f32;
-    match scaling {
+/// Scale and offset of the 16 columns from `column` of a record on, which no codec scales apart. Where there is
+/// no offset it is -0, which changes nothing that it is added to.
+fn scale_of(layout: &Layout, header: &[u8], row: usize, column: usize) -> (f32, f32) {
+    match layout.codes.scaling {
         Scaling::Groups { group, float, offset } => {
             let group = match group {
                 Group::Row => 0,
                 Group::Of(len) => column / usize::from(len),
             };
             let place = &header[group * group_bytes(float, offset)..];
-            let product = float.read(place, row) * code;
-            if offset { product + float.read(place, TILE_ROWS + row) } else { product }
+            let added = if offset { float.read(place, TILE_ROWS + row) } else { -0.0 };
+            (float.read(place, row), added)
         }
         Scaling::SuperBlocks { run, minimum } => {
             let run = usize::from(run);
             let (index, runs) = (column / run, SUPER_BLOCK / run);
             let integers = &header[INTEGERS_AT..];
-            let integer = integers[index * TILE_ROWS + row];
+            let place = match runs {
+                8 => index * TILE_ROWS + row,
+                _ => layout.integer_at(index, row),
+            };
+            let integer = integers[place];
             let (scale, least) = match (runs, minimum) {
                 (8, _) => (integer as i8, integers[(runs + index) * TILE_ROWS + row]),
                 (_, true) => ((integer & 15) as i8, integer >> 4),
                 (_, false) => (integer as i8, 0),
             };
             let scale = Float::F16.read(header, row) * f32::from(scale);
-            let least = Float::F16.read(header, TILE_ROWS + row) * f32::from(least);
-            scale * code - least
+            (scale, -(Float::F16.read(header, TILE_ROWS + row) * f32::from(least)))
         }
     }
 }
 
-/// The codes of a row in a block: the planes of `write_block` put together.
-fn block_codes(what: Codes, block: &[u8], row: usize) -> [u8; BLOCK] {
-    let mut words = [0u32; WORDS];
-    let mut vectors = block.chunks_exact(LINE);
-    let mut plane = |mask: u32, shift: u32, count: usize, step: usize| {
-        for (vector, words) in vectors.by_ref().take(WORDS / count).zip(words.chunks_mut(count)) {
-            let Some(own) = vector.as_chunks::<4>().0.get(row) else { return };
-            let own = u32::from_le_bytes(*own);
-            for (index, word) in words.iter_mut().enumerate() {
-                *word |= (own >> (index * step) & mask) << shift;
-            }
-        }
+/// The codes of `BITS` bits of a row in a block: the planes of `write_block` put together.
+fn block_codes<const BITS: usize>(block: &[u8], row: usize) -> [u8; BLOCK] {
+    let word = |vector: usize| {
+        let word = block[vector * LINE + 4 * row..].first_chunk();
+        u32::from_le_bytes(*word.unwrap_or(&[0; 4]))
     };
-    if what.bits == 8 {
-        plane(u32::MAX, 0, 1, 8);
-    } else {
-        let mut shift = 0;
-        for (width, mask) in [(4, 0x0f0f_0f0f), (2, 0x0303_0303), (1, 0x0101_0101)] {
-            if what.bits & width != 0 {
-                plane(mask, shift, 8 / usize::from(width), width.into());
-                shift += u32::from(width);
+    let mut words = [0u32; WORDS];
+    if BITS == 8 {
+        for (vector, to) in words.iter_mut().enumerate() {
+            *to = word(vector);
+        }
+    }
+    let (mut vector, mut shift) = (0, 0);
+    for (width, mask) in [(4, 0x0f0f_0f0f), (2, 0x0303_0303), (1, 0x0101_0101)] {
+        if BITS & width == 0 {
+            continue;
+        }
+        for words in words.chunks_exact_mut(8 / width) {
+            let plane = word(vector);
+            vector += 1;
+            for (index, to) in words.iter_mut().enumerate() {
+                *to |= (plane >> (index * width) & mask) << shift;
             }
         }
+        shift += width;
     }
     let mut codes = [0; BLOCK];
     for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(words) {

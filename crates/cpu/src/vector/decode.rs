@@ -1,13 +1,14 @@
 //! Products of few rows of activations with tiles, by blocks of 32 columns: exact in `i32` within a
-//! block, scales applied as they are stored. The order of `f32` operations is that of
+//! block, scales applied as they are stored (activations in two parts: [`super::fine`]). The order of `f32` operations is that of
 //! [`crate::scalar::oracle`], so that results are the same bits.
 
 use keeve_codec::{Float, Group, Scaling};
 
+use super::fine;
 use super::ints::IntLanes;
 use super::lanes::Lanes;
 use super::prefetch::{prefetch, prefetch_far};
-use crate::panel::TILE_ROWS;
+use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 
@@ -16,24 +17,35 @@ use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 const FAR_AHEAD: usize = 8192;
 const AHEAD: usize = 2048;
 /// Vectors of a block.
-const WORDS: usize = BLOCK / 4;
+pub(super) const WORDS: usize = BLOCK / 4;
 
 /// A row of activations.
 #[derive(Clone, Copy)]
-struct RowAt {
-    codes: *const i8,
-    scales: *const f32,
-    sums: *const i32,
-    weighted16: *const f32,
+pub(super) struct RowAt {
+    pub codes: *const i8,
+    pub scales: *const f32,
+    pub sums: *const i16,
     weighted32: *const f32,
+}
+
+impl RowAt {
+    /// The sum of the codes of 16 columns.
+    ///
+    /// # Safety
+    /// The row must have them.
+    #[inline(always)]
+    pub unsafe fn sum16(&self, index: usize) -> i32 {
+        // SAFETY: the caller's promise.
+        unsafe { i32::from(*self.sums.add(index)) }
+    }
 }
 
 /// A tile, from the first row that a register holds.
 #[derive(Clone, Copy)]
-struct TileAt {
-    at: *const u8,
+pub(super) struct TileAt {
+    pub at: *const u8,
     /// The first row.
-    row: usize,
+    pub row: usize,
 }
 
 /// `out[r] = x[first + r] . weights` for `ROWS` rows and the 16 weight rows of `tile`.
@@ -52,13 +64,14 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     out: &mut [[f32; TILE_ROWS]],
 ) {
     let rows = &x.rows;
-    let (cols, spans) = (rows.cols, rows.spans());
-    assert!(tile.len() == layout.tile_bytes() && layout.padded() <= cols && out.len() >= ROWS);
+    let (cols, spans, in_parts) = (rows.cols, rows.spans(), x.parts == 2);
+    let most = if in_parts { cols / 2 } else { cols };
+    assert!(tile.len() == layout.tile_bytes() && layout.padded() <= most && out.len() >= ROWS);
     assert!(first + ROWS <= rows.rows && rows.codes.len() == rows.rows * cols);
-    assert!(rows.scales.len() == rows.rows * spans && (spans == 1 || rows.span == BLOCK));
+    let span = if in_parts { PANEL_COLS } else { BLOCK };
+    assert!(rows.scales.len() == rows.rows * spans && (spans == 1 || rows.span == span));
     let sums = cols / SUM_COLS;
-    assert!(x.sums.len() == rows.rows * sums && x.weighted16.len() == x.sums.len());
-    assert!(2 * x.weighted32.len() == x.sums.len());
+    assert!(x.sums.len() == rows.rows * sums && 2 * x.weighted32.len() == x.sums.len());
     let by_token = spans == 1;
     assert!(!by_token || layout.one_scale_a_row());
     for row in (0..TILE_ROWS).step_by(V::COUNT) {
@@ -71,7 +84,6 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
                     codes: rows.codes.as_ptr().add(index * cols),
                     scales: rows.scales.as_ptr().add(index * spans),
                     sums: x.sums.as_ptr().add(index * sums),
-                    weighted16: x.weighted16.as_ptr().add(index * sums),
                     weighted32: x.weighted32.as_ptr().add(index * sums / 2),
                 }
             });
@@ -83,10 +95,13 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
                         Group::Of(len) => len.into(),
                     };
                     let scales = Scales { width, float, offset };
+                    assert!(!in_parts || width <= PANEL_COLS);
                     match (by_token, layout.codes.bits) {
+                        (_, 1) if in_parts => fine::groups::<V, 1, ROWS>(layout, scales, tile, x),
+                        (_, 2) if in_parts => fine::groups::<V, 2, ROWS>(layout, scales, tile, x),
+                        (_, bits) if in_parts => unreachable!("no parts for codes of {bits} bits"),
                         (true, 4) => whole_rows::<V, 4, ROWS>(layout, scales, tile, x),
                         (true, _) => whole_rows::<V, 8, ROWS>(layout, scales, tile, x),
-                        (false, 1) => groups::<V, 1, ROWS>(layout, scales, tile, x),
                         (false, 2) => groups::<V, 2, ROWS>(layout, scales, tile, x),
                         (false, 3) => groups::<V, 3, ROWS>(layout, scales, tile, x),
                         (false, 4) => groups::<V, 4, ROWS>(layout, scales, tile, x),
@@ -100,9 +115,9 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
                     _ => long_runs::<V, 5, ROWS>(layout, tile, x),
                 },
                 Scaling::SuperBlocks { .. } => match layout.codes.bits {
-                    2 => short_runs::<V, 2, true, ROWS>(layout, tile, x),
-                    3 => short_runs::<V, 3, false, ROWS>(layout, tile, x),
-                    _ => short_runs::<V, 6, false, ROWS>(layout, tile, x),
+                    2 => pairs_of_runs::<V, 2, true, ROWS>(layout, tile, x),
+                    3 => pairs_of_runs::<V, 3, false, ROWS>(layout, tile, x),
+                    _ => short_runs::<V, 6, ROWS>(layout, tile, x),
                 },
             };
             for (out, found) in out.iter_mut().zip(found) {
@@ -221,20 +236,25 @@ pub(super) unsafe fn load_floats<F: Lanes>(float: Float, at: *const u8) -> F {
 
 /// How a codec scales by groups.
 #[derive(Clone, Copy)]
-struct Scales {
+pub(super) struct Scales {
     /// Columns of a group.
-    width: usize,
-    float: Float,
-    offset: bool,
+    pub width: usize,
+    pub float: Float,
+    pub offset: bool,
 }
 
 impl Scales {
+    /// Bytes of a group in a header.
+    pub fn group_bytes(self) -> usize {
+        group_bytes(self.float, self.offset)
+    }
+
     /// The scales and offsets (zeros if there are none) of a group, from row `row` on.
     ///
     /// # Safety
     /// The machine must have the instructions of `F`; there must be a group at `at`.
     #[inline(always)]
-    unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
+    pub unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
         // SAFETY: the caller's promise: the group has 16 scales, and then as many offsets.
         unsafe {
             let bytes = self.float.bytes();
@@ -284,7 +304,7 @@ unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
         let nothing = V::Floats::splat(0.0);
         let mut sums = [nothing; ROWS];
         let (flip, zero) = zero_of::<V>(layout);
-        let group = group_bytes(scales.float, scales.offset);
+        let group = scales.group_bytes();
         let mut block = 0;
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);
@@ -297,7 +317,7 @@ unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
                 for _ in 0..scales.width / BLOCK {
                     let words = expand::<V, BITS>(codes, flip);
                     for (row, x) in x.iter().enumerate() {
-                        let sum = *x.sums.add(2 * block) + *x.sums.add(2 * block + 1);
+                        let sum = x.sum16(2 * block) + x.sum16(2 * block + 1);
                         let start = V::splat(-zero * sum);
                         let codes = x.codes.add(block * BLOCK);
                         let product = dot::<V, BITS>(start, &words, 0, WORDS, codes);
@@ -339,7 +359,7 @@ unsafe fn whole_rows<V: IntLanes, const BITS: usize, const ROWS: usize>(
         for block in 0..layout.span / BLOCK {
             let words = expand::<V, BITS>(codes, flip);
             for (row, x) in x.iter().enumerate() {
-                sums[row] += *x.sums.add(2 * block) + *x.sums.add(2 * block + 1);
+                sums[row] += x.sum16(2 * block) + x.sum16(2 * block + 1);
                 let codes = x.codes.add(block * BLOCK);
                 products[row] = dot::<V, BITS>(products[row], &words, 0, WORDS, codes);
             }
@@ -396,12 +416,93 @@ unsafe fn long_runs<V: IntLanes, const BITS: usize, const ROWS: usize>(
     }
 }
 
-/// K-quants whose integers are for 16 columns: Q2_K (which has minimums), Q3_K and Q6_K.
+/// The scales and minimums of four runs of 16 columns, two by two: each lane has those of the first of two
+/// in its lower 16 bits. Without minimums (Q3_K) those are nothing of use.
+///
+/// # Safety
+/// The machine must have the instructions of `V`.
+#[inline(always)]
+pub(super) unsafe fn integers_of_runs<V: IntLanes, const MINIMUM: bool>(fours: V) -> [(V, V); 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if MINIMUM {
+            let nibbles = V::splat(0x000f_000f);
+            return [
+                (fours.and(nibbles), fours.shift16::<-4>().and(nibbles)),
+                (fours.shift16::<-8>().and(nibbles), fours.shift16::<-12>()),
+            ];
+        }
+        let (first, second) = (fours.shift16::<8>().upper_bytes(), fours.upper_bytes());
+        [(first, first), (second, second)]
+    }
+}
+
+/// K-quants whose integers are for 16 columns, products with which fit into 16 bits: Q2_K (which has minimums)
+/// and Q3_K.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
 #[inline(always)]
-unsafe fn short_runs<V: IntLanes, const BITS: usize, const MINIMUM: bool, const ROWS: usize>(
+unsafe fn pairs_of_runs<V: IntLanes, const BITS: usize, const MINIMUM: bool, const ROWS: usize>(
+    layout: &Layout,
+    tile: TileAt,
+    x: [RowAt; ROWS],
+) -> [V::Floats; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let nothing = V::Floats::splat(0.0);
+        let mut sums = [nothing; ROWS];
+        // Codecs with minimums have no need of another zero.
+        let zero = if MINIMUM { 0 } else { i32::from(layout.codes.zero) };
+        for record in 0..layout.records {
+            let header = tile.at.add(record * layout.record);
+            ask_ahead(header, layout.header / LINE);
+            let mut codes = header.add(layout.header + 4 * tile.row);
+            let integers = header.add(INTEGERS_AT + 4 * tile.row);
+            let blocks = layout.span / BLOCK;
+            let (mut products, mut less) = ([nothing; ROWS], [nothing; ROWS]);
+            for two in 0..blocks / 2 {
+                let of_runs = integers_of_runs::<V, MINIMUM>(V::load(integers.add(two * LINE)));
+                for (index, (scale, minimum)) in of_runs.into_iter().enumerate() {
+                    let block = record * blocks + 2 * two + index;
+                    let words = expand::<V, BITS>(codes, V::splat(0));
+                    codes = codes.add(layout.block_bytes());
+                    for (row, x) in x.iter().enumerate() {
+                        let at = x.codes.add(block * BLOCK);
+                        let mut parts = [V::splat(0); 2];
+                        for (run, part) in parts.iter_mut().enumerate() {
+                            let half = run * WORDS / 2;
+                            let start = V::splat(-zero * x.sum16(2 * block + run));
+                            *part = dot::<V, BITS>(start, &words, half, half + WORDS / 2, at);
+                        }
+                        let both = parts[0].pair_with(parts[1]);
+                        let by = V::Floats::splat(*x.scales.add(block));
+                        let product = both.dot_pairs(scale).to_floats();
+                        products[row] = product.mul_add(by, products[row]);
+                        if MINIMUM {
+                            let both = x.sums.add(2 * block).cast::<i32>().read_unaligned();
+                            let added = minimum.dot_pairs(V::splat(both)).to_floats();
+                            less[row] = added.mul_add(by, less[row]);
+                        }
+                    }
+                }
+            }
+            if MINIMUM {
+                add_super_block::<V, ROWS>(header, tile.row, products, less, &mut sums);
+            } else {
+                add_scaled::<V, ROWS>(header, tile.row, products, &mut sums);
+            }
+        }
+        sums
+    }
+}
+
+/// Other K-quants whose integers are for 16 columns: Q6_K.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; the tile and the rows must be as the layout says.
+#[inline(always)]
+unsafe fn short_runs<V: IntLanes, const BITS: usize, const ROWS: usize>(
     layout: &Layout,
     tile: TileAt,
     x: [RowAt; ROWS],
@@ -417,49 +518,48 @@ unsafe fn short_runs<V: IntLanes, const BITS: usize, const MINIMUM: bool, const 
             let codes = header.add(layout.header + 4 * tile.row);
             let integers = header.add(INTEGERS_AT + tile.row);
             let blocks = layout.span / BLOCK;
-            let (mut products, mut less) = ([nothing; ROWS], [nothing; ROWS]);
+            let mut products = [nothing; ROWS];
             for index in 0..blocks {
                 let block = record * blocks + index;
                 let words = expand::<V, BITS>(codes.add(index * layout.block_bytes()), V::splat(0));
-                let mut scale = [V::splat(0); 2];
-                let mut minimum = [nothing; 2];
-                for run in 0..2 {
-                    let at = integers.add((2 * index + run) * TILE_ROWS);
-                    if MINIMUM {
-                        let both = V::load_u8(at);
-                        scale[run] = both.and(V::splat(15));
-                        minimum[run] = both.shift16::<-4>().to_floats();
-                    } else {
-                        scale[run] = V::load_i8(at);
-                    }
-                }
+                let at = integers.add(2 * index * TILE_ROWS);
+                let scale = [V::load_i8(at), V::load_i8(at.add(TILE_ROWS))];
                 for (row, x) in x.iter().enumerate() {
                     let codes = x.codes.add(block * BLOCK);
                     let mut product = V::splat(0);
-                    for run in 0..2 {
-                        let start = V::splat(-zero * *x.sums.add(2 * block + run));
+                    for (run, scale) in scale.into_iter().enumerate() {
+                        let start = V::splat(-zero * x.sum16(2 * block + run));
                         let half = run * WORDS / 2;
                         let part = dot::<V, BITS>(start, &words, half, half + WORDS / 2, codes);
-                        product = product.add(part.mul(scale[run]));
-                        if MINIMUM {
-                            let by = V::Floats::splat(*x.weighted16.add(2 * block + run));
-                            less[row] = minimum[run].mul_add(by, less[row]);
-                        }
+                        product = product.add(part.mul(scale));
                     }
                     let by = V::Floats::splat(*x.scales.add(block));
                     products[row] = product.to_floats().mul_add(by, products[row]);
                 }
             }
-            if MINIMUM {
-                add_super_block::<V, ROWS>(header, tile.row, products, less, &mut sums);
-            } else {
-                let scale = V::Floats::load_f16(header.add(2 * tile.row));
-                for (sum, product) in sums.iter_mut().zip(products) {
-                    *sum = scale.mul_add(product, *sum);
-                }
-            }
+            add_scaled::<V, ROWS>(header, tile.row, products, &mut sums);
         }
         sums
+    }
+}
+
+/// `sums += scale * products`, the scales of a K-quant's header.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; there must be a header at `header`.
+#[inline(always)]
+unsafe fn add_scaled<V: IntLanes, const ROWS: usize>(
+    header: *const u8,
+    row: usize,
+    products: [V::Floats; ROWS],
+    sums: &mut [V::Floats; ROWS],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = V::Floats::load_f16(header.add(2 * row));
+        for (sum, product) in sums.iter_mut().zip(products) {
+            *sum = scale.mul_add(product, *sum);
+        }
     }
 }
 

@@ -71,6 +71,15 @@ pub(crate) trait IntLanes: Copy {
     /// from 0 to 127, so that it does not matter.
     unsafe fn dot<const SMALL: bool>(self, codes: Self, by: Self) -> Self;
 
+    /// In each lane, the sum of the products of its two signed 16-bit numbers with those of `by`.
+    unsafe fn dot_pairs(self, by: Self) -> Self;
+
+    /// The lower 16 bits of each lane, and above them those of `upper`.
+    unsafe fn pair_with(self, upper: Self) -> Self;
+
+    /// The upper byte of every 16-bit number, signed, widened.
+    unsafe fn upper_bytes(self) -> Self;
+
     /// As floats, rounded to nearest.
     unsafe fn to_floats(self) -> Self::Floats;
 }
@@ -217,6 +226,24 @@ impl IntLanes for __m256i {
 
     #[inline]
     #[target_feature(enable = "avx2")]
+    unsafe fn dot_pairs(self, by: Self) -> Self {
+        _mm256_madd_epi16(self, by)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn pair_with(self, upper: Self) -> Self {
+        _mm256_blend_epi16::<0b1010_1010>(self, _mm256_slli_epi32::<16>(upper))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn upper_bytes(self) -> Self {
+        _mm256_srai_epi16::<8>(self)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
     unsafe fn to_floats(self) -> __m256 {
         _mm256_cvtepi32_ps(self)
     }
@@ -328,6 +355,24 @@ impl IntLanes for __m512i {
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn dot<const SMALL: bool>(self, codes: Self, by: Self) -> Self {
         _mm512_dpbusd_epi32(self, codes, by)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn dot_pairs(self, by: Self) -> Self {
+        _mm512_madd_epi16(self, by)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn pair_with(self, upper: Self) -> Self {
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, self, _mm512_slli_epi32::<16>(upper))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn upper_bytes(self) -> Self {
+        _mm512_srai_epi16::<8>(self)
     }
 
     #[inline]

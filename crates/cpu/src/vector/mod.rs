@@ -5,6 +5,7 @@
 
 mod bf16;
 mod decode;
+mod fine;
 mod ints;
 mod lanes;
 #[cfg(target_arch = "aarch64")]

@@ -182,6 +182,26 @@ impl<P: ByteProducts> IntLanes for Ints<P> {
 
     #[inline]
     #[target_feature(enable = "neon")]
+    unsafe fn dot_pairs(self, by: Self) -> Self {
+        let (a, b) = (vreinterpretq_s16_s32(self.0), vreinterpretq_s16_s32(by.0));
+        Self::of(vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn pair_with(self, upper: Self) -> Self {
+        let (a, b) = (vreinterpretq_s16_s32(self.0), vreinterpretq_s16_s32(upper.0));
+        Self::of(vreinterpretq_s32_s16(vtrn1q_s16(a, b)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn upper_bytes(self) -> Self {
+        Self::of(vreinterpretq_s32_s16(vshrq_n_s16::<8>(vreinterpretq_s16_s32(self.0))))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn to_floats(self) -> float32x4_t {
         vcvtq_f32_s32(self.0)
     }

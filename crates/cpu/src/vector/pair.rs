@@ -291,6 +291,24 @@ impl<V: IntLanes> IntLanes for Pair<V> {
     }
 
     #[inline(always)]
+    unsafe fn dot_pairs(self, by: Self) -> Self {
+        // SAFETY: the caller's promise, for twice as many values.
+        unsafe { Self(self.0.dot_pairs(by.0), self.1.dot_pairs(by.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn pair_with(self, upper: Self) -> Self {
+        // SAFETY: the caller's promise, for twice as many values.
+        unsafe { Self(self.0.pair_with(upper.0), self.1.pair_with(upper.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn upper_bytes(self) -> Self {
+        // SAFETY: the caller's promise, for twice as many values.
+        unsafe { Self(self.0.upper_bytes(), self.1.upper_bytes()) }
+    }
+
+    #[inline(always)]
     unsafe fn to_floats(self) -> Self::Floats {
         // SAFETY: the caller's promise, for twice as many values.
         unsafe { Pair(self.0.to_floats(), self.1.to_floats()) }

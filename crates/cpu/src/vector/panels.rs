@@ -5,11 +5,11 @@ use std::mem::MaybeUninit;
 
 use keeve_codec::{Float, Group, SUPER_BLOCK, Scaling};
 
-use super::decode::{expand, load_floats};
+use super::decode::{expand, integers_of_runs, load_floats};
 use super::ints::IntLanes;
 use super::lanes::Lanes;
-use crate::panel::{PANEL_COLS, TILE_ROWS};
-use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, WIDE_FACTOR_BITS};
+use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
+use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, REST_SCALE, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
 
 /// The most runs (columns with one scale) in a panel.
@@ -61,18 +61,19 @@ impl<T: Copy> Each<T> {
     }
 }
 
-/// Fills the codes of 16 weight rows by 256 columns, and their scales.
+/// Fills the codes of 16 weight rows by 256 columns, or those of what these leave, and their scales.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.
 ///
 /// # Panics
-/// If something does not fit the layout.
+/// If something does not fit the layout, or what codes of more than two bits leave is asked for.
 #[inline(always)]
 pub(super) unsafe fn panel<V: IntLanes>(
     layout: &Layout,
     tile: &[u8],
     block: usize,
+    part: PanelPart,
     codes: &mut [i8; TILE_ROWS * PANEL_COLS],
     scales: &mut Rows<f32>,
 ) {
@@ -80,6 +81,15 @@ pub(super) unsafe fn panel<V: IntLanes>(
     // SAFETY: the caller vouches for the instructions.
     unsafe {
         let runs = runs::<V>(layout, tile, block);
+        if part == PanelPart::Rest {
+            let factors = factors(layout, &runs, scales);
+            scales.iter_mut().for_each(|scale| *scale *= REST_SCALE);
+            return match layout.codes.bits {
+                1 => requantize::<V, 1, true>(layout, tile, block, &factors, codes),
+                2 => requantize::<V, 2, true>(layout, tile, block, &factors, codes),
+                bits => unreachable!("no second part of codes of {bits} bits"),
+            };
+        }
         if layout.exact_panels() {
             *scales = *runs.scales.get(0);
             return match layout.codes.bits {
@@ -90,13 +100,13 @@ pub(super) unsafe fn panel<V: IntLanes>(
         }
         let factors = factors(layout, &runs, scales);
         match layout.codes.bits {
-            1 => requantize::<V, 1>(layout, tile, block, &factors, codes),
-            2 => requantize::<V, 2>(layout, tile, block, &factors, codes),
-            3 => requantize::<V, 3>(layout, tile, block, &factors, codes),
-            4 => requantize::<V, 4>(layout, tile, block, &factors, codes),
-            5 => requantize::<V, 5>(layout, tile, block, &factors, codes),
-            6 => requantize::<V, 6>(layout, tile, block, &factors, codes),
-            _ => requantize::<V, 8>(layout, tile, block, &factors, codes),
+            1 => requantize::<V, 1, false>(layout, tile, block, &factors, codes),
+            2 => requantize::<V, 2, false>(layout, tile, block, &factors, codes),
+            3 => requantize::<V, 3, false>(layout, tile, block, &factors, codes),
+            4 => requantize::<V, 4, false>(layout, tile, block, &factors, codes),
+            5 => requantize::<V, 5, false>(layout, tile, block, &factors, codes),
+            6 => requantize::<V, 6, false>(layout, tile, block, &factors, codes),
+            _ => requantize::<V, 8, false>(layout, tile, block, &factors, codes),
         }
     }
 }
@@ -170,24 +180,53 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
                     let at = |first: usize| header[2 * (first + row)..].as_ptr();
                     let scale = V::Floats::load_f16(at(0));
                     let less = V::Floats::splat(0.0).sub(V::Floats::load_f16(at(TILE_ROWS)));
-                    for index in 0..runs.count {
-                        let at = |index: usize| integers[index * TILE_ROWS + row..].as_ptr();
-                        let (by, minus) = match (run, minimum) {
-                            (32, _) => {
-                                let minus = V::Floats::load_u8(at(runs.count + index));
-                                (V::Floats::load_u8(at(index)), minus)
-                            }
-                            (_, true) => {
-                                let both = V::load_u8(at(index));
-                                let minus = both.shift16::<-4>().to_floats();
-                                (both.and(V::splat(15)).to_floats(), minus)
-                            }
-                            (_, false) => {
-                                (V::Floats::load_i8(at(index).cast()), V::Floats::splat(0.0))
-                            }
+                    /// Stores what a run is scaled by. No closure, which may not become part of the function.
+                    macro_rules! put {
+                        ($index:expr, $by:expr, $minus:expr) => {
+                            scale.mul($by).store(runs.scales.place($index).add(row));
+                            less.mul($minus).store(runs.offsets.place($index).add(row));
                         };
-                        scale.mul(by).store(runs.scales.place(index).add(row));
-                        less.mul(minus).store(runs.offsets.place(index).add(row));
+                    }
+                    let nothing = V::Floats::splat(0.0);
+                    let at = |index: usize| integers[index * TILE_ROWS + row..].as_ptr();
+                    match (run, layout.codes.bits) {
+                        (32, _) => {
+                            for index in 0..8 {
+                                let minus = V::Floats::load_u8(at(8 + index));
+                                put!(index, V::Floats::load_u8(at(index)), minus);
+                            }
+                        }
+                        (_, 4..) => {
+                            for index in 0..16 {
+                                put!(index, V::Floats::load_i8(at(index).cast()), nothing);
+                            }
+                        }
+                        _ => {
+                            for (index, fours) in integers.as_chunks::<LINE>().0.iter().enumerate()
+                            {
+                                let fours = V::load(fours[4 * row..].as_ptr());
+                                let pairs = if minimum {
+                                    integers_of_runs::<V, true>(fours)
+                                } else {
+                                    integers_of_runs::<V, false>(fours)
+                                };
+                                for (index, (scales, minimums)) in
+                                    (4 * index..).step_by(2).zip(pairs)
+                                {
+                                    for which in 0..2 {
+                                        // One of both by itself.
+                                        let one = V::splat(1 << (16 * which));
+                                        let by = scales.dot_pairs(one).to_floats();
+                                        let minus = if minimum {
+                                            minimums.dot_pairs(one).to_floats()
+                                        } else {
+                                            nothing
+                                        };
+                                        put!(index + which, by, minus);
+                                    }
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -302,12 +341,12 @@ unsafe fn exact<V: IntLanes, const BITS: usize>(
     }
 }
 
-/// Codes made by fixed-point arithmetic in 16 bits.
+/// Codes made by fixed-point arithmetic in 16 bits: the whole part, or what it leaves.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`, and the factors must be those of the panel.
 #[inline(always)]
-unsafe fn requantize<V: IntLanes, const BITS: usize>(
+unsafe fn requantize<V: IntLanes, const BITS: usize, const REST: bool>(
     layout: &Layout,
     tile: &[u8],
     block: usize,
@@ -315,10 +354,11 @@ unsafe fn requantize<V: IntLanes, const BITS: usize>(
     codes: &mut [i8; TILE_ROWS * PANEL_COLS],
 ) {
     // SAFETY: the caller vouches for the instructions.
-    let (low, high, flip) = unsafe {
+    let (low, high, flip, middle) = unsafe {
         // Unsigned codes of eight bits are counted from 128.
         let flip = if BITS == 8 && !layout.codes.signed { 0x8080_8080_u32 as i32 } else { 0 };
-        (V::splat(0x00ff_00ff), V::splat(0xff00_ff00_u32 as i32), V::splat(flip))
+        let middle = V::splat(0x8080_8080_u32 as i32);
+        (V::splat(0x00ff_00ff), V::splat(0xff00_ff00_u32 as i32), V::splat(flip), middle)
     };
     for (index, out) in codes.chunks_exact_mut(TILE_ROWS * BLOCK).enumerate() {
         let Some(at) = block_at(layout, block * PANEL_COLS + index * BLOCK) else {
@@ -347,8 +387,13 @@ unsafe fn requantize<V: IntLanes, const BITS: usize>(
                             let (even, odd) = (code.and(low), code.shift16::<-8>());
                             (even.mul_low16(by).add16(plus), odd.mul_low16(by).add16(plus))
                         };
-                        // The whole part of each, in its byte.
-                        let code = even.shift16::<{ -(FRACTION_BITS as i32) }>().or(odd.and(high));
+                        let code = if REST {
+                            // Each was half a step too large.
+                            even.and(low).or(odd.shift16::<8>()).xor(middle)
+                        } else {
+                            // The whole part of each, in its byte.
+                            even.shift16::<{ -(FRACTION_BITS as i32) }>().or(odd.and(high))
+                        };
                         code.store(out.as_mut_ptr().cast::<u8>().add(word * LINE + 4 * row));
                     }
                 }

@@ -15,7 +15,7 @@ use super::neon_ints::{Sdot, TileInts, Widening};
 use super::{bf16, decode, dots, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
 use crate::bf16_tiles;
 use crate::kernels::{Kernels, TileKernels};
-use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
 use crate::rope;
 use crate::tiles::Layout;
@@ -137,35 +137,33 @@ macro_rules! tier {
                 unsafe { on_tier(heads, head_dim, cosines, sines) }
             }
 
-            fn quantize_in_two(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+            fn quantize_in_parts(
+                &self,
+                x: &[f32],
+                parts: usize,
+                codes: &mut [i8],
+                scales: &mut [f32],
+            ) {
                 #[target_feature($(enable = $feature),+)]
-                fn on_tier(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-                    quantize::row_in_two(x, codes, scales);
+                fn on_tier(x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
+                    quantize::row_in_parts(x, parts, codes, scales);
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(x, codes, scales) }
+                unsafe { on_tier(x, parts, codes, scales) }
             }
 
-            fn sums(
-                &self,
-                codes: &[i8],
-                scales: &[f32],
-                sums: &mut [i32],
-                weighted16: &mut [f32],
-                weighted32: &mut [f32],
-            ) {
+            fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
                 #[target_feature($(enable = $feature),+)]
                 fn on_tier(
                     codes: &[i8],
                     scales: &[f32],
-                    sums: &mut [i32],
-                    weighted16: &mut [f32],
+                    sums: &mut [i16],
                     weighted32: &mut [f32],
                 ) {
-                    quantize::sums(codes, scales, sums, weighted16, weighted32);
+                    quantize::sums(codes, scales, sums, weighted32);
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(codes, scales, sums, weighted16, weighted32) }
+                unsafe { on_tier(codes, scales, sums, weighted32) }
             }
 
             fn round_to_bf16(&self, x: &[f32], out: &mut [u16]) {
@@ -239,6 +237,7 @@ macro_rules! tier {
                 layout: &Layout,
                 tile: &[u8],
                 block: usize,
+                part: PanelPart,
                 codes: &mut [i8; TILE_ROWS * PANEL_COLS],
                 scales: &mut [f32; TILE_ROWS],
             ) {
@@ -247,14 +246,15 @@ macro_rules! tier {
                     layout: &Layout,
                     tile: &[u8],
                     block: usize,
+                    part: PanelPart,
                     codes: &mut [i8; TILE_ROWS * PANEL_COLS],
                     scales: &mut [f32; TILE_ROWS],
                 ) {
                     // SAFETY: this function has the instructions.
-                    unsafe { panels::panel::<$ints>(layout, tile, block, codes, scales) }
+                    unsafe { panels::panel::<$ints>(layout, tile, block, part, codes, scales) }
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(layout, tile, block, codes, scales) }
+                unsafe { on_tier(layout, tile, block, part, codes, scales) }
             }
         }
     };

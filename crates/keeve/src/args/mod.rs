@@ -11,7 +11,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use keeve::{Activations, Codec, Isa, KvCodec, Speculation};
 
 pub use self::making::{Alpha, Calibrate, Convert, FolderLayout, Quantize, Verify};
-use self::values::{at_least_one, draft_tokens, named_model, threads, token_id};
+use self::values::{at_least_one, draft_tokens, named_model, seconds, threads, token_id};
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
@@ -594,15 +594,6 @@ pub struct Rm {
 pub struct Completions {
     /// The shell.
     pub shell: clap_complete::Shell,
-}
-
-/// A time of at least a millisecond and at most a day.
-fn seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
-        Ok(seconds) if (1e-3..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        Ok(_) => Err("must be from 0.001 to 86400".into()),
-        Err(_) => Err("expected a number of seconds".into()),
-    }
 }
 
 #[cfg(test)]

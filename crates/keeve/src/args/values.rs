@@ -1,5 +1,7 @@
 //! Values of flags, checked.
 
+use std::time::Duration;
+
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     const MOST: usize = 1024;
     match at_least_one(text)? {
@@ -37,5 +39,14 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".into()),
         Ok(number) => Ok(number),
         Err(_) => Err("expected a whole number".into()),
+    }
+}
+
+/// A time of at least a millisecond and at most a day.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (1e-3..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) => Err("must be from 0.001 to 86400".into()),
+        Err(_) => Err("expected a number of seconds".into()),
     }
 }

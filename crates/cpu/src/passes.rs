@@ -1,13 +1,19 @@
-//! W8A8 and W4A8 by groups ([`Recipe::Grouped`]): weights with a scale for each group of columns, activations
-//! with one for the row.
+//! Blocks of 256 columns that are multiplied more than once, because panels have one scale for those of a
+//! weight row.
 //!
-//! Panels are multiplied exactly within 256 columns, with one scale for those of a weight row. So each block
-//! of 256 columns is taken as often as it has groups: every time with the scales of one of them, and with
-//! activations that are zeros everywhere else.
+//! W8A8 and W4A8 by groups ([`Recipe::Grouped`]) have weights with a scale for each group of columns,
+//! activations with one for the row. Each block is taken as often as it has groups: every time with the scales
+//! of one of them, and with activations that are zeros everywhere else.
+//!
+//! [`Recipe::Finer`] has both in two parts. Each block is taken three times: the first part of the weights
+//! with both of the activations, and what it leaves with the first.
 
 use crate::int_linear::Packed;
-use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::panel::{PANEL_COLS, PanelPart, PanelSource, TILE_ROWS};
 use crate::recipe::Recipe;
+
+/// How often [`Recipe::Finer`] takes a block.
+pub(crate) const FINER_PASSES: usize = 3;
 
 /// How often a block of columns is taken where groups have so many.
 fn parts(group: usize) -> usize {
@@ -37,40 +43,59 @@ pub(crate) fn spread(codes: &mut [i8], group: usize) {
     }
 }
 
-/// Weights as a recipe multiplies them: where groups have scales of their own, each block of columns is
-/// there once for each of them.
-pub(crate) struct ByGroup<'a> {
-    packed: &'a Packed,
-    group: usize,
-    parts: usize,
+/// What is taken each time.
+#[derive(Clone, Copy)]
+enum Each {
+    /// The whole block, once.
+    All,
+    /// A group of so many columns.
+    Group(usize),
+    /// A part of the weights.
+    Part,
 }
 
-impl<'a> ByGroup<'a> {
-    /// The weights, which are as they are but for [`Recipe::Grouped`].
+/// Weights as a recipe multiplies them: each block of columns as often as it is taken.
+pub(crate) struct Passes<'a> {
+    packed: &'a Packed,
+    each: Each,
+}
+
+impl<'a> Passes<'a> {
+    /// The weights, which are as they are but for [`Recipe::Grouped`] and [`Recipe::Finer`].
     pub fn of(packed: &'a Packed, recipe: Recipe) -> Self {
-        let group = match recipe {
-            Recipe::Grouped { group, .. } => group,
-            _ => PANEL_COLS,
+        let each = match recipe {
+            Recipe::Grouped { group, .. } if parts(group) > 1 => Each::Group(group),
+            Recipe::Finer => Each::Part,
+            _ => Each::All,
         };
-        Self { packed, group, parts: parts(group) }
+        Self { packed, each }
+    }
+
+    /// How often a block is taken.
+    fn count(&self) -> usize {
+        match self.each {
+            Each::All => 1,
+            Each::Group(group) => parts(group),
+            Each::Part => FINER_PASSES,
+        }
     }
 }
 
-impl PanelSource for ByGroup<'_> {
+impl PanelSource for Passes<'_> {
     fn rows(&self) -> usize {
         self.packed.rows()
     }
 
     fn cols(&self) -> usize {
-        match self.parts {
-            1 => self.packed.cols(),
-            _ => width(self.packed.cols(), self.group),
+        match self.each {
+            Each::All => self.packed.cols(),
+            _ => self.packed.cols().next_multiple_of(PANEL_COLS) * self.count(),
         }
     }
 
     fn scale_span(&self) -> usize {
-        match self.parts {
-            1 => self.packed.scale_span(),
+        match self.each {
+            Each::All => self.packed.scale_span(),
             _ => PANEL_COLS,
         }
     }
@@ -82,17 +107,24 @@ impl PanelSource for ByGroup<'_> {
         codes: &mut [i8; TILE_ROWS * PANEL_COLS],
         scales: &mut [f32; TILE_ROWS],
     ) {
-        if self.parts == 1 {
-            return self.packed.panel(tile, block, codes, scales);
+        let (block, pass) = (block / self.count(), block % self.count());
+        match self.each {
+            Each::All => self.packed.panel(tile, block, codes, scales),
+            Each::Group(group) => {
+                self.packed.codes(tile, block, codes);
+                self.packed.group_scales(tile, block * PANEL_COLS + pass * group, scales);
+            }
+            Each::Part => {
+                let part =
+                    if pass + 1 == FINER_PASSES { PanelPart::Rest } else { PanelPart::First };
+                self.packed.panel_part(tile, block, part, codes, scales);
+            }
         }
-        let (block, part) = (block / self.parts, block % self.parts);
-        self.packed.codes(tile, block, codes);
-        self.packed.group_scales(tile, block * PANEL_COLS + part * self.group, scales);
     }
 
     fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
-        match self.parts {
-            1 => self.packed.stored_panel(tile, block),
+        match self.each {
+            Each::All => self.packed.stored_panel(tile, block),
             _ => None,
         }
     }
