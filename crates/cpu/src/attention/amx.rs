@@ -14,10 +14,10 @@
 //! [`super::amx_weights`]).
 
 use std::arch::x86_64::__m512;
-use std::marker::PhantomData;
 use std::mem::take;
 use std::ops::Range;
 
+use super::amx_runs::{RUNS, Run, Shared, runs};
 use super::amx_steps::{
     KEYS, LANES, Operand, PAIR, Product, Results, TILE, finish, pack_keys, pack_queries,
     pack_values,
@@ -29,9 +29,6 @@ use crate::gemm::Amx;
 use crate::key_values::{Head, KvShape};
 use crate::scratch::Scratch;
 use crate::vector::Avx512;
-
-/// Runs of [`KEYS`] keys by whose weights values are added up at the same time.
-const RUNS: usize = 4;
 
 /// Attention of the tier: products of bf16 on the tile unit, all else as AVX-512 has it.
 pub(super) struct AmxAttention {
@@ -78,36 +75,6 @@ impl AttentionKernels for AmxAttention {
     }
 }
 
-/// Tiles that the tile unit and the vector units both use.
-#[derive(Clone, Copy)]
-struct Shared<'a> {
-    at: *mut f32,
-    len: usize,
-    of: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> Shared<'a> {
-    fn new(memory: &'a mut [f32]) -> Self {
-        Self { at: memory.as_mut_ptr(), len: memory.len(), of: PhantomData }
-    }
-
-    /// From `start` on, for at least `len` values.
-    fn from(self, start: usize, len: usize) -> *mut f32 {
-        assert!(start <= self.len && len <= self.len - start);
-        // SAFETY: that is within the memory.
-        unsafe { self.at.add(start) }
-    }
-
-    /// Some of it.
-    ///
-    /// # Safety
-    /// Nobody else may use this part as long as the result lives.
-    unsafe fn part(self, start: usize, len: usize) -> &'a mut [f32] {
-        // SAFETY: within the memory; the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.from(start, len), len) }
-    }
-}
-
 /// Some rows and what is known of them so far. Query `n` is head `n % group` of row `n / group`; it is
 /// lane `n % LANES` of tile `n / LANES`; two tiles are a pair. Lanes past the last query hold zeros,
 /// and nobody looks at what becomes of them.
@@ -136,44 +103,6 @@ struct Task<'a> {
     weights: Shared<'a>,
     /// A page unpacked, or queries of a tile: a page has more tokens.
     room: &'a mut [f32],
-}
-
-/// A run of [`KEYS`] keys, as a pair of tiles of queries sees it.
-#[derive(Clone, Copy)]
-struct Run {
-    pair: usize,
-    /// Where the pair is among those there is place for.
-    place: usize,
-    /// The run's first token, divided by [`KEYS`].
-    index: usize,
-    /// Whether every query sees all its keys.
-    full: bool,
-    /// Whether it is the first that the pair sees.
-    first: bool,
-    /// Whether it is the last.
-    last: bool,
-    /// Whether it is the last of a block of [`RUNS`].
-    ends_block: bool,
-}
-
-/// What the queries of `pair` see of `split`.
-fn runs(
-    queries: &Queries<'_>,
-    pair: usize,
-    places: usize,
-    split: Range<usize>,
-) -> impl Iterator<Item = Run> + use<> {
-    let (group, place) = (queries.group(), pair % places);
-    let first = pair * PAIR * LANES;
-    let last = (first + PAIR * LANES).min(queries.rows() * group) - 1;
-    let (first_sees, last_sees) = (queries.sees(first / group), queries.sees(last / group));
-    let all = first_sees.start / KEYS..last_sees.end.div_ceil(KEYS);
-    let here = all.start.max(split.start / KEYS)..all.end.min(split.end.div_ceil(KEYS));
-    here.map(move |index| {
-        let full = first_sees.end >= (index + 1) * KEYS && last_sees.start <= index * KEYS;
-        let (first, last) = (index == all.start, index + 1 == all.end);
-        Run { pair, place, index, full, first, last, ends_block: last || (index + 1) % RUNS == 0 }
-    })
 }
 
 /// A block whose weights are made, and whose values are being added up.

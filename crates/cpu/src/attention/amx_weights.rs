@@ -1,9 +1,9 @@
 //! Softmax of attention on the tile unit: scores become weights, 32 keys at a time.
 //!
 //! Weights are powers of two, made smaller by a base of their query: a whole number, so that another base
-//! changes nothing but exponents, and what becomes of a query is the same whichever base it has. So it need
-//! not be the largest score. It is the first one that is known, rounded up, and is raised when weights become
-//! too large for comfort, which hardly ever happens.
+//! changes their exponents and, but for a rounding, nothing else. So it need not be the largest score. It is
+//! the largest of the first run of keys that the query sees, rounded up, and is raised when weights become too
+//! large for comfort, which hardly ever happens. It depends on what the query sees, and on nothing beside it.
 
 use std::arch::x86_64::*;
 

@@ -37,6 +37,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod amx_runs;
+#[cfg(target_arch = "x86_64")]
 mod amx_steps;
 #[cfg(target_arch = "x86_64")]
 mod amx_weights;

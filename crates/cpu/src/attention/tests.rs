@@ -9,6 +9,8 @@
 //! - bf16 against the oracle's bf16: the same numbers are rounded, but where they come out a few `f32`
 //!   roundings apart (for AMX, 3e-6) some weight may become the neighbouring bf16 number; 3e-4.
 
+mod growing;
+
 use std::ops::Range;
 
 use keeve_graph::{Attention, KvCodec, PageId, Phase, RowInput, SequenceRows, Step};
