@@ -25,6 +25,10 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod amx_products;
 #[cfg(target_arch = "x86_64")]
+mod amx_scaled;
+#[cfg(target_arch = "x86_64")]
+mod amx_steps;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod bf16_lanes;
@@ -50,7 +54,7 @@ use std::ops::Range;
 use self::block::TILE;
 use self::codes::Codes;
 use self::finish::{Finish, Finished};
-use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Results, Sums};
 use self::rows::RowTiles;
 use self::source::{Bf16, InTurn, Int8, Source};
 use self::unit::{Started, Unit};
@@ -471,7 +475,8 @@ impl Job<'_> {
                     let fresh = run.start == 0;
                     let direct = last && unit.writes_results();
                     let direct = direct.then(|| finish.direct(&part)).flatten();
-                    unit.multiply(&operands, group, self.product, fresh, ahead, direct, part.sums);
+                    let results = Results { ahead, direct };
+                    unit.multiply(&operands, group, self.product, fresh, results, part.sums);
                     if last && direct.is_none() {
                         unit.finish(finish, &part);
                     }

@@ -107,6 +107,16 @@ pub(super) struct Ahead {
     pub stride: usize,
 }
 
+/// What a unit may do about the results of a group, if it does that.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX does"))]
+pub(super) struct Results {
+    /// Memory to ask for.
+    pub ahead: Option<Ahead>,
+    /// Where to write them, and not to the sums.
+    pub direct: Option<Direct>,
+}
+
 /// Where the results of a group are written where they are made, if its scales are all that they need and all
 /// of its rows and columns are there.
 #[derive(Clone, Copy)]

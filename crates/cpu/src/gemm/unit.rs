@@ -3,12 +3,13 @@
 use super::finish::{Finish, Finished};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
-use super::operands::{Ahead, Direct, Group, Operands, Product, Sums};
+use super::operands::{Group, Operands, Product, Results, Sums};
 use super::oracle;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use {
     super::amx::{Amx, Tiles},
+    super::amx_steps::FETCHING_BLOCKS,
     super::{amx_products, avx2, bf16_lanes, vnni},
     std::arch::x86_64::{__m256, __m512},
 };
@@ -91,7 +92,7 @@ impl Started {
         let _ = blocks;
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(_) => blocks >= amx_products::FETCHING_BLOCKS,
+            Self::Amx(_) => blocks >= FETCHING_BLOCKS,
             _ => false,
         }
     }
@@ -105,16 +106,15 @@ impl Started {
         }
     }
 
-    /// Adds the products of a group to its sums, or to zero if `fresh`. `ahead`: what memory to ask for, if
-    /// the unit does that. `direct`: where to write them as results, and not to the sums, if it does that.
+    /// Adds the products of a group to its sums, or to zero if `fresh`. Results are
+    /// written if [`Self::writes_results`].
     pub fn multiply(
         &mut self,
         operands: &Operands<'_>,
         group: Group,
         product: Product,
         fresh: bool,
-        ahead: Option<Ahead>,
-        direct: Option<Direct>,
+        results: Results,
         sums: &mut Sums,
     ) {
         #[cfg(target_arch = "x86_64")]
@@ -135,7 +135,7 @@ impl Started {
         #[cfg(not(target_arch = "x86_64"))]
         let starts_itself = false;
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (ahead, direct);
+        let _ = results;
         if fresh && !starts_itself {
             *sums = Sums::ZERO;
         }
@@ -144,7 +144,7 @@ impl Started {
             // SAFETY: a value of `Unit` says that the machine has the instructions.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(tiles) => unsafe {
-                amx_products::multiply(tiles, operands, group, product, fresh, ahead, direct, sums);
+                amx_products::multiply(tiles, operands, group, product, fresh, results, sums);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
