@@ -13,9 +13,8 @@ use crate::tiles::{BLOCK, LINE, Layout};
 
 /// Parts of activations.
 const PARTS: usize = 2;
-/// Sums of a part: even ones are of codes in their place, odd ones of codes times four; two of each, so that
-/// one does not wait for the other.
-const SUMS: usize = 4;
+/// Sums of a part: of codes in their place, and of codes times four.
+const SUMS: usize = 2;
 
 /// The codes of a block, a register for each four columns: of codes in their place, or times four, as
 /// [`sum_of`] says.
@@ -61,7 +60,7 @@ unsafe fn in_place<V: IntLanes, const BITS: usize>(at: *const u8) -> [V; WORDS] 
 
 /// Which sum the products with a register of [`in_place`] go to.
 const fn sum_of(bits: usize, word: usize) -> usize {
-    if bits == 1 { word / 2 % 2 + word % 2 * 2 } else { word % 4 }
+    if bits == 1 { word / 2 % 2 } else { word % 2 }
 }
 
 /// Codecs of one or two bits that scale by groups (of at most 256 columns), activations in two parts.
@@ -100,12 +99,15 @@ pub(super) unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
                             let at = (parts + part) * PANEL_COLS + column % PANEL_COLS;
                             let of_sixteen = x.sums.add(at / SUM_COLS);
                             *total += i32::from(*of_sixteen) + i32::from(*of_sixteen.add(1));
+                            // Started anew, so that a block whose codes are late holds up no other.
+                            let mut fresh = [V::splat(0); SUMS];
                             for (word, &codes) in words.iter().enumerate() {
                                 let by = x.codes.add(at + 4 * word).cast::<i32>().read_unaligned();
-                                // More rows have sums enough, and would have too many.
-                                let to =
-                                    sum_of(BITS, word) % if ROWS == 1 { SUMS } else { SUMS / 2 };
-                                products[to] = products[to].dot::<true>(codes, V::splat(by));
+                                let to = &mut fresh[sum_of(BITS, word)];
+                                *to = to.dot::<true>(codes, V::splat(by));
+                            }
+                            for (sum, fresh) in products.iter_mut().zip(fresh) {
+                                *sum = sum.add(fresh);
                             }
                         }
                     }
@@ -118,10 +120,9 @@ pub(super) unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
                     let nothing = V::Floats::splat(0.0);
                     let (mut product, mut added) = (nothing, 0.0);
                     for part in 0..PARTS {
-                        let [one, four, more, more_four] = products[row][part];
+                        let [one, four] = products[row][part];
                         let total = totals[row][part];
                         // Four times the product, which is scaled by a fourth: the same bits.
-                        let (one, four) = (one.add(more), four.add(more_four));
                         let one = one.add(V::splat(-zero * total));
                         let one = one.add(one);
                         let four = four.add(one.add(one)).to_floats();

@@ -18,6 +18,7 @@ mod neon_products;
 mod pair;
 mod panels;
 mod prefetch;
+mod super_blocks;
 mod tier;
 mod unpack;
 
