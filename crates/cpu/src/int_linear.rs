@@ -149,9 +149,7 @@ impl Packed {
             Self::Stored(oracle) => oracle.group_scales(tile, column, scales),
         }
     }
-}
 
-impl Packed {
     /// As [`PanelSource::panel`], or what that leaves of weights whose codes have at most two bits.
     ///
     /// # Panics

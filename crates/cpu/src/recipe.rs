@@ -263,8 +263,8 @@ pub struct RecipeNames {
 
 /// How products with weights of a codec are made in a mode, by name: `float`, `bf16`, `block` (activations
 /// with a scale for each 32 columns), `panel` (activations and weights with one for each 256), `fine` (the
-/// same or weights as stored, activations in two parts), `finer` (weights in two parts as well), `token` (one for each row of both) and `grouped` (one for each row of
-/// activations, weights by their groups).
+/// same or weights as stored, activations in two parts), `finer` (weights in two parts as well), `token` (one
+/// for each row of both) and `grouped` (one for each row of activations, weights by their groups).
 pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
     let name = |recipe| match recipe {
         Recipe::Bf16 => "bf16",
