@@ -13,7 +13,7 @@ use memmap2::{Mmap, MmapMut};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::pool::Pool;
 
-pub(crate) use layout::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
+pub(crate) use layout::{BLOCK, INTEGERS_AT, LINE, Layout, SUPER_HEADER, group_bytes};
 
 /// A matrix in tiles.
 pub(crate) struct Tiles {

@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 
 use keeve_codec::{Float, Group, SUPER_BLOCK, Scaling};
 
-use super::decode::{expand, load_floats};
+use super::decode::load_floats;
+use super::words::expand;
 use super::ints::IntLanes;
 use super::lanes::Lanes;
 use super::super_blocks::integers_of_runs;
