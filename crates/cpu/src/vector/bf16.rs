@@ -1,8 +1,8 @@
 //! Products of few rows of activations with tiles of bf16, nothing rounded. The order of `f32` operations is
 //! that of [`crate::bf16_tiles::products`], so that results are the same bits.
 
-use super::words::ask_ahead;
 use super::lanes::Lanes;
+use super::words::ask_ahead;
 use crate::bf16_tiles::CHAINS;
 use crate::panel::TILE_ROWS;
 use crate::tiles::LINE;

@@ -161,7 +161,7 @@ impl Scales {
             let group = group_bytes(self.float, self.offset);
             let at = header.add(index * group);
             // A group is half a line, a line, or two.
-            if index * group % LINE == 0 {
+            if (index * group).is_multiple_of(LINE) {
                 ask_ahead(at);
             }
             if group > LINE {
