@@ -1,8 +1,8 @@
-//! Memory for packed weights.
+//! Memory that is read from end to end: packed weights, keys and values.
 //!
-//! A step reads all weights once, and a processor remembers where only a few pages are: from pages of 4 KiB it reads
+//! A step reads all of it once, and a processor remembers where only a few pages are: from pages of 4 KiB it reads
 //! two thirds as fast as from those of 2 MiB. The system gives large ones only where a mapping has a whole one, and
-//! many matrices are smaller. So matrices share mappings.
+//! many matrices are smaller. So they share mappings.
 
 use std::io;
 use std::ops::Deref;
@@ -68,14 +68,17 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
+    /// Where it begins. For those who share a piece and see to it themselves that nobody reads what another writes.
+    pub fn start(&self) -> *mut u8 {
+        // In bounds: see `Arena::take`.
+        self.mapping.as_mut_ptr().wrapping_add(self.start)
+    }
+
     /// Its bytes, to be written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the mapping lives as long as the piece and has these bytes (`Arena::take`), all of them initialized by the
-        // system; no two pieces share any, and this one is borrowed exclusively.
-        unsafe {
-            let start = self.mapping.as_mut_ptr().add(self.start);
-            std::slice::from_raw_parts_mut(start, self.len)
-        }
+        // SAFETY: the mapping lives as long as the piece and has these bytes (`Arena::take`), all of them
+        // initialized by the system; no two pieces share any, and this one is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
     }
 }
 
@@ -84,7 +87,7 @@ impl Deref for Piece {
 
     fn deref(&self) -> &[u8] {
         // SAFETY: as in `bytes_mut`; nobody writes while the piece is borrowed.
-        unsafe { std::slice::from_raw_parts(self.mapping.as_ptr().add(self.start), self.len) }
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
     }
 }
 

@@ -11,9 +11,9 @@ use keeve_codec::PackedTensor;
 
 use crate::arena::{Arena, Piece};
 use crate::gemm::{BF16_COLS, Bf16Source, to_bf16};
+use crate::numbers::{numbers, numbers_mut};
 use crate::panel::TILE_ROWS;
 use crate::pool::Pool;
-use crate::zeroed::{numbers, numbers_mut};
 
 /// Sums that a product with nothing rounded is made of.
 pub(crate) const CHAINS: usize = 4;

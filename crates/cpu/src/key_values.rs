@@ -1,12 +1,14 @@
 //! Keys and values of one slot, in pages, as a [`KvCodec`] stores them.
 
+use std::sync::Arc;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use keeve_graph::{KvCodec, PageId};
 
+use crate::arena::{Arena, Piece};
 use crate::attention::AttentionKernels;
-use crate::shared_out::SharedOut;
-use crate::zeroed::{Zeroed, numbers, numbers_mut};
+use crate::numbers::{numbers, numbers_mut};
 
 /// Tokens in a page.
 pub(crate) const PAGE_TOKENS: usize = 32;
@@ -136,35 +138,59 @@ fn to_q8_0(values: &[f32], codes: &mut [i8], scales: &mut [f16]) {
 }
 
 /// Keys and values of one slot: for each page and head `[keys, values]`.
+///
+/// The same page of all slots is in one place, one slot after the other: what a token needs is little in each slot, and
+/// large pages of the system should be full of what is needed.
 pub(crate) struct KeyValues {
-    bytes: Zeroed,
+    /// `[pages]` of `stride` bytes, which all slots share; this one's begin at `offset` of each.
+    memory: Arc<Piece>,
+    pages: usize,
+    stride: usize,
+    offset: usize,
     pub shape: KvShape,
 }
 
 impl KeyValues {
-    /// Room for `pages` pages, or `None` if the system has not as much.
-    pub fn new(shape: KvShape, pages: usize) -> Option<Self> {
-        let bytes = pages.checked_mul(shape.page_bytes())?;
-        Some(Self { bytes: Zeroed::new(bytes)?, shape })
+    /// Slots with room for `pages` pages, or `None` if the system has not as much. It gives memory only as it is
+    /// touched, so that room for the longest context costs nothing until it is used.
+    pub fn slots(shapes: &[KvShape], pages: usize) -> Option<Vec<Self>> {
+        let stride: usize = shapes.iter().map(KvShape::page_bytes).sum();
+        let memory = Arc::new(Arena::default().take(pages.checked_mul(stride)?).ok()?);
+        let mut next = 0;
+        let slot = |&shape: &KvShape| {
+            let offset = next;
+            next += shape.page_bytes();
+            Self { memory: memory.clone(), pages, stride, offset, shape }
+        };
+        Some(shapes.iter().map(slot).collect())
+    }
+
+    /// Where the bytes of a page are, [`KvShape::page_bytes`] of them, which are no other slot's.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    fn place(&self, page: PageId) -> *mut u8 {
+        let page = page as usize;
+        assert!(page < self.pages, "page {page} of {}", self.pages);
+        self.memory.start().wrapping_add(page * self.stride + self.offset)
     }
 
     /// The bytes of a page.
     pub fn page(&self, page: PageId) -> &[u8] {
-        let len = self.shape.page_bytes();
-        &self.bytes[page as usize * len..][..len]
+        // SAFETY: they are this slot's, of which nobody has an exclusive borrow.
+        unsafe { std::slice::from_raw_parts(self.place(page), self.shape.page_bytes()) }
     }
 
     /// The bytes of a page, to be written.
     pub fn page_mut(&mut self, page: PageId) -> &mut [u8] {
-        let len = self.shape.page_bytes();
-        &mut self.bytes[page as usize * len..][..len]
+        // SAFETY: they are this slot's, which is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.place(page), self.shape.page_bytes()) }
     }
 
     /// Copies page `from` over page `to`.
     pub fn copy_page(&mut self, from: PageId, to: PageId) {
-        let len = self.shape.page_bytes();
-        let from = from as usize * len;
-        self.bytes.copy_within(from..from + len, to as usize * len);
+        // SAFETY: as in `page_mut`; both pages have as many bytes.
+        unsafe { std::ptr::copy(self.place(from), self.place(to), self.shape.page_bytes()) }
     }
 
     /// Keys of one head in one page.
@@ -181,16 +207,12 @@ impl KeyValues {
 
     /// For writing to several pages at the same time.
     pub fn writer(&mut self) -> Writer<'_> {
-        let shape = self.shape;
-        Writer { pages: SharedOut::new(&mut self.bytes, shape.page_bytes()), shape }
+        Writer(self)
     }
 }
 
-/// Writes keys and values of tokens.
-pub(crate) struct Writer<'a> {
-    pages: SharedOut<'a, u8>,
-    shape: KvShape,
-}
+/// Writes keys and values of tokens. Holds the slot's exclusive borrow.
+pub(crate) struct Writer<'a>(&'a KeyValues);
 
 impl Writer<'_> {
     /// Stores the key and the value (`[kv_heads * head_dim]` each) of a token at `index` of `page`.
@@ -208,15 +230,18 @@ impl Writer<'_> {
         value: &[f32],
         kernels: &dyn AttentionKernels,
     ) {
-        let KvShape { kv_heads, head_dim, .. } = self.shape;
-        let len = self.shape.head_bytes();
-        // SAFETY: nobody else writes to the page, by this function's contract.
-        let page = unsafe { self.pages.part(page as usize, 0..self.shape.page_bytes()) };
+        let shape = self.0.shape;
+        let KvShape { kv_heads, head_dim, .. } = shape;
+        let len = shape.head_bytes();
+        // SAFETY: the page is this slot's, which is borrowed exclusively, and nobody else writes to it, by this
+        // function's contract.
+        let page =
+            unsafe { std::slice::from_raw_parts_mut(self.0.place(page), shape.page_bytes()) };
         for head in 0..kv_heads {
             let (key_bytes, value_bytes) = page[2 * head * len..][..2 * len].split_at_mut(len);
             let columns = head * head_dim..(head + 1) * head_dim;
-            kernels.store(self.shape, key_bytes, index, &key[columns.clone()]);
-            kernels.store(self.shape, value_bytes, index, &value[columns]);
+            kernels.store(shape, key_bytes, index, &key[columns.clone()]);
+            kernels.store(shape, value_bytes, index, &value[columns]);
         }
     }
 }

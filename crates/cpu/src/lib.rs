@@ -31,6 +31,7 @@ mod key_values;
 mod linear;
 pub mod measure;
 mod memory;
+mod numbers;
 mod ordered;
 mod panel;
 mod passes;
@@ -53,7 +54,6 @@ mod tiles;
 mod unpacked_linear;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
-mod zeroed;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};

@@ -2,7 +2,7 @@
 
 use memmap2::MmapMut;
 
-use crate::zeroed::{numbers, numbers_mut};
+use crate::numbers::{numbers, numbers_mut};
 
 /// Bytes from which on memory is asked of the system in large pages. Products go down columns of values
 /// whose rows lie in different small pages, and wait for the places of these more than for what is in them.

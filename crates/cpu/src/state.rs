@@ -14,14 +14,12 @@ pub(crate) struct Pages {
 
 impl Pages {
     /// Room for `pages` pages.
-    pub fn new(slots: &[KvShape], pages: usize) -> Result<Self, Error> {
-        let make = |&shape: &KvShape| {
-            KeyValues::new(shape, pages).ok_or_else(|| Error::OutOfMemory {
-                what: "keys and values",
-                bytes: (pages as u64).saturating_mul(page_bytes(slots) as u64),
-            })
-        };
-        Ok(Self { slots: slots.iter().map(make).collect::<Result<_, Error>>()?, pages })
+    pub fn new(shapes: &[KvShape], pages: usize) -> Result<Self, Error> {
+        let slots = KeyValues::slots(shapes, pages).ok_or_else(|| Error::OutOfMemory {
+            what: "keys and values",
+            bytes: (pages as u64).saturating_mul(page_bytes(shapes) as u64),
+        })?;
+        Ok(Self { slots, pages })
     }
 
     /// Whether it was made for these slots.

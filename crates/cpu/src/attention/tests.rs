@@ -127,7 +127,7 @@ fn run(
     let pages =
         sequences.iter().flat_map(|sequence| &sequence.pages).max().map_or(0, |&page| page + 1);
     let shape = KvShape { kv_heads: spec.kv_heads, head_dim: spec.head_dim, codec: mode.codec };
-    let mut kv = KeyValues::new(shape, pages as usize).expect("memory");
+    let mut kv = KeyValues::slots(&[shape], pages as usize).expect("memory").remove(0);
     // What other sequences have left behind must not matter.
     for page in 0..pages {
         kv.page_mut(page).fill(0xff);
@@ -423,7 +423,7 @@ fn memory_does_not_grow_with_the_context() {
     for (isa, kernels) in tiers("memory") {
         for codec in KvCodec::ALL {
             let shape = KvShape { kv_heads: 2, head_dim: 64, codec };
-            let kv = KeyValues::new(shape, 1).expect("memory");
+            let kv = KeyValues::slots(&[shape], 1).expect("memory").remove(0);
             let taken = |position: usize| {
                 // The same page again and again: only lengths matter.
                 let pages = vec![0; position / PAGE_TOKENS + 3];
