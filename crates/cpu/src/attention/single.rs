@@ -9,6 +9,7 @@ use super::lanes::{AttentionLanes, base, soft_cap};
 use super::stage::unpack;
 use super::{Numbers, PAGE_TOKENS, Partial, Queries, pages};
 use crate::key_values::{Head, SCALE_SPAN};
+use crate::tiles::LINE;
 use crate::vector::{exp, prefetch, prefetch_far};
 
 /// Query heads that are taken at the same time.
@@ -51,9 +52,12 @@ impl Ahead {
 
     #[inline(always)]
     fn ask<T>(self, at: *const T, index: usize) {
-        let at = at.wrapping_add(index);
-        prefetch_far(at.wrapping_byte_offset(self.far).cast());
-        prefetch(at.wrapping_byte_offset(self.next).cast());
+        // Once for each line.
+        if index.is_multiple_of(LINE / size_of::<T>()) {
+            let at = at.wrapping_add(index);
+            prefetch_far(at.wrapping_byte_offset(self.far).cast());
+            prefetch(at.wrapping_byte_offset(self.next).cast());
+        }
     }
 }
 
