@@ -11,7 +11,6 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::hint::black_box;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -99,29 +98,6 @@ fn rates(bytes: usize, times: &mut [Duration]) -> [f64; 3] {
     [most, median, least].map(|time| bytes as f64 / time.as_secs_f64() / 1e9)
 }
 
-/// Of reading `words`.
-fn bandwidth(words: &[u64], threads: usize) -> [f64; 3] {
-    let mut times: Vec<_> = (0..ROUNDS)
-        .map(|_| {
-            let start = Instant::now();
-            std::thread::scope(|scope| {
-                for part in words.chunks(words.len().div_ceil(threads)) {
-                    scope.spawn(|| {
-                        let sums =
-                            part.as_chunks::<32>().0.iter().fold([0u64; 32], |mut all, x| {
-                                all.iter_mut().zip(x).for_each(|(all, x)| *all ^= x);
-                                all
-                            });
-                        black_box(sums);
-                    });
-                }
-            });
-            start.elapsed()
-        })
-        .collect();
-    rates(words.len() * 8, &mut times)
-}
-
 fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let mut number = |default: &str| args.next().unwrap_or_else(|| default.into()).parse::<usize>();
@@ -136,7 +112,6 @@ fn main() -> Result<(), Failure> {
         codecs = CODECS.map(String::from).to_vec();
     }
     let isa = Isa::choose()?;
-    let memory = vec![1u64; 128 << 20];
     println!(
         "{isa}, {threads} threads, {rows} rows, {phase:?}: least, median, greatest of {ROUNDS}"
     );
@@ -146,7 +121,7 @@ fn main() -> Result<(), Failure> {
             if n > 10_000 && phase == Phase::Prompt {
                 continue;
             }
-            let [.., read] = bandwidth(&memory, threads);
+            let read = keeve_cpu::rates::read(1 << 30, threads, &|| false)?.unwrap_or(f64::NAN);
             let (bytes, mut times, loaded) = measure(codec, n, k, rows, threads, phase)?;
             let [least, median, most] = rates(bytes, &mut times);
             let part = median / read * 100.0;

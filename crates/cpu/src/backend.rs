@@ -9,6 +9,7 @@ use keeve_graph::{
     Slot, State, Weights,
 };
 
+use crate::arena::Arena;
 use crate::attention::{AttentionKernels, attention_kernels};
 use crate::bf16_linear::{Bf16Linear, Bf16Weights};
 use crate::bf16_tiles::Bf16Tiles;
@@ -135,6 +136,7 @@ impl Backend for Cpu {
             kernels,
             gemm: Gemm::new(self.isa),
             pool: &self.pool,
+            memory: Arena::default(),
             done: AtomicU64::new(0),
             total: weight_bytes,
         };
@@ -194,6 +196,7 @@ struct Loading<'a> {
     kernels: &'static dyn Kernels,
     gemm: Gemm,
     pool: &'a Pool,
+    memory: Arena,
     done: AtomicU64,
     total: u64,
 }
@@ -228,7 +231,8 @@ impl Loading<'_> {
         if recipes.prompt == Recipe::Bf16 {
             let kernels = self.kernels;
             let weights = if codec == Codec::BF16 {
-                let tiles = Bf16Tiles::pack(&tensor, self.pool, &|bytes| self.count(bytes));
+                let tiles =
+                    Bf16Tiles::pack(&tensor, &self.memory, self.pool, &|bytes| self.count(bytes));
                 let tiles = tiles.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
                 tensor.release();
                 Bf16Weights::Tiles { tiles, kernels }
@@ -260,8 +264,9 @@ impl Loading<'_> {
             return Err(Error::Unsupported { backend: NAME, what });
         }
         let layout = Layout::new(codec, tensor.rows(), tensor.cols()).ok_or_else(memory)?;
-        let packed =
-            Packed::new(layout, tensor, self.kernels, self.pool, &|bytes| self.count(bytes));
+        let packed = Packed::new(layout, tensor, self.kernels, &self.memory, self.pool, &|bytes| {
+            self.count(bytes)
+        });
         let packed = packed.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
         Ok(Box::new(IntLinear { packed, recipes, gemm: self.gemm }))
     }

@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keeve_codec::PackedTensor;
-use memmap2::{Mmap, MmapMut};
 
+use crate::arena::{Arena, Piece};
 use crate::gemm::{BF16_COLS, Bf16Source, to_bf16};
 use crate::panel::TILE_ROWS;
 use crate::pool::Pool;
@@ -70,7 +70,7 @@ fn widen(value: u16) -> f32 {
 pub(crate) struct Bf16Tiles {
     rows: usize,
     cols: usize,
-    bytes: Mmap,
+    bytes: Piece,
 }
 
 impl Bf16Tiles {
@@ -81,6 +81,7 @@ impl Bf16Tiles {
     /// If there is not enough memory.
     pub fn pack(
         tensor: &PackedTensor,
+        memory: &Arena,
         pool: &Pool,
         done: &(dyn Fn(u64) -> bool + Sync),
     ) -> std::io::Result<Option<Self>> {
@@ -93,13 +94,10 @@ impl Bf16Tiles {
         let (Some(tile_bytes), Some(all)) = (tile_bytes, all) else {
             return Err(std::io::ErrorKind::OutOfMemory.into());
         };
-        let mut bytes = MmapMut::map_anon(all)?;
-        // As for other tiles: fewer, larger pages, if the system has them.
-        #[cfg(target_os = "linux")]
-        let _ = bytes.advise(memmap2::Advice::HugePage);
+        let mut bytes = memory.take(all)?;
         let stored = tensor.bytes() as u64 / tiles.max(1) as u64;
         let stopped = AtomicBool::new(false);
-        let places = Mutex::new(bytes.chunks_exact_mut(tile_bytes.max(1)).enumerate());
+        let places = Mutex::new(bytes.bytes_mut().chunks_exact_mut(tile_bytes.max(1)).enumerate());
         pool.run(tiles, |_, _| {
             let next = places.lock().ok().and_then(|mut places| places.next());
             let Some((tile, out)) = next.filter(|_| !stopped.load(Ordering::Relaxed)) else {
@@ -116,7 +114,7 @@ impl Bf16Tiles {
         if stopped.into_inner() {
             return Ok(None);
         }
-        Ok(Some(Self { rows, cols, bytes: bytes.make_read_only()? }))
+        Ok(Some(Self { rows, cols, bytes }))
     }
 
     /// Weight rows.
@@ -208,9 +206,9 @@ mod tests {
     fn tiles(rows: usize, cols: usize) -> (PackedTensor, Bf16Tiles) {
         let options = EncodeOptions::default();
         let tensor = encode(Codec::BF16, rows, cols, &values(rows * cols), options).unwrap().tensor;
-        let pool = Pool::new(2).unwrap();
-        let tiles = Bf16Tiles::pack(&tensor, &pool, &|_| true).unwrap().unwrap();
-        assert!(Bf16Tiles::pack(&tensor, &pool, &|_| false).unwrap().is_none());
+        let (memory, pool) = (Arena::default(), Pool::new(2).unwrap());
+        let tiles = Bf16Tiles::pack(&tensor, &memory, &pool, &|_| true).unwrap().unwrap();
+        assert!(Bf16Tiles::pack(&tensor, &memory, &pool, &|_| false).unwrap().is_none());
         (tensor, tiles)
     }
 

@@ -6,8 +6,9 @@ use crate::panel::TILE_ROWS;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
 
-/// Bytes of weights that a task reads, about, at most.
-const TASK_BYTES: usize = 64 << 10;
+/// Bytes of weights that a task reads, at least: less than a microsecond of reading, which is what threads may have to
+/// wait for each other in the end.
+const TASK_BYTES: usize = 8 << 10;
 
 /// Weights in tiles of 16 rows, to be multiplied with activations `X`.
 pub(crate) trait TileProducts<X>: Sync {
@@ -35,8 +36,7 @@ pub(crate) fn few_rows<X: Sync, W: TileProducts<X>>(
     let values = SharedOut::new(values, width);
     let each = TASK_BYTES.div_ceil(tile_bytes);
     let tiles = width.div_ceil(TILE_ROWS);
-    // As many for each thread: there are few of them, and one more would be waited for.
-    let tasks = tiles.div_ceil(each).next_multiple_of(pool.threads()).min(tiles);
+    let tasks = tiles.div_ceil(each);
     pool.run(tasks, |task, scratch| {
         let [gates] = scratch.take([up.map_or(0, |_| rows * TILE_ROWS)]);
         let gates = gates.as_chunks_mut::<TILE_ROWS>().0;

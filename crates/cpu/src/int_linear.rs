@@ -3,6 +3,7 @@
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{Phase, ValueId};
 
+use crate::arena::Arena;
 use crate::few_rows::{TileProducts, few_rows, rows_at_once};
 use crate::fused::Fusible;
 use crate::gemm::{Ending, Gemm, Output};
@@ -55,6 +56,7 @@ impl Packed {
         layout: Layout,
         tensor: PackedTensor,
         kernels: &'static dyn Kernels,
+        memory: &Arena,
         pool: &Pool,
         done: &(dyn Fn(u64) -> bool + Sync),
     ) -> std::io::Result<Option<Self>> {
@@ -62,7 +64,7 @@ impl Packed {
             let go_on = done(tensor.bytes() as u64);
             return Ok(go_on.then_some(Self::Stored(Oracle { layout, tensor })));
         };
-        let tiles = Tiles::pack(layout, &tensor, pool, done)?;
+        let tiles = Tiles::pack(layout, &tensor, memory, pool, done)?;
         tensor.release();
         Ok(tiles.map(|tiles| Self::Tiles { tiles, kernels }))
     }

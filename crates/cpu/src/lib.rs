@@ -13,6 +13,7 @@
     allow(dead_code, unused_imports)
 )]
 
+mod arena;
 mod attention;
 mod backend;
 mod bf16_linear;

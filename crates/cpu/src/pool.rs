@@ -5,8 +5,9 @@
 //! its tasks are taken, and only workers that are inside are waited for. So threads that the system
 //! does not run (more threads than cores, a busy machine) delay nobody.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,10 +17,10 @@ use crate::scratch::Scratch;
 /// How long a worker watches for the next region before it sleeps. Longer than what lies between
 /// two regions of a step, short enough to cost nothing when idle.
 const WATCH: Duration = Duration::from_micros(100);
-/// A thread takes so many tasks that the others find this many times as many, for each thread: large
-/// parts at first, since tasks that follow each other read memory that does, and single ones at last, so
-/// that threads end at about the same time.
-const SHARES: usize = 2;
+/// A thread takes one of so many parts of its own tasks that are left.
+const OWN_PARTS: u32 = 8;
+/// A thread that has none left takes one of so many parts of another's.
+const OTHERS_PARTS: u32 = 4;
 /// Looks at the gate before a waiting thread lets others run and reads the clock.
 const LOOKS: u32 = 64;
 
@@ -36,7 +37,6 @@ pub(crate) struct Pool {
 struct Job {
     call: unsafe fn(*const (), usize, &mut Scratch),
     data: *const (),
-    tasks: usize,
 }
 
 // SAFETY: the closure behind `data` is `Sync`, and only workers inside the region use it, which
@@ -56,8 +56,8 @@ struct Shared {
     /// The number of the region, whether it is open, and how many workers are inside: one number,
     /// so that a worker enters the region that it saw or none.
     gate: AtomicU64,
-    /// The next task to be taken.
-    next: AtomicUsize,
+    /// The tasks that are each thread's to take, the caller's first.
+    left: Box<[Left]>,
     panicked: AtomicBool,
     stop: AtomicBool,
     /// How many workers sleep; they are woken under this lock.
@@ -65,8 +65,48 @@ struct Shared {
     wake: Condvar,
     /// How long workers watch before they sleep.
     watch: Duration,
-    /// Threads, the caller's included.
-    threads: usize,
+}
+
+/// Tasks that follow each other and that nobody has taken. Their thread takes from the front, so that it reads
+/// memory from one end to the other, as tasks do that follow each other; those that help it take from the back.
+/// In a line of cache of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Left(AtomicU64);
+
+impl Left {
+    fn set(&self, tasks: Range<u32>) {
+        self.0.store(u64::from(tasks.start) << 32 | u64::from(tasks.end), Ordering::Relaxed);
+    }
+
+    fn get(both: u64) -> Range<u32> {
+        (both >> 32) as u32..both as u32
+    }
+
+    fn count(&self) -> usize {
+        Self::get(self.0.load(Ordering::Relaxed)).len()
+    }
+
+    /// Takes one of `parts` parts of them, at least a task, if there is one.
+    fn take(&self, parts: u32, from_back: bool) -> Option<Range<u32>> {
+        let mut both = self.0.load(Ordering::Relaxed);
+        loop {
+            let Range { start, end } = Self::get(both);
+            let count = match end.saturating_sub(start) {
+                0 => return None,
+                left => left.div_ceil(parts),
+            };
+            let (taken, kept) = match from_back {
+                true => (end - count..end, start..end - count),
+                false => (start..start + count, start + count..end),
+            };
+            let next = u64::from(kept.start) << 32 | u64::from(kept.end);
+            match self.0.compare_exchange_weak(both, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(taken),
+                Err(now) => both = now,
+            }
+        }
+    }
 }
 
 impl Pool {
@@ -81,20 +121,19 @@ impl Pool {
         let shared = Arc::new(Shared {
             job: Mutex::new(None),
             gate: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            left: (0..threads).map(|_| Left::default()).collect(),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             sleeping: Mutex::new(0),
             wake: Condvar::new(),
             watch: if threads <= cores { WATCH } else { Duration::ZERO },
-            threads,
         });
         let mut pool = Self { shared, workers: vec![], running: Mutex::default() };
         for index in 1..threads {
             let shared = pool.shared.clone();
             let named = thread::Builder::new().name(format!("keeve-cpu-{index}"));
             // If this fails, dropping `pool` ends the threads made so far.
-            pool.workers.push(named.spawn(move || shared.work())?);
+            pool.workers.push(named.spawn(move || shared.work(index))?);
         }
         Ok(pool)
     }
@@ -108,7 +147,7 @@ impl Pool {
     /// it runs on, and returns when all are done. Must not be called from inside a task.
     ///
     /// # Panics
-    /// If a task does.
+    /// If a task does, or there are more than 2^32 - 1.
     pub fn run<F: Fn(usize, &mut Scratch) + Sync>(&self, tasks: usize, task: F) {
         /// Calls the closure of type `F` behind `data`.
         ///
@@ -127,12 +166,12 @@ impl Pool {
             return (0..tasks).for_each(|index| task(index, &mut scratch));
         }
         let shared = &*self.shared;
-        let job = Job { call: call::<F>, data: (&raw const task).cast(), tasks };
+        let job = Job { call: call::<F>, data: (&raw const task).cast() };
         *lock(&shared.job) = Some(job);
-        shared.next.store(0, Ordering::Relaxed);
+        shared.deal(tasks);
         shared.open();
         shared.wake_workers(tasks - 1);
-        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, &mut scratch)));
+        let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, 0, &mut scratch)));
         // After this no worker is left with a pointer to `task`, nor can one get it.
         shared.close();
         let panicked = shared.panicked.swap(false, Ordering::Relaxed);
@@ -187,29 +226,37 @@ impl Shared {
         }
     }
 
-    /// Takes tasks of the current region until none is left.
-    fn take_tasks(&self, job: Job, scratch: &mut Scratch) {
-        let share = |first: usize| ((job.tasks - first) / (SHARES * self.threads)).max(1);
-        let mut first = self.next.load(Ordering::Relaxed);
-        while first < job.tasks {
-            let next = first + share(first);
-            match self.next.compare_exchange_weak(first, next, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                Ok(_) => {
-                    for index in first..next {
-                        // SAFETY: `Pool::run` keeps the closure alive until nobody is inside the
-                        // region, and the thread that is here is inside (or is the caller's own).
-                        unsafe { (job.call)(job.data, index, scratch) };
-                    }
-                    first = self.next.load(Ordering::Relaxed);
+    /// Gives each thread as many tasks as the others.
+    fn deal(&self, tasks: usize) {
+        assert!(u32::try_from(tasks).is_ok(), "{tasks} tasks in one region");
+        let threads = self.left.len() as u64;
+        let first = |thread: u64| (tasks as u64 * thread / threads) as u32;
+        for (thread, left) in (0..).zip(&self.left) {
+            left.set(first(thread)..first(thread + 1));
+        }
+    }
+
+    /// Takes tasks of the current region until none is left: those of `thread`, then those of whoever has most.
+    fn take_tasks(&self, job: Job, thread: usize, scratch: &mut Scratch) {
+        let mut from = (&self.left[thread], OWN_PARTS, false);
+        loop {
+            while let Some(tasks) = from.0.take(from.1, from.2) {
+                for index in tasks {
+                    // SAFETY: `Pool::run` keeps the closure alive until nobody is inside the
+                    // region, and the thread that is here is inside (or is the caller's own).
+                    unsafe { (job.call)(job.data, index as usize, scratch) };
                 }
-                Err(now) => first = now,
             }
+            let Some(most) = self.left.iter().max_by_key(|left| left.count()) else { return };
+            if most.count() == 0 {
+                return;
+            }
+            from = (most, OTHERS_PARTS, true);
         }
     }
 
     /// A worker's life.
-    fn work(&self) {
+    fn work(&self, thread: usize) {
         let mut scratch = Scratch::default();
         let mut seen = 0;
         loop {
@@ -222,7 +269,7 @@ impl Shared {
             }
             let job = *lock(&self.job);
             if let Some(job) = job {
-                let tasks = AssertUnwindSafe(|| self.take_tasks(job, &mut scratch));
+                let tasks = AssertUnwindSafe(|| self.take_tasks(job, thread, &mut scratch));
                 if catch_unwind(tasks).is_err() {
                     self.panicked.store(true, Ordering::Relaxed);
                 }
@@ -283,6 +330,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]

@@ -13,11 +13,18 @@ mod vnni;
 use std::sync::Barrier;
 use std::time::Instant;
 
+use crate::arena::Arena;
+use crate::tiles::LINE;
+use crate::vector::{prefetch, prefetch_far};
+
 /// How often each rate is measured; the best counts.
 pub const ROUNDS: usize = 5;
 
-/// Numbers that are summed side by side: enough additions in flight to wait for memory alone.
-const LANES: usize = 64;
+/// Numbers of a line of cache.
+const LANES: usize = LINE / size_of::<u64>();
+/// How far ahead lines are asked for, in bytes.
+const AHEAD: usize = 2048;
+const FAR_AHEAD: usize = 8192;
 
 /// A unit that multiplies and adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,17 +91,14 @@ fn find(unit: Unit) -> Option<Loop> {
 pub fn read(bytes: usize, threads: usize, stop: &dyn Fn() -> bool) -> std::io::Result<Option<f64>> {
     let threads = threads.max(1);
     let each = (bytes / size_of::<u64>()).div_ceil(threads).next_multiple_of(LANES);
-    let mut parts: Vec<Vec<u64>> = vec![];
-    for _ in 0..threads {
-        let mut part = vec![];
-        part.try_reserve_exact(each)
-            .map_err(|error| std::io::Error::new(std::io::ErrorKind::OutOfMemory, error))?;
-        parts.push(part);
-    }
+    let memory = Arena::default();
+    let part = |_| memory.take(each * size_of::<u64>());
+    let mut parts = (0..threads).map(part).collect::<std::io::Result<Vec<_>>>()?;
     std::thread::scope(|scope| {
         // Written by several threads, since the system has to find the memory now.
         for part in &mut parts {
-            scope.spawn(move || part.extend(0..each as u64));
+            let numbers = part.bytes_mut().as_chunks_mut().0.iter_mut();
+            scope.spawn(move || (0u64..).zip(numbers).for_each(|(n, to)| *to = n.to_ne_bytes()));
         }
     });
     let mut best = None;
@@ -110,31 +114,35 @@ pub fn read(bytes: usize, threads: usize, stop: &dyn Fn() -> bool) -> std::io::R
     Ok(best)
 }
 
-fn sum(values: &[u64]) -> u64 {
+/// The sum of the numbers in whole lines of `bytes`. They are read as memory is read fastest: each line is asked for
+/// twice before, where another is read.
+fn sum(bytes: &[u8]) -> u64 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: the machine has the instructions.
-        return unsafe { sum_avx512(values) };
+        return unsafe { sum_avx512(bytes) };
     }
-    sum_in_lanes(values)
+    sum_of_lines(bytes)
 }
 
-/// [`sum_in_lanes`], compiled for 64-byte registers.
+/// [`sum_of_lines`], compiled for 64-byte registers.
 ///
 /// # Safety
 /// The machine must have AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn sum_avx512(values: &[u64]) -> u64 {
-    sum_in_lanes(values)
+unsafe fn sum_avx512(bytes: &[u8]) -> u64 {
+    sum_of_lines(bytes)
 }
 
 #[inline(always)]
-fn sum_in_lanes(values: &[u64]) -> u64 {
+fn sum_of_lines(bytes: &[u8]) -> u64 {
     let mut lanes = [0u64; LANES];
-    for values in values.as_chunks::<LANES>().0 {
-        for (lane, value) in lanes.iter_mut().zip(values) {
-            *lane = lane.wrapping_add(*value);
+    for line in bytes.as_chunks::<LINE>().0 {
+        prefetch_far(line.as_ptr().wrapping_add(FAR_AHEAD));
+        prefetch(line.as_ptr().wrapping_add(AHEAD));
+        for (lane, number) in lanes.iter_mut().zip(line.as_chunks().0) {
+            *lane = lane.wrapping_add(u64::from_ne_bytes(*number));
         }
     }
     lanes.iter().fold(0, |sum, lane| sum.wrapping_add(*lane))
@@ -169,9 +177,9 @@ mod tests {
 
     #[test]
     fn reading_reads_everything() {
-        let values: Vec<u64> = (0..LANES as u64 * 5).collect();
-        assert_eq!(sum(&values), values.iter().sum());
-        assert_eq!(sum_in_lanes(&values), values.iter().sum());
+        let numbers = 0..LANES as u64 * 5;
+        let bytes: Vec<u8> = numbers.clone().flat_map(u64::to_ne_bytes).collect();
+        assert_eq!((sum(&bytes), sum_of_lines(&bytes)), (numbers.clone().sum(), numbers.sum()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use keeve_codec::{Codec, EncodeOptions, Float, Group, PackedTensor, Parts, encode};
 use keeve_graph::{Activations, RowRounding};
 
+use crate::arena::Arena;
 use crate::isa::Isa;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels, kernels};
 use crate::panel::QuantizedRows;
@@ -122,13 +123,14 @@ fn tiers() -> Vec<(Isa, &'static dyn Kernels, &'static dyn TileKernels)> {
 
 /// Calls `check` with each codec that has codes, several matrices and their tiles.
 fn each_matrix(mut check: impl FnMut(&Oracle, &Tiles, &mut Random)) {
-    let (pool, mut random) = (Pool::new(2).unwrap(), Random(71));
+    let (memory, pool, mut random) = (Arena::default(), Pool::new(2).unwrap(), Random(71));
     for codec in codecs() {
         for (index, k) in widths(codec).into_iter().enumerate() {
             let n = [19, 1, 35, 16][index % 4];
             for tensor in tensors(codec, n, k, &mut random) {
                 let layout = Layout::new(codec, n, k).unwrap();
-                let tiles = Tiles::pack(layout, &tensor, &pool, &|_| true).unwrap().unwrap();
+                let tiles =
+                    Tiles::pack(layout, &tensor, &memory, &pool, &|_| true).unwrap().unwrap();
                 check(&Oracle { layout, tensor }, &tiles, &mut random);
             }
         }
@@ -298,8 +300,8 @@ fn panels_hold_the_weights() {
 
 #[test]
 fn packing_can_be_stopped() {
-    let pool = Pool::new(2).unwrap();
+    let (memory, pool) = (Arena::default(), Pool::new(2).unwrap());
     let [tensor, _] = tensors(Codec::Q4K, 160, 256, &mut Random(73));
     let layout = Layout::new(Codec::Q4K, 160, 256).unwrap();
-    assert!(Tiles::pack(layout, &tensor, &pool, &|_| false).unwrap().is_none());
+    assert!(Tiles::pack(layout, &tensor, &memory, &pool, &|_| false).unwrap().is_none());
 }

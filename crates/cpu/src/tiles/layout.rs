@@ -35,7 +35,7 @@ const GROUPS_SPAN: usize = 128;
 /// Where the integers begin in the header of a K-quant: after 16 scales and 16 minimums.
 pub(crate) const INTEGERS_AT: usize = 64;
 /// Bytes of the header of a K-quant.
-const SUPER_HEADER: usize = INTEGERS_AT + 256;
+pub(crate) const SUPER_HEADER: usize = INTEGERS_AT + 256;
 
 /// The layout of a tensor's tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

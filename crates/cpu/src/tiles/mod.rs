@@ -8,17 +8,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keeve_codec::PackedTensor;
-use memmap2::{Mmap, MmapMut};
 
+use crate::arena::{Arena, Piece};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::pool::Pool;
 
-pub(crate) use layout::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};
+pub(crate) use layout::{BLOCK, INTEGERS_AT, LINE, Layout, SUPER_HEADER, group_bytes};
 
 /// A matrix in tiles.
 pub(crate) struct Tiles {
     layout: Layout,
-    bytes: Mmap,
+    bytes: Piece,
 }
 
 impl Tiles {
@@ -33,19 +33,18 @@ impl Tiles {
     pub fn pack(
         layout: Layout,
         tensor: &PackedTensor,
+        memory: &Arena,
         pool: &Pool,
         done: &(dyn Fn(u64) -> bool + Sync),
     ) -> std::io::Result<Option<Self>> {
         let is_its = (layout.codec, layout.rows, layout.cols)
             == (tensor.codec(), tensor.rows(), tensor.cols());
         assert!(is_its && tensor.experts() == 1, "{layout:?}");
-        let mut bytes = MmapMut::map_anon(layout.tile_bytes() * layout.tiles())?;
-        // Fewer, larger pages make reading faster. The system may not have them: then it is as before.
-        #[cfg(target_os = "linux")]
-        let _ = bytes.advise(memmap2::Advice::HugePage);
+        let mut bytes = memory.take(layout.tile_bytes() * layout.tiles())?;
         let tile_bytes = tensor.bytes() as u64 / layout.tiles() as u64;
         let stopped = AtomicBool::new(false);
-        let places = Mutex::new(bytes.chunks_exact_mut(layout.tile_bytes()).enumerate());
+        let places =
+            Mutex::new(bytes.bytes_mut().chunks_exact_mut(layout.tile_bytes()).enumerate());
         pool.run(layout.tiles(), |_, _| {
             let next = places.lock().ok().and_then(|mut places| places.next());
             let Some((tile, out)) = next.filter(|_| !stopped.load(Ordering::Relaxed)) else {
@@ -59,7 +58,7 @@ impl Tiles {
         if stopped.into_inner() {
             return Ok(None);
         }
-        Ok(Some(Self { layout, bytes: bytes.make_read_only()? }))
+        Ok(Some(Self { layout, bytes }))
     }
 
     /// Where everything is.

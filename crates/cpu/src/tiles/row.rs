@@ -187,12 +187,13 @@ mod tests {
     use keeve_codec::{EncodeOptions, encode};
 
     use super::*;
+    use crate::arena::Arena;
     use crate::pool::Pool;
     use crate::tiles::Tiles;
 
     #[test]
     fn rows_come_out_of_tiles_as_they_went_in() {
-        let pool = Pool::new(2).unwrap();
+        let (memory, pool) = (Arena::default(), Pool::new(2).unwrap());
         for codec in crate::tests::codecs() {
             for (rows, cols) in [(33, 512), (16, 768)] {
                 let Some(layout) = Layout::new(codec, rows, cols) else { continue };
@@ -205,7 +206,8 @@ mod tests {
                     .collect();
                 let tensor = encode(codec, rows, cols, &values, EncodeOptions::default());
                 let tensor = tensor.unwrap().tensor;
-                let tiles = Tiles::pack(layout, &tensor, &pool, &|_| true).unwrap().unwrap();
+                let tiles =
+                    Tiles::pack(layout, &tensor, &memory, &pool, &|_| true).unwrap().unwrap();
                 let (mut found, mut expected) = (vec![0.0; cols], vec![0.0; cols]);
                 for row in 0..rows {
                     tiles.row(row, &mut found);

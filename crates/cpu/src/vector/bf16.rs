@@ -1,8 +1,8 @@
 //! Products of few rows of activations with tiles of bf16, nothing rounded. The order of `f32` operations is
 //! that of [`crate::bf16_tiles::products`], so that results are the same bits.
 
-use super::decode::ask_ahead;
 use super::lanes::Lanes;
+use super::words::ask_ahead;
 use crate::bf16_tiles::CHAINS;
 use crate::panel::TILE_ROWS;
 use crate::tiles::LINE;
@@ -34,7 +34,7 @@ pub(super) unsafe fn products<V: Lanes, const ROWS: usize>(
                 unsafe {
                     let line = tile.as_ptr().cast::<u8>().add((column + chain) / 2 * LINE);
                     if lane == 0 {
-                        ask_ahead(line, 1);
+                        ask_ahead(line);
                     }
                     let (first, second) = V::load_bf16_pairs(line.add(4 * lane));
                     for (row, sums) in sums.iter_mut().enumerate() {

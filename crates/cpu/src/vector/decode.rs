@@ -8,18 +8,11 @@ use keeve_codec::{Float, Group, Scaling};
 use super::fine;
 use super::ints::IntLanes;
 use super::lanes::Lanes;
-use super::prefetch::{prefetch, prefetch_far};
 use super::super_blocks;
+use super::words::{add_products, ask_ahead};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::quantize::{BlockRows, SUM_COLS};
 use crate::tiles::{BLOCK, LINE, Layout, group_bytes};
-
-/// How far ahead weights are asked for, in bytes: first for the second level of cache, which can wait for
-/// more of memory at the same time than the first, then for the first.
-const FAR_AHEAD: usize = 8192;
-const AHEAD: usize = 2048;
-/// Vectors of a block.
-pub(super) const WORDS: usize = BLOCK / 4;
 
 /// A row of activations.
 #[derive(Clone, Copy)]
@@ -129,97 +122,6 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     }
 }
 
-/// Asks for the weights that come [`FAR_AHEAD`], and [`AHEAD`], bytes after `lines` lines.
-#[inline(always)]
-pub(super) fn ask_ahead(at: *const u8, lines: usize) {
-    for line in 0..lines {
-        prefetch_far(at.wrapping_add(FAR_AHEAD + line * LINE));
-        prefetch(at.wrapping_add(AHEAD + line * LINE));
-    }
-}
-
-/// The codes of a block, a register for each four columns, counted from zero if `flip` is zero.
-///
-/// # Safety
-/// The machine must have the instructions of `V`; there must be a block of codes of `BITS` bits at `at`,
-/// of which this takes the lanes that begin there.
-#[inline(always)]
-pub(super) unsafe fn expand<V: IntLanes, const BITS: usize>(at: *const u8, flip: V) -> [V; WORDS] {
-    // SAFETY: the caller's promise; a block has `WORDS * BITS / 8` lines.
-    unsafe {
-        ask_ahead(at, BITS);
-        let mut words = [V::splat(0); WORDS];
-        if BITS == 8 {
-            for (index, word) in words.iter_mut().enumerate() {
-                *word = V::load(at.add(index * LINE)).xor(flip);
-            }
-            return words;
-        }
-        /// Adds the codes of a plane: those of each vector, one every so many bits.
-        macro_rules! plane {
-            ($at:expr, $mask:literal, [$($left:literal)+]) => {
-                let (mask, shifts) = (V::splat($mask), [$($left),+]);
-                for first in (0..WORDS).step_by(shifts.len()) {
-                    let vector = V::load($at.add(first / shifts.len() * LINE));
-                    let parts = [$(vector.shift16::<$left>().and(mask)),+];
-                    for (word, part) in words[first..].iter_mut().zip(parts) {
-                        *word = word.or(part);
-                    }
-                }
-            };
-        }
-        if BITS & 4 != 0 {
-            plane!(at, 0x0f0f_0f0f, [0 - 4]);
-        }
-        match BITS {
-            2 | 3 => {
-                plane!(at, 0x0303_0303, [0 - 2 - 4 - 6]);
-            }
-            6 => {
-                plane!(at.add(4 * LINE), 0x3030_3030, [4 2 0 -2]);
-            }
-            _ => {}
-        }
-        match BITS {
-            1 => {
-                plane!(at, 0x0101_0101, [0 - 1 - 2 - 3 - 4 - 5 - 6 - 7]);
-            }
-            3 => {
-                plane!(at.add(2 * LINE), 0x0404_0404, [2 1 0 -1 -2 -3 -4 -5]);
-            }
-            5 => {
-                plane!(at.add(4 * LINE), 0x1010_1010, [4 3 2 1 0 -1 -2 -3]);
-            }
-            _ => {}
-        }
-        words
-    }
-}
-
-/// `start` plus the products of columns `4 * from ..` to `4 * to` of a block.
-///
-/// # Safety
-/// The machine must have the instructions of `V`; there must be a block of activations at `x`.
-#[inline(always)]
-pub(super) unsafe fn dot<V: IntLanes, const BITS: usize>(
-    start: V,
-    words: &[V; WORDS],
-    from: usize,
-    to: usize,
-    x: *const i8,
-) -> V {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut sum = start;
-        for (index, &word) in words.iter().enumerate().take(to).skip(from) {
-            let by = V::splat(x.add(4 * index).cast::<i32>().read_unaligned());
-            // Codes of up to six bits are below 64.
-            sum = if BITS < 7 { sum.dot::<true>(word, by) } else { sum.dot::<false>(word, by) };
-        }
-        sum
-    }
-}
-
 /// A register of floats as they are stored.
 ///
 /// # Safety
@@ -246,20 +148,25 @@ pub(super) struct Scales {
 }
 
 impl Scales {
-    /// Bytes of a group in a header.
-    pub fn group_bytes(self) -> usize {
-        group_bytes(self.float, self.offset)
-    }
-
-    /// The scales and offsets (zeros if there are none) of a group, from row `row` on.
+    /// The scales and offsets (zeros if there are none) of group `index` of a record, from row `row` on. Asks for
+    /// those of a later record.
     ///
     /// # Safety
-    /// The machine must have the instructions of `F`; there must be a group at `at`.
+    /// The machine must have the instructions of `F`; there must be such a record at `header`.
     #[inline(always)]
-    pub unsafe fn of_group<F: Lanes>(self, at: *const u8, row: usize) -> (F, F) {
+    pub unsafe fn of_group<F: Lanes>(self, header: *const u8, index: usize, row: usize) -> (F, F) {
         // SAFETY: the caller's promise: the group has 16 scales, and then as many offsets.
         unsafe {
             let bytes = self.float.bytes();
+            let group = group_bytes(self.float, self.offset);
+            let at = header.add(index * group);
+            // A group is half a line, a line, or two.
+            if (index * group).is_multiple_of(LINE) {
+                ask_ahead(at);
+            }
+            if group > LINE {
+                ask_ahead(at.wrapping_add(LINE));
+            }
             let scale = load_floats::<F>(self.float, at.add(row * bytes));
             let offset = if self.offset {
                 load_floats::<F>(self.float, at.add((TILE_ROWS + row) * bytes))
@@ -306,23 +213,20 @@ unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
         let nothing = V::Floats::splat(0.0);
         let mut sums = [nothing; ROWS];
         let (flip, zero) = zero_of::<V>(layout);
-        let group = scales.group_bytes();
         let mut block = 0;
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);
-            ask_ahead(header, layout.header / LINE);
             let mut codes = header.add(layout.header + 4 * tile.row);
             for index in 0..layout.span / scales.width {
-                let (scale, offset) =
-                    scales.of_group::<V::Floats>(header.add(index * group), tile.row);
+                let (scale, offset) = scales.of_group::<V::Floats>(header, index, tile.row);
                 let (mut products, mut added) = ([nothing; ROWS], [0.0; ROWS]);
                 for _ in 0..scales.width / BLOCK {
-                    let words = expand::<V, BITS>(codes, flip);
-                    for (row, x) in x.iter().enumerate() {
+                    let mut block_sums = x.map(|x| {
                         let sum = x.sum16(2 * block) + x.sum16(2 * block + 1);
-                        let start = V::splat(-zero * sum);
-                        let codes = x.codes.add(block * BLOCK);
-                        let product = dot::<V, BITS>(start, &words, 0, WORDS, codes);
+                        [V::splat(-zero * sum)]
+                    });
+                    add_products::<V, BITS, ROWS, 1>(codes, flip, &x, block, &mut block_sums);
+                    for (row, (x, [product])) in x.iter().zip(block_sums).enumerate() {
                         let by = V::Floats::splat(*x.scales.add(block));
                         products[row] = product.to_floats().mul_add(by, products[row]);
                         added[row] += *x.weighted32.add(block);
@@ -356,23 +260,21 @@ unsafe fn whole_rows<V: IntLanes, const BITS: usize, const ROWS: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let (flip, zero) = zero_of::<V>(layout);
-        let (mut products, mut sums) = ([V::splat(0); ROWS], [0i32; ROWS]);
+        let (mut products, mut sums) = ([[V::splat(0)]; ROWS], [0i32; ROWS]);
         let mut codes = tile.at.add(layout.header + 4 * tile.row);
         for block in 0..layout.span / BLOCK {
-            let words = expand::<V, BITS>(codes, flip);
-            for (row, x) in x.iter().enumerate() {
-                sums[row] += x.sum16(2 * block) + x.sum16(2 * block + 1);
-                let codes = x.codes.add(block * BLOCK);
-                products[row] = dot::<V, BITS>(products[row], &words, 0, WORDS, codes);
+            add_products::<V, BITS, ROWS, 1>(codes, flip, &x, block, &mut products);
+            for (sum, x) in sums.iter_mut().zip(&x) {
+                *sum += x.sum16(2 * block) + x.sum16(2 * block + 1);
             }
             codes = codes.add(layout.block_bytes());
         }
-        let (scale, _) = scales.of_group::<V::Floats>(tile.at, tile.row);
+        let (scale, _) = scales.of_group::<V::Floats>(tile.at, 0, tile.row);
         std::array::from_fn(|row| {
             // Wrapping: the product of unsigned codes may be too large, the difference is not.
             let less = V::splat(sums[row].wrapping_mul(-zero));
             let by = V::Floats::splat(*x[row].scales);
-            products[row].add(less).to_floats().mul(by).mul(scale)
+            products[row][0].add(less).to_floats().mul(by).mul(scale)
         })
     }
 }

@@ -4,9 +4,10 @@
 //! Codes are not moved to the lowest bits of their bytes: products with those two bits up are four times as
 //! large, and have sums of their own.
 
-use super::decode::{RowAt, Scales, TileAt, WORDS, ask_ahead};
+use super::decode::{RowAt, Scales, TileAt};
 use super::ints::IntLanes;
 use super::lanes::Lanes;
+use super::words::{WORDS, load};
 use crate::panel::PANEL_COLS;
 use crate::quantize::SUM_COLS;
 use crate::tiles::{BLOCK, LINE, Layout};
@@ -26,10 +27,9 @@ const SUMS: usize = 2;
 unsafe fn in_place<V: IntLanes, const BITS: usize>(at: *const u8) -> [V; WORDS] {
     // SAFETY: the caller's promise; a block has `BITS` lines.
     unsafe {
-        ask_ahead(at, BITS);
         if BITS == 1 {
             let (one, four) = (V::splat(0x0101_0101), V::splat(0x0404_0404));
-            let all = V::load(at);
+            let all = load::<V>(at);
             let (by1, by4, by5) = (all.shift16::<-1>(), all.shift16::<-4>(), all.shift16::<-5>());
             return [
                 all.and(one),
@@ -43,7 +43,7 @@ unsafe fn in_place<V: IntLanes, const BITS: usize>(at: *const u8) -> [V; WORDS] 
             ];
         }
         let (one, four) = (V::splat(0x0303_0303), V::splat(0x0c0c_0c0c));
-        let (first, second) = (V::load(at), V::load(at.add(LINE)));
+        let (first, second) = (load::<V>(at), load::<V>(at.add(LINE)));
         let (first_by4, second_by4) = (first.shift16::<-4>(), second.shift16::<-4>());
         [
             first.and(one),
@@ -79,11 +79,9 @@ pub(super) unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
     unsafe {
         let mut sums = [V::Floats::splat(0.0); ROWS];
         let zero = i32::from(layout.codes.zero);
-        let group = scales.group_bytes();
         let mut column = 0;
         for record in 0..layout.records {
             let header = tile.at.add(record * layout.record);
-            ask_ahead(header, layout.header / LINE);
             let mut codes = header.add(layout.header + 4 * tile.row);
             for index in 0..layout.span / scales.width {
                 let mut products = [[[V::splat(0); SUMS]; PARTS]; ROWS];
@@ -114,8 +112,7 @@ pub(super) unsafe fn groups<V: IntLanes, const BITS: usize, const ROWS: usize>(
                     codes = codes.add(layout.block_bytes());
                     column += BLOCK;
                 }
-                let (scale, offset) =
-                    scales.of_group::<V::Floats>(header.add(index * group), tile.row);
+                let (scale, offset) = scales.of_group::<V::Floats>(header, index, tile.row);
                 for (row, sum) in sums.iter_mut().enumerate() {
                     let nothing = V::Floats::splat(0.0);
                     let (mut product, mut added) = (nothing, 0.0);

@@ -21,6 +21,7 @@ mod prefetch;
 mod super_blocks;
 mod tier;
 mod unpack;
+mod words;
 
 use crate::kernels::{GELU_CUBE, SQRT_2_OVER_PI};
 

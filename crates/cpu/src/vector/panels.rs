@@ -5,10 +5,11 @@ use std::mem::MaybeUninit;
 
 use keeve_codec::{Float, Group, SUPER_BLOCK, Scaling};
 
-use super::decode::{expand, load_floats};
+use super::decode::load_floats;
 use super::ints::IntLanes;
 use super::lanes::Lanes;
 use super::super_blocks::integers_of_runs;
+use super::words::expand;
 use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, REST_SCALE, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, group_bytes};

@@ -1,11 +1,31 @@
 //! Products of few rows of activations with K-quants, by blocks of 32 columns: scales and minimums of runs are
 //! applied in `i32`.
 
-use super::decode::{RowAt, TileAt, WORDS, ask_ahead, dot, expand};
+use keeve_codec::SUPER_BLOCK;
+
+use super::decode::{RowAt, TileAt};
 use super::ints::IntLanes;
 use super::lanes::Lanes;
+use super::words::{add_products, ask_ahead};
 use crate::panel::TILE_ROWS;
-use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout};
+use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, SUPER_HEADER};
+
+/// Blocks of a record.
+const BLOCKS: usize = SUPER_BLOCK / BLOCK;
+
+/// Bytes of a record with codes of so many bits.
+const fn record_bytes(bits: usize) -> usize {
+    SUPER_HEADER + BLOCKS * bits * LINE
+}
+
+/// Asks, with a block of a record, for its share of a later header.
+#[inline(always)]
+fn ask_ahead_for_header(header: *const u8, block: usize) {
+    const { assert!(SUPER_HEADER / LINE <= BLOCKS) };
+    if block < SUPER_HEADER / LINE {
+        ask_ahead(header.wrapping_add(block * LINE));
+    }
+}
 
 /// K-quants whose integers are for 32 columns: Q4_K and Q5_K.
 ///
@@ -22,22 +42,21 @@ pub(super) unsafe fn long_runs<V: IntLanes, const BITS: usize, const ROWS: usize
         let nothing = V::Floats::splat(0.0);
         let mut sums = [nothing; ROWS];
         for record in 0..layout.records {
-            let header = tile.at.add(record * layout.record);
-            ask_ahead(header, layout.header / LINE);
-            let codes = header.add(layout.header + 4 * tile.row);
+            let header = tile.at.add(record * record_bytes(BITS));
+            let codes = header.add(SUPER_HEADER + 4 * tile.row);
             let integers = header.add(INTEGERS_AT + tile.row);
-            let blocks = layout.span / BLOCK;
             let (mut products, mut less) = ([nothing; ROWS], [nothing; ROWS]);
-            for index in 0..blocks {
-                let block = record * blocks + index;
-                let words = expand::<V, BITS>(codes.add(index * layout.block_bytes()), V::splat(0));
+            for index in 0..BLOCKS {
+                let block = record * BLOCKS + index;
+                ask_ahead_for_header(header, index);
+                let codes = codes.add(index * BITS * LINE);
+                let mut block_sums = [[V::splat(0)]; ROWS];
+                add_products::<V, BITS, ROWS, 1>(codes, V::splat(0), &x, block, &mut block_sums);
                 let scale = V::load_u8(integers.add(index * TILE_ROWS));
-                let minimum = V::Floats::load_u8(integers.add((blocks + index) * TILE_ROWS));
-                for (row, x) in x.iter().enumerate() {
-                    let codes = x.codes.add(block * BLOCK);
-                    let product = dot::<V, BITS>(V::splat(0), &words, 0, WORDS, codes).mul(scale);
+                let minimum = V::Floats::load_u8(integers.add((BLOCKS + index) * TILE_ROWS));
+                for (row, (x, [product])) in x.iter().zip(block_sums).enumerate() {
                     let by = V::Floats::splat(*x.scales.add(block));
-                    products[row] = product.to_floats().mul_add(by, products[row]);
+                    products[row] = product.mul(scale).to_floats().mul_add(by, products[row]);
                     let by = V::Floats::splat(*x.weighted32.add(block));
                     less[row] = minimum.mul_add(by, less[row]);
                 }
@@ -92,27 +111,20 @@ pub(super) unsafe fn pairs_of_runs<
         // Codecs with minimums have no need of another zero.
         let zero = if MINIMUM { 0 } else { i32::from(layout.codes.zero) };
         for record in 0..layout.records {
-            let header = tile.at.add(record * layout.record);
-            ask_ahead(header, layout.header / LINE);
-            let mut codes = header.add(layout.header + 4 * tile.row);
+            let header = tile.at.add(record * record_bytes(BITS));
+            let mut codes = header.add(SUPER_HEADER + 4 * tile.row);
             let integers = header.add(INTEGERS_AT + 4 * tile.row);
-            let blocks = layout.span / BLOCK;
             let (mut products, mut less) = ([nothing; ROWS], [nothing; ROWS]);
-            for two in 0..blocks / 2 {
+            for two in 0..BLOCKS / 2 {
                 let of_runs = integers_of_runs::<V, MINIMUM>(V::load(integers.add(two * LINE)));
                 for (index, (scale, minimum)) in of_runs.into_iter().enumerate() {
-                    let block = record * blocks + 2 * two + index;
-                    let words = expand::<V, BITS>(codes, V::splat(0));
-                    codes = codes.add(layout.block_bytes());
-                    for (row, x) in x.iter().enumerate() {
-                        let at = x.codes.add(block * BLOCK);
-                        let mut parts = [V::splat(0); 2];
-                        for (run, part) in parts.iter_mut().enumerate() {
-                            let half = run * WORDS / 2;
-                            let start = V::splat(-zero * x.sum16(2 * block + run));
-                            *part = dot::<V, BITS>(start, &words, half, half + WORDS / 2, at);
-                        }
-                        let both = parts[0].pair_with(parts[1]);
+                    let block = record * BLOCKS + 2 * two + index;
+                    ask_ahead_for_header(header, 2 * two + index);
+                    let mut runs = starts::<V, ROWS>(&x, block, zero);
+                    add_products::<V, BITS, ROWS, 2>(codes, V::splat(0), &x, block, &mut runs);
+                    codes = codes.add(BITS * LINE);
+                    for (row, (x, [first, second])) in x.iter().zip(runs).enumerate() {
+                        let both = first.pair_with(second);
                         let by = V::Floats::splat(*x.scales.add(block));
                         let product = both.dot_pairs(scale).to_floats();
                         products[row] = product.mul_add(by, products[row]);
@@ -150,26 +162,20 @@ pub(super) unsafe fn short_runs<V: IntLanes, const BITS: usize, const ROWS: usiz
         let mut sums = [nothing; ROWS];
         let zero = i32::from(layout.codes.zero);
         for record in 0..layout.records {
-            let header = tile.at.add(record * layout.record);
-            ask_ahead(header, layout.header / LINE);
-            let codes = header.add(layout.header + 4 * tile.row);
+            let header = tile.at.add(record * record_bytes(BITS));
+            let codes = header.add(SUPER_HEADER + 4 * tile.row);
             let integers = header.add(INTEGERS_AT + tile.row);
-            let blocks = layout.span / BLOCK;
             let mut products = [nothing; ROWS];
-            for index in 0..blocks {
-                let block = record * blocks + index;
-                let words = expand::<V, BITS>(codes.add(index * layout.block_bytes()), V::splat(0));
+            for index in 0..BLOCKS {
+                let block = record * BLOCKS + index;
+                ask_ahead_for_header(header, index);
+                let codes = codes.add(index * BITS * LINE);
+                let mut runs = starts::<V, ROWS>(&x, block, zero);
+                add_products::<V, BITS, ROWS, 2>(codes, V::splat(0), &x, block, &mut runs);
                 let at = integers.add(2 * index * TILE_ROWS);
-                let scale = [V::load_i8(at), V::load_i8(at.add(TILE_ROWS))];
-                for (row, x) in x.iter().enumerate() {
-                    let codes = x.codes.add(block * BLOCK);
-                    let mut product = V::splat(0);
-                    for (run, scale) in scale.into_iter().enumerate() {
-                        let start = V::splat(-zero * x.sum16(2 * block + run));
-                        let half = run * WORDS / 2;
-                        let part = dot::<V, BITS>(start, &words, half, half + WORDS / 2, codes);
-                        product = product.add(part.mul(scale));
-                    }
+                let scales = [V::load_i8(at), V::load_i8(at.add(TILE_ROWS))];
+                for (row, (x, [first, second])) in x.iter().zip(runs).enumerate() {
+                    let product = first.mul(scales[0]).add(second.mul(scales[1]));
                     let by = V::Floats::splat(*x.scales.add(block));
                     products[row] = product.to_floats().mul_add(by, products[row]);
                 }
@@ -177,6 +183,24 @@ pub(super) unsafe fn short_runs<V: IntLanes, const BITS: usize, const ROWS: usiz
             add_scaled::<V, ROWS>(header, tile.row, products, &mut sums);
         }
         sums
+    }
+}
+
+/// What the sums of a block's two runs of 16 columns begin with, where codes are counted from zero, but mean so
+/// much less `zero`.
+///
+/// # Safety
+/// The machine must have the instructions of `V`; rows must have such a block.
+#[inline(always)]
+unsafe fn starts<V: IntLanes, const ROWS: usize>(
+    x: &[RowAt; ROWS],
+    block: usize,
+    zero: i32,
+) -> [[V; 2]; ROWS] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let start = |x: &RowAt, run| V::splat(-zero * x.sum16(2 * block + run));
+        x.each_ref().map(|x| [start(x, 0), start(x, 1)])
     }
 }
 
