@@ -1,10 +1,11 @@
 //! Whether a model is whole: its tensors against its config, every value finite, its tokenizer against
 //! its vocabulary; and how far it is from another.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use keeve_checkpoint::Checkpoint;
+use keeve_checkpoint::{Checkpoint, TensorInfo};
 use keeve_codec::{PackedTensor, stored_values, values};
 use serde::Serialize;
 
@@ -87,28 +88,45 @@ fn structure(checkpoint: &Checkpoint, findings: &mut Findings) {
             return;
         }
     };
-    let weights: Vec<_> = model.weights().collect();
-    for weight in &weights {
-        let Some(info) = checkpoint.info(&weight.name) else {
+    let tensors = match checkpoint.tensors_stacked() {
+        Ok(tensors) => tensors,
+        Err(error) => {
+            findings.problems.push(error.to_string());
+            return;
+        }
+    };
+    let shapes: HashMap<_, _> = tensors.iter().map(|info| (&info.name, &info.shape)).collect();
+    let weights: HashMap<_, _> = model.weights().map(|weight| (&weight.name, weight)).collect();
+    for weight in model.weights() {
+        let Some(shape) = shapes.get(&weight.name) else {
             findings.problems.push(format!("tensor '{}' is missing", weight.name));
             continue;
         };
-        let cols = info.shape.last().copied().unwrap_or(1);
-        let rows: usize = info.shape.iter().rev().skip(1).product();
+        let cols = shape.last().copied().unwrap_or(1);
+        let rows: usize = shape.iter().rev().skip(1).product();
         // A convolution whose windows do not overlap is used as a matrix, a row for each output.
-        let convolution = info.shape.len() > 3
-            && info.shape.first() == Some(&weight.rows)
+        let convolution = shape.len() > 3
+            && shape.first() == Some(&weight.rows)
             && rows.checked_mul(cols) == weight.rows.checked_mul(weight.cols);
-        if (rows, cols) != (weight.rows, weight.cols) && !convolution {
-            let expected = [weight.rows, weight.cols];
-            let (name, found) = (&weight.name, &info.shape);
+        let (fits, expected) = match weight.experts {
+            None => {
+                let fits = (rows, cols) == (weight.rows, weight.cols) || convolution;
+                (fits, vec![weight.rows, weight.cols])
+            }
+            Some(experts) => {
+                let expected = vec![experts, weight.rows, weight.cols];
+                (**shape == expected, expected)
+            }
+        };
+        if !fits {
+            let name = &weight.name;
             findings.problems.push(format!(
-                "tensor '{name}' has shape {found:?}, but the config asks for {expected:?}"
+                "tensor '{name}' has shape {shape:?}, but the config asks for {expected:?}"
             ));
         }
     }
-    for info in checkpoint.tensors() {
-        if !weights.iter().any(|weight| weight.name == info.name) {
+    for info in &tensors {
+        if !weights.contains_key(&info.name) {
             findings.notes.push(format!("tensor '{}' is not used by the model", info.name));
         }
     }
@@ -164,7 +182,9 @@ fn not_finite(tensor: &PackedTensor, threads: usize) -> Option<(usize, f32)> {
     found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Compares the values of all tensors with those of a reference.
+/// Compares the values of all tensors with those of a reference. Where the two hold experts in different
+/// ways (stacked, gate and up in one stack, or a tensor each), the matrices of experts are compared one by
+/// one, under the names that Hugging Face gives to a tensor each.
 ///
 /// # Errors
 /// If a tensor cannot be read, is not in both models, or differs in shape, or the observer stops the work.
@@ -173,52 +193,74 @@ pub fn compare(
     reference: &Checkpoint,
     observer: &dyn Observer,
 ) -> Result<Vec<Difference>, Error> {
-    let mut differences = Vec::new();
-    let total: u64 = checkpoint.tensors().map(|info| info.bytes).sum();
-    let mut done = 0;
-    for info in reference.tensors() {
-        if checkpoint.info(&info.name).is_none() {
-            return Err(Error::tensor(&info.name, "is only in the reference"));
-        }
+    let known = |other: &Checkpoint, info: &TensorInfo| other.info(&info.name).is_some();
+    let alike = checkpoint.tensors().all(|info| known(reference, info))
+        && reference.tensors().all(|info| known(checkpoint, info));
+    let tensors = |of: &Checkpoint| match alike {
+        true => Ok(of.tensors().cloned().collect()),
+        false => of.tensors_stacked(),
+    };
+    let (ours, theirs) = (tensors(checkpoint)?, tensors(reference)?);
+    let own: HashSet<_> = ours.iter().map(|info| &info.name).collect();
+    if let Some(info) = theirs.iter().find(|info| !own.contains(&info.name)) {
+        return Err(Error::tensor(&info.name, "is only in the reference"));
     }
-    for info in checkpoint.tensors() {
+    let theirs: HashMap<_, _> = theirs.iter().map(|info| (&info.name, info)).collect();
+    let total: u64 = ours.iter().map(|info| info.bytes).sum();
+    let (mut done, mut differences) = (0, Vec::new());
+    for info in &ours {
         observer.progress(done, total, &info.name);
         if observer.stopped() {
             return Err(Error::Interrupted);
         }
         done += info.bytes;
-        let Some(other) = reference.info(&info.name) else {
+        let Some(other) = theirs.get(&info.name) else {
             return Err(Error::tensor(&info.name, "is not in the reference"));
         };
         if info.shape != other.shape {
             let problem = format!("has shape {:?}, the reference {:?}", info.shape, other.shape);
             return Err(Error::tensor(&info.name, problem));
         }
-        let (ours, theirs) = (checkpoint.tensor(&info.name)?, reference.tensor(&info.name)?);
-        let (mut a, mut b) = (vec![0.0f32; ours.cols()], vec![0.0f32; theirs.cols()]);
-        let (mut squares, mut energy, mut largest) = (0.0f64, 0.0f64, 0.0f64);
-        let mut equal = true;
-        for row in 0..ours.experts() * ours.rows() {
-            stored_values(ours.codec(), ours.row(row), &mut a);
-            stored_values(theirs.codec(), theirs.row(row), &mut b);
-            for (&a, &b) in a.iter().zip(&b) {
-                equal &= a == b;
-                let difference = f64::from(a) - f64::from(b);
-                squares += difference * difference;
-                energy += f64::from(b) * f64::from(b);
-                largest = largest.max(difference.abs());
-            }
+        let codecs = (&info.format, &other.format);
+        if known(checkpoint, info) && known(reference, info) {
+            let (ours, theirs) = (checkpoint.tensor(&info.name)?, reference.tensor(&info.name)?);
+            differences.push(difference(info.name.clone(), codecs, &ours, &theirs));
+            continue;
         }
-        let relative_error = if squares == 0.0 { 0.0 } else { (squares / energy).sqrt() };
-        differences.push(Difference {
-            name: info.name.clone(),
-            codec: info.format.clone(),
-            reference: other.format.clone(),
-            equal,
-            relative_error,
-            largest,
-        });
+        let count = info.shape.first().copied().unwrap_or(0);
+        let ours = checkpoint.experts(&info.name, count)?;
+        let theirs = reference.experts(&info.name, count)?;
+        for (expert, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+            let name = info.name.replace(".switch_mlp.", &format!(".experts.{expert}."));
+            differences.push(difference(name, codecs, ours, theirs));
+        }
     }
     observer.progress(total, total, "");
     Ok(differences)
+}
+
+/// Compares two tensors of one shape. `codecs`: what its codec is called, and the reference's.
+fn difference(
+    name: String,
+    codecs: (&String, &String),
+    ours: &PackedTensor,
+    theirs: &PackedTensor,
+) -> Difference {
+    let (mut a, mut b) = (vec![0.0f32; ours.cols()], vec![0.0f32; theirs.cols()]);
+    let (mut squares, mut energy, mut largest) = (0.0f64, 0.0f64, 0.0f64);
+    let mut equal = true;
+    for row in 0..ours.experts() * ours.rows() {
+        stored_values(ours.codec(), ours.row(row), &mut a);
+        stored_values(theirs.codec(), theirs.row(row), &mut b);
+        for (&a, &b) in a.iter().zip(&b) {
+            equal &= a == b;
+            let difference = f64::from(a) - f64::from(b);
+            squares += difference * difference;
+            energy += f64::from(b) * f64::from(b);
+            largest = largest.max(difference.abs());
+        }
+    }
+    let relative_error = if squares == 0.0 { 0.0 } else { (squares / energy).sqrt() };
+    let (codec, reference) = (codecs.0.clone(), codecs.1.clone());
+    Difference { name, codec, reference, equal, relative_error, largest }
 }

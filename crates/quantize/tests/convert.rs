@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Quiet, data, same_tensors};
+use common::{Quiet, data, qwen3_moe, same_tensors, write_made_up};
 use keeve_checkpoint::Checkpoint;
 use keeve_quantize::{Error, Format, Making, Options, Plan, Report, compare, make, verify};
 
@@ -170,6 +170,97 @@ fn experts_are_stacked_in_files_and_come_back() {
         keeve_codec::decode(&ours.tensor(router).unwrap()),
         keeve_codec::decode(&theirs.tensor(router).unwrap())
     );
+}
+
+/// A model that holds experts otherwise is compared with it expert by expert.
+#[test]
+fn experts_apart_and_stacked_are_compared() {
+    let place = tempfile::tempdir().unwrap();
+    let (apart, stacked) = (place.path().join("apart"), place.path().join("stacked.gguf"));
+    write_made_up(&apart, &qwen3_moe());
+    converted(&apart, &stacked).unwrap();
+    let [apart, stacked] = [&apart, &stacked].map(|path| Checkpoint::open(path).unwrap());
+    for (a, b) in [(&apart, &stacked), (&stacked, &apart)] {
+        let findings = verify(a, 2, &Quiet).unwrap();
+        assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
+        let differences = compare(a, b, &Quiet).unwrap();
+        assert_eq!(differences.len(), apart.tensors().len());
+        for info in apart.tensors() {
+            let found = differences.iter().find(|difference| difference.name == info.name);
+            assert!(found.is_some_and(|difference| difference.equal), "{}", info.name);
+        }
+    }
+
+    // One value of one expert.
+    let name = "model.layers.1.mlp.experts.2.up_proj.weight";
+    let path = place.path().join("apart/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let at = 8 + length + header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at + 1] ^= 0x80;
+    std::fs::write(&path, bytes).unwrap();
+    let changed = Checkpoint::open(&place.path().join("apart")).unwrap();
+    let differences = compare(&changed, &stacked, &Quiet).unwrap();
+    let unequal: Vec<_> = differences.iter().filter(|difference| !difference.equal).collect();
+    assert_eq!(unequal.iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), [name]);
+
+    // Another number of experts.
+    let mut config = qwen3_moe();
+    config["num_experts"] = 5.into();
+    write_made_up(&place.path().join("five"), &config);
+    let five = Checkpoint::open(&place.path().join("five")).unwrap();
+    let error = compare(&five, &stacked, &Quiet).unwrap_err().to_string();
+    assert!(error.contains("has shape [5, 256, 256], the reference [4, 256, 256]"), "{error}");
+}
+
+/// A model with experts that sees, its stacks as Hugging Face has them.
+#[test]
+fn experts_that_see_become_two_files_and_come_back() {
+    let place = tempfile::tempdir().unwrap();
+    let mut text = qwen3_moe();
+    text["model_type"] = "qwen3_vl_moe_text".into();
+    text["rope_scaling"] = serde_json::json!({
+        "rope_type": "default", "mrope_interleaved": true, "mrope_section": [12, 10, 10],
+    });
+    // Said or not, weights of experts are divided by their sum.
+    text.as_object_mut().unwrap().remove("norm_topk_prob");
+    let config = serde_json::json!({
+        "model_type": "qwen3_vl_moe", "image_token_id": 8178, "video_token_id": 8179,
+        "vision_start_token_id": 8175, "vision_end_token_id": 8176,
+        "tie_word_embeddings": true, "text_config": text,
+        "vision_config": {
+            "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2,
+            "in_channels": 3, "patch_size": 2, "temporal_patch_size": 2, "spatial_merge_size": 2,
+            "out_hidden_size": 256, "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0], "hidden_act": "gelu_pytorch_tanh",
+        },
+    });
+    let at = |name: &str| place.path().join(name);
+    write_made_up(&at("source"), &config);
+    assert_eq!(converted(&at("source"), &at("m.gguf")).unwrap().encoded, 0);
+    assert_eq!(converted(&at("m.gguf"), &at("folder")).unwrap().encoded, 0);
+    assert_eq!(converted(&at("folder"), &at("again.gguf")).unwrap().encoded, 0);
+    same_stored(&at("m.gguf"), &at("again.gguf"));
+    same_stored(&at("mmproj-m.gguf"), &at("mmproj-again.gguf"));
+    for name in ["m.gguf", "folder", "again.gguf"] {
+        let found = Checkpoint::open(&at(name)).unwrap();
+        assert_eq!(found.config()["model_type"], "qwen3_vl_moe", "{name}");
+        let findings = verify(&found, 2, &Quiet).unwrap();
+        assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
+        let source = Checkpoint::open(&at("source")).unwrap();
+        let differences = compare(&found, &source, &Quiet).unwrap();
+        assert!(differences.iter().all(|difference| difference.equal), "{name}: {differences:?}");
+        let expert = "model.language_model.layers.1.mlp.experts.3.up_proj.weight";
+        assert!(differences.iter().any(|difference| difference.name == expert), "{name}");
+    }
+    let stored = keeve_checkpoint::gguf::open(&at("m.gguf")).unwrap();
+    let count = |key: &str| stored.metadata.count(&format!("qwen3vlmoe.{key}")).unwrap();
+    assert_eq!(count("expert_count"), Some(4));
+    assert_eq!(count("expert_used_count"), Some(2));
+    assert_eq!(count("expert_feed_forward_length"), Some(256));
+    assert_eq!(count("n_deepstack_layers"), Some(1));
+    assert!(stored.tensors.iter().any(|tensor| tensor.name == "blk.1.ffn_gate_exps.weight"));
 }
 
 #[test]

@@ -9,6 +9,9 @@ use super::search::{Tier, Vectors};
 /// Scales of larger values may overflow an f16; the reference says so.
 const LARGEST: f32 = 16_384.0;
 
+/// Adding it leaves the nearest integer, ties to even, in the low bits.
+const MAGIC: f32 = 12_582_912.0;
+
 /// Encodes a row, if there is an encoder here for its codec and it has no value out of the ordinary.
 pub(super) fn encode(vectors: Vectors, codec: Codec, values: &[f32], row: &mut RowMut<'_>) -> bool {
     let (bits, group, float) = match codec {
@@ -95,12 +98,16 @@ fn q8_0(values: &[f32], data: &mut [u8]) {
         let scale = largest(values) / 127.0;
         let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
         block[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-        for (code, value) in block[2..].iter_mut().zip(values) {
-            // Halves go away from zero: the largest float below a half does not carry a smaller
-            // fraction over.
-            let value = value * inverse;
-            // Within -127..=127, so that the conversion is exact; it cuts towards zero.
-            *code = (value + 0.499_999_97f32.copysign(value)) as i32 as i8 as u8;
+        let codes = block[2..].iter_mut().zip(values);
+        // Halves go away from zero: the largest float below a half does not carry a smaller fraction over.
+        let shifted = |value: f32| value * inverse + 0.499_999_97f32.copysign(value * inverse);
+        if inverse.is_finite() {
+            // Within -128..128, so that adding the constant leaves the integer in the low bits.
+            codes.for_each(|(code, value)| {
+                *code = (shifted(*value).trunc() + MAGIC).to_bits() as u8
+            });
+        } else {
+            codes.for_each(|(code, value)| *code = shifted(*value) as i8 as u8);
         }
     }
 }
@@ -147,7 +154,7 @@ fn affine<const G: usize>(is_4: bool, float: Float, values: &[f32], row: &mut Ro
             let code = if code > 0.0 { code } else { 0.0 };
             let code = if code < top { code } else { top };
             // The integer, ties to even, stands in the low bits.
-            (code + 12_582_912.0).to_bits() as u8
+            (code + MAGIC).to_bits() as u8
         };
         let mut codes = [0u8; G];
         for (out, value) in codes.iter_mut().zip(values) {
@@ -213,6 +220,24 @@ mod tests {
                     prop_assert!(done || largest(&values) > LARGEST);
                     prop_assert!(!done || found == expected, "{} {:?}", codec, vectors);
                 }
+            }
+        }
+    }
+
+    /// Where the scale has no finite inverse, and just above.
+    #[test]
+    fn least_blocks_have_the_bytes_of_the_reference() {
+        for power in -149..-100 {
+            let least = 2.0f32.powi(power);
+            let values: Vec<f32> = (0..32).map(|at| (at - 16) as f32 * least).collect();
+            let mut expected = [0; 34];
+            let row = RowMut { data: &mut expected, scales: &mut [], biases: &mut [] };
+            encode_row(Codec::Q8_0, &values, EncodeOptions::default(), row).unwrap();
+            for vectors in Vectors::found() {
+                let mut found = [0; 34];
+                let mut row = RowMut { data: &mut found, scales: &mut [], biases: &mut [] };
+                assert!(encode(vectors, Codec::Q8_0, &values, &mut row));
+                assert_eq!(found, expected, "2^{power} {vectors:?}");
             }
         }
     }

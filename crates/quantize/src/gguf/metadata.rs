@@ -90,6 +90,10 @@ fn made(checkpoint: &Checkpoint, architecture: &str) -> Result<Entries, Error> {
         "gemma3" => writer.gemma3()?,
         "qwen3moe" => writer.experts()?,
         "qwen3vl" => writer.three_axes(checkpoint.config())?,
+        "qwen3vlmoe" => {
+            writer.experts()?;
+            writer.three_axes(checkpoint.config())?;
+        }
         _ => {}
     }
     let table = ["model.embed_tokens.weight", "model.language_model.embed_tokens.weight"];
@@ -204,7 +208,9 @@ impl Writer<'_> {
                 format!("field '{field}' {problem}, which '{}' has not", self.architecture);
             Err(Error::File { path, problem })
         };
-        let normalize = config.get("norm_topk_prob").and_then(Value::as_bool).unwrap_or(false);
+        // Qwen3-VL divides them whatever its config says.
+        let normalize = self.architecture == "qwen3vlmoe"
+            || config.get("norm_topk_prob").and_then(Value::as_bool).unwrap_or(false);
         if !normalize {
             return refused("norm_topk_prob", "is not true".into());
         }

@@ -23,9 +23,11 @@ pub(crate) fn architecture(config: &Value) -> Result<&'static str, Error> {
         "qwen3" => "qwen3",
         "qwen3_moe" => "qwen3moe",
         "qwen3_vl" | "qwen3_vl_text" => "qwen3vl",
+        "qwen3_vl_moe" | "qwen3_vl_moe_text" => "qwen3vlmoe",
         "gemma3_text" => "gemma3",
         _ => {
-            let known = "llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_vl, gemma3_text";
+            let known =
+                "llama, mistral, qwen2, qwen3, qwen3_moe, qwen3_vl, qwen3_vl_moe, gemma3_text";
             return Err(Error::Input(format!(
                 "models of type '{name}' cannot be written as GGUF (known: {known})"
             )));
