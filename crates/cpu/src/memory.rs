@@ -1,19 +1,18 @@
 //! Memory for the numbers of a step.
 
-use memmap2::MmapMut;
-
+use crate::arena::{Arena, Piece};
 use crate::numbers::{numbers, numbers_mut};
 
 /// Bytes from which on memory is asked of the system in large pages. Products go down columns of values
 /// whose rows lie in different small pages, and wait for the places of these more than for what is in them.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 256 << 10;
 
 /// Numbers, as many as were ever asked for, holding anything.
 pub(crate) enum Memory {
     /// Few.
     Own(Vec<f32>),
-    /// Many, in large pages if the system has them.
-    Mapped(MmapMut),
+    /// Many, in large pages of their own if the system has them.
+    Mapped(Piece),
 }
 
 impl Default for Memory {
@@ -32,7 +31,7 @@ impl Memory {
         }
         let all = match self {
             Self::Own(numbers) => numbers,
-            Self::Mapped(bytes) => numbers_mut(bytes),
+            Self::Mapped(bytes) => numbers_mut(bytes.bytes_mut()),
         };
         &mut all[..len]
     }
@@ -40,12 +39,9 @@ impl Memory {
     fn new(len: usize) -> Self {
         let bytes = len.saturating_mul(size_of::<f32>());
         if bytes >= LARGE
-            && let Ok(map) = MmapMut::map_anon(bytes)
+            && let Ok(bytes) = Arena::default().take(bytes)
         {
-            // If the system has none, it is as before.
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
-            return Self::Mapped(map);
+            return Self::Mapped(bytes);
         }
         Self::Own(vec![0.0; len])
     }
