@@ -67,6 +67,9 @@ pub(super) unsafe fn decode<V: IntLanes, const ROWS: usize>(
     assert!(rows.scales.len() == rows.rows * spans && (spans == 1 || rows.span == span));
     let sums = cols / SUM_COLS;
     assert!(x.sums.len() == rows.rows * sums && 2 * x.weighted32.len() == x.sums.len());
+    if matches!(layout.codes.scaling, Scaling::SuperBlocks { .. }) {
+        assert_eq!(layout.record, super_blocks::record_bytes(layout.codes.bits.into()));
+    }
     let by_token = spans == 1;
     assert!(!by_token || layout.one_scale_a_row());
     for row in (0..TILE_ROWS).step_by(V::COUNT) {

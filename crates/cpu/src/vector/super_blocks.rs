@@ -14,7 +14,7 @@ use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, SUPER_HEADER};
 const BLOCKS: usize = SUPER_BLOCK / BLOCK;
 
 /// Bytes of a record with codes of so many bits.
-const fn record_bytes(bits: usize) -> usize {
+pub(super) const fn record_bytes(bits: usize) -> usize {
     SUPER_HEADER + BLOCKS * bits * LINE
 }
 
