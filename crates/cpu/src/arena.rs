@@ -33,15 +33,14 @@ impl Arena {
     /// # Errors
     /// If there is not enough memory.
     pub fn take(&self, len: usize) -> io::Result<Piece> {
-        let mut rest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |rest: &Rest| len <= rest.mapping.len() - rest.start;
-        if !rest.as_ref().is_some_and(fits) {
-            *rest = Some(Rest::new(len)?);
-        }
-        let Some(Rest { mapping, start }) = &mut *rest else { unreachable!("made above") };
-        let piece = Piece { mapping: mapping.clone(), start: *start, len };
-        *start = (*start + len).next_multiple_of(ALIGNMENT).min(mapping.len());
-        Ok(piece)
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Rest { mapping, start } = match left.take() {
+            Some(rest) if len <= rest.mapping.len() - rest.start => rest,
+            _ => Rest::new(len)?,
+        };
+        let end = (start + len).next_multiple_of(ALIGNMENT).min(mapping.len());
+        *left = Some(Rest { mapping: mapping.clone(), start: end });
+        Ok(Piece { mapping, start, len })
     }
 }
 

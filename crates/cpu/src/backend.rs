@@ -17,13 +17,13 @@ use crate::gemm::Gemm;
 use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
-use crate::key_values::{KvShape, PAGE_TOKENS};
+use crate::key_values::{KvShape, PAGE_TOKENS, page_bytes};
 use crate::linear::{PackedLinear, StoredLinear};
 use crate::ordered::OrderedLinear;
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
-use crate::state::{Pages, page_bytes};
+use crate::state::Pages;
 use crate::tiles::Layout;
 use crate::unpacked_linear::UnpackedLinear;
 

@@ -79,6 +79,11 @@ impl KvShape {
     }
 }
 
+/// Bytes of one page over all slots.
+pub(crate) fn page_bytes(slots: &[KvShape]) -> usize {
+    slots.iter().map(KvShape::page_bytes).sum()
+}
+
 /// The keys, or values, of one head in one page.
 #[derive(Clone, Copy)]
 pub(crate) enum Head<'a> {
@@ -154,7 +159,7 @@ impl KeyValues {
     /// Slots with room for `pages` pages, or `None` if the system has not as much. It gives memory only as it is
     /// touched, so that room for the longest context costs nothing until it is used.
     pub fn slots(shapes: &[KvShape], pages: usize) -> Option<Vec<Self>> {
-        let stride: usize = shapes.iter().map(KvShape::page_bytes).sum();
+        let stride = page_bytes(shapes);
         let memory = Arc::new(Arena::default().take(pages.checked_mul(stride)?).ok()?);
         let mut next = 0;
         let slot = |&shape: &KvShape| {

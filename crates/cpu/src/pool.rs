@@ -147,7 +147,7 @@ impl Pool {
     /// it runs on, and returns when all are done. Must not be called from inside a task.
     ///
     /// # Panics
-    /// If a task does, or there are more than 2^32 - 1.
+    /// If a task does.
     pub fn run<F: Fn(usize, &mut Scratch) + Sync>(&self, tasks: usize, task: F) {
         /// Calls the closure of type `F` behind `data`.
         ///
@@ -162,13 +162,15 @@ impl Pool {
             unsafe { (*data.cast::<F>())(index, scratch) }
         }
         let mut scratch = lock(&self.running);
-        if self.workers.is_empty() || tasks <= 1 {
+        // More than can be dealt are for the caller alone; no tensor that fits into memory makes as many.
+        let dealt = u32::try_from(tasks);
+        let Some(count) = dealt.ok().filter(|&count| count > 1 && !self.workers.is_empty()) else {
             return (0..tasks).for_each(|index| task(index, &mut scratch));
-        }
+        };
         let shared = &*self.shared;
         let job = Job { call: call::<F>, data: (&raw const task).cast() };
         *lock(&shared.job) = Some(job);
-        shared.deal(tasks);
+        shared.deal(count);
         shared.open();
         shared.wake_workers(tasks - 1);
         let own = catch_unwind(AssertUnwindSafe(|| shared.take_tasks(job, 0, &mut scratch)));
@@ -227,10 +229,9 @@ impl Shared {
     }
 
     /// Gives each thread as many tasks as the others.
-    fn deal(&self, tasks: usize) {
-        assert!(u32::try_from(tasks).is_ok(), "{tasks} tasks in one region");
+    fn deal(&self, tasks: u32) {
         let threads = self.left.len() as u64;
-        let first = |thread: u64| (tasks as u64 * thread / threads) as u32;
+        let first = |thread: u64| (u64::from(tasks) * thread / threads) as u32;
         for (thread, left) in (0..).zip(&self.left) {
             left.set(first(thread)..first(thread + 1));
         }
@@ -247,10 +248,8 @@ impl Shared {
                     unsafe { (job.call)(job.data, index as usize, scratch) };
                 }
             }
-            let Some(most) = self.left.iter().max_by_key(|left| left.count()) else { return };
-            if most.count() == 0 {
-                return;
-            }
+            let most = self.left.iter().max_by_key(|left| left.count());
+            let Some(most) = most.filter(|left| left.count() > 0) else { return };
             from = (most, OTHERS_PARTS, true);
         }
     }

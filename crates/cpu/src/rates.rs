@@ -15,16 +15,13 @@ use std::time::Instant;
 
 use crate::arena::Arena;
 use crate::tiles::LINE;
-use crate::vector::{prefetch, prefetch_far};
+use crate::vector::ask_ahead;
 
 /// How often each rate is measured; the best counts.
 pub const ROUNDS: usize = 5;
 
 /// Numbers of a line of cache.
 const LANES: usize = LINE / size_of::<u64>();
-/// How far ahead lines are asked for, in bytes.
-const AHEAD: usize = 2048;
-const FAR_AHEAD: usize = 8192;
 
 /// A unit that multiplies and adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,8 +136,7 @@ unsafe fn sum_avx512(bytes: &[u8]) -> u64 {
 fn sum_of_lines(bytes: &[u8]) -> u64 {
     let mut lanes = [0u64; LANES];
     for line in bytes.as_chunks::<LINE>().0 {
-        prefetch_far(line.as_ptr().wrapping_add(FAR_AHEAD));
-        prefetch(line.as_ptr().wrapping_add(AHEAD));
+        ask_ahead(line.as_ptr());
         for (lane, number) in lanes.iter_mut().zip(line.as_chunks().0) {
             *lane = lane.wrapping_add(u64::from_ne_bytes(*number));
         }

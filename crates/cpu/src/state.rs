@@ -4,7 +4,7 @@ use std::any::Any;
 
 use keeve_graph::{Error, PageId, State};
 
-use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
+use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS, page_bytes};
 
 /// The state of a graph's paged slots.
 pub(crate) struct Pages {
@@ -26,11 +26,6 @@ impl Pages {
     pub fn is_for(&self, slots: &[KvShape]) -> bool {
         self.slots.iter().map(|slot| slot.shape).eq(slots.iter().copied())
     }
-}
-
-/// Bytes of one page over all slots.
-pub(crate) fn page_bytes(slots: &[KvShape]) -> usize {
-    slots.iter().map(KvShape::page_bytes).sum()
 }
 
 impl State for Pages {

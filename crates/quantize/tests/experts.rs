@@ -6,12 +6,12 @@ mod common;
 
 use std::path::Path;
 
-use common::{Quiet, qwen3_moe, write_made_up};
+use common::{made, qwen3_moe, write_made_up};
 use keeve_checkpoint::Checkpoint;
 use keeve_codec::{Codec, decode};
 use keeve_engine::{Engine, EngineOptions, Event, Request};
 use keeve_graph::{Activations, Weights};
-use keeve_quantize::{Format, Made, Making, Options, Plan, Recipe, Role, Scheme, make, verify};
+use keeve_quantize::{Format, Made, Making, Plan, Recipe, Role, Scheme};
 
 fn opened(name: &str) -> Checkpoint {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/data/architectures");
@@ -106,7 +106,7 @@ fn presets_for_experts_give_what_their_tables_say() {
             // llama.cpp's files of models with an expert that every token passes are not written.
             let formats =
                 if has_shared { &[Format::Mlx][..] } else { &[Format::Mlx, Format::Gguf] };
-            let mut made = vec![];
+            let mut all = vec![];
             for &format in formats {
                 let plan = Plan::new(&source, &recipe, format).unwrap();
                 let of = |role: Role| plan.tensors.iter().filter(move |one| one.role == role);
@@ -133,23 +133,14 @@ fn presets_for_experts_give_what_their_tables_say() {
                     Format::Gguf => format!("{name}.gguf"),
                     _ => name.to_owned(),
                 });
-                let options = Options {
-                    force: false,
-                    making: Making { importance: None, folds: None, threads: 2 },
-                    file_type: None,
-                    observer: &Quiet,
-                };
-                make(&source, &plan, &out, &options).unwrap();
-                let model = Checkpoint::open(&out).unwrap();
-                let findings = verify(&model, 2, &Quiet).unwrap();
-                assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
+                let model = made(&source, &plan, &out);
                 let found = logits(&model);
                 let distance = distance(&found, &float);
                 println!("{name} {format:?} {distance}");
                 assert!(distance < most, "{name}: {distance}");
-                made.push(found);
+                all.push(found);
             }
-            assert!(made.windows(2).all(|pair| pair[0] == pair[1]), "{name}: formats differ");
+            assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{name}: formats differ");
         }
     }
 }

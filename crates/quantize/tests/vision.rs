@@ -7,11 +7,11 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Quiet, data};
+use common::{Quiet, data, made};
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, Event, Request};
 use keeve_graph::Activations;
-use keeve_quantize::{Format, Making, Options, Plan, Recipe, Scheme, make, verify};
+use keeve_quantize::{Format, Making, Options, Plan, Recipe, Scheme, make};
 use serde_json::Value;
 
 /// How many of the shared questions `model` answers as transformers does the float model.
@@ -56,24 +56,15 @@ fn a_model_that_sees_is_made_and_answers() {
     let source = Checkpoint::open(&data("models/demo-qwen3-vl")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     // 4 bits may be unlucky once, as other instructions round otherwise.
-    let made = [
+    let cases = [
         ("q4_k_m", Format::Mlx, Activations::Auto, 11),
         ("int8", Format::CompressedTensors, Activations::Int8, 12),
     ];
-    for (name, format, activations, least) in made {
+    for (name, format, activations, least) in cases {
         let recipe: Recipe = name.parse::<Scheme>().unwrap().into();
         let out = folder.path().join(name);
         let plan = Plan::new(&source, &recipe, format).unwrap();
-        let options = Options {
-            force: false,
-            making: Making { importance: None, folds: None, threads: 2 },
-            file_type: None,
-            observer: &Quiet,
-        };
-        make(&source, &plan, &out, &options).unwrap();
-        let model = Checkpoint::open(&out).unwrap();
-        let findings = verify(&model, 2, &Quiet).unwrap();
-        assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
+        let model = made(&source, &plan, &out);
         for info in source.tensors() {
             let (before, after) = (source.tensor(&info.name), model.tensor(&info.name));
             let (before, after) = (before.unwrap(), after.unwrap());

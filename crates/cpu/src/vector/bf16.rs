@@ -2,7 +2,7 @@
 //! that of [`crate::bf16_tiles::products`], so that results are the same bits.
 
 use super::lanes::Lanes;
-use super::words::ask_ahead;
+use super::prefetch::ask_ahead;
 use crate::bf16_tiles::CHAINS;
 use crate::panel::TILE_ROWS;
 use crate::tiles::LINE;

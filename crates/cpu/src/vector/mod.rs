@@ -26,7 +26,7 @@ mod words;
 use crate::kernels::{GELU_CUBE, SQRT_2_OVER_PI};
 
 pub(crate) use lanes::Lanes;
-pub(crate) use prefetch::{prefetch, prefetch_far};
+pub(crate) use prefetch::{ask_ahead, prefetch, prefetch_far};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use {
     ints::IntLanes,

@@ -1,5 +1,10 @@
 //! Asking for memory before it is needed.
 
+/// How far ahead memory that is read from end to end is asked for, in bytes: first for the second level of cache, which can wait for
+/// more of memory at the same time than the first, then for the first.
+const FAR_AHEAD: usize = 8192;
+const AHEAD: usize = 2048;
+
 /// Asks for the line of memory that `at` is in. Any address will do, also one that cannot be read, as there
 /// are past the end of a tensor.
 #[inline(always)]
@@ -40,4 +45,12 @@ pub(crate) fn prefetch_far(at: *const u8) {
             options(nostack, preserves_flags, readonly),
         );
     }
+}
+
+/// Asks for the lines that come [`FAR_AHEAD`] and [`AHEAD`] bytes after `at`. To be called once for each line,
+/// where it is read.
+#[inline(always)]
+pub(crate) fn ask_ahead(at: *const u8) {
+    prefetch_far(at.wrapping_add(FAR_AHEAD));
+    prefetch(at.wrapping_add(AHEAD));
 }

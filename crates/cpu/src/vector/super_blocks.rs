@@ -6,7 +6,8 @@ use keeve_codec::SUPER_BLOCK;
 use super::decode::{RowAt, TileAt};
 use super::ints::IntLanes;
 use super::lanes::Lanes;
-use super::words::{add_products, ask_ahead};
+use super::prefetch::ask_ahead;
+use super::words::add_products;
 use crate::panel::TILE_ROWS;
 use crate::tiles::{BLOCK, INTEGERS_AT, LINE, Layout, SUPER_HEADER};
 

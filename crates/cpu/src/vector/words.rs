@@ -6,23 +6,11 @@
 
 use super::decode::RowAt;
 use super::ints::IntLanes;
-use super::prefetch::{prefetch, prefetch_far};
+use super::prefetch::ask_ahead;
 use crate::tiles::{BLOCK, LINE};
 
-/// How far ahead weights are asked for, in bytes: first for the second level of cache, which can wait for
-/// more of memory at the same time than the first, then for the first.
-const FAR_AHEAD: usize = 8192;
-const AHEAD: usize = 2048;
 /// Vectors of a block.
 pub(super) const WORDS: usize = BLOCK / 4;
-
-/// Asks for the lines of weights that come [`FAR_AHEAD`] and [`AHEAD`] bytes after `at`. To be called once for each
-/// line, where it is read.
-#[inline(always)]
-pub(super) fn ask_ahead(at: *const u8) {
-    prefetch_far(at.wrapping_add(FAR_AHEAD));
-    prefetch(at.wrapping_add(AHEAD));
-}
 
 /// A register of weights; asks for what comes later.
 ///

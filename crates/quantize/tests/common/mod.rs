@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;
-use keeve_quantize::Observer;
+use keeve_quantize::{Making, Observer, Options, Plan, make, verify};
 use serde_json::{Value, json};
 
 /// A file or folder of the shared test data.
@@ -38,6 +38,21 @@ pub fn same_tensors(a: &Path, b: &Path) {
         let (left, right) = (a.tensor(&info.name).unwrap(), b.tensor(&info.name).unwrap());
         assert!(left == right, "{} ({})", info.name, info.format);
     }
+}
+
+/// Makes a model as planned; there is nothing to say against it.
+pub fn made(source: &Checkpoint, plan: &Plan, out: &Path) -> Checkpoint {
+    let options = Options {
+        force: false,
+        making: Making { importance: None, folds: None, threads: 2 },
+        file_type: None,
+        observer: &Quiet,
+    };
+    make(source, plan, out, &options).unwrap();
+    let model = Checkpoint::open(out).unwrap();
+    let findings = verify(&model, 2, &Quiet).unwrap();
+    assert!(findings.problems.is_empty() && findings.notes.is_empty(), "{findings:?}");
+    model
 }
 
 /// Writes a model of made-up bf16 weights for a config, with the demo model's tokenizer, to `folder`. Experts
