@@ -4,16 +4,18 @@
 //! so a stream and a whole decode cannot disagree. The result equals `decode` of the `tokenizers`
 //! crate 0.23 for the decoders that [`crate::tokenizer::Tokenizer`] accepts.
 //!
-//! Two rules decide how long text is held back:
+//! What decides how long text is held back:
 //! * byte-level tokenizers and those of GGUF files: until the bytes at hand are whole characters. An ill-formed sequence
 //!   becomes U+FFFD as soon as the next byte shows that it is one;
 //! * byte-fallback tokenizers of the `tokenizers` crate: until a run of byte tokens (`<0xE4><0xBD>...`) ends, since the
-//!   reference turns *every* byte of a run into U+FFFD when any part of the run is ill-formed.
+//!   reference turns *every* byte of a run into U+FFFD when any part of the run is ill-formed;
+//! * where the last token is spelled otherwise (`BPEDecoder`): one token;
+//! * where the text's end is stripped or a text within it replaced: what may be part of that.
 
 use std::sync::Arc;
 
+use crate::decoding::{Join, Place, Tail};
 use crate::tokenizer::{Inner, TokenizerError};
-use crate::vocabulary::DecodeRule;
 
 /// Turns the ids of one sequence into text as they arrive.
 #[derive(Debug, Clone)]
@@ -22,19 +24,43 @@ pub struct Detokenizer {
     skip_special: bool,
     /// Bytes that are not yet known to be whole characters.
     pending: Vec<u8>,
-    /// No token has been seen yet. Whether skipped ones count is up to the rule.
+    /// No token has been seen yet.
+    at_start: bool,
+    /// No token has been seen yet that was not skipped.
     at_first: bool,
+    /// The token before, where it matters.
+    previous: Option<u32>,
+    /// A token that may be the last one.
+    held: Option<(u32, bool)>,
+    /// What the tails hold back.
+    tails: Vec<TailState>,
+}
+
+/// The state of a [`Tail`].
+#[derive(Debug, Clone)]
+struct TailState {
     /// How many leading characters may still be dropped from the text.
     strip_left: usize,
+    held: String,
 }
 
 impl Detokenizer {
     pub(crate) fn new(inner: Arc<Inner>, skip_special: bool) -> Self {
-        let strip_left = match inner.vocabulary.rule {
-            DecodeRule::Pieces { strip: Some((_, count)), .. } => count,
-            _ => 0,
+        let state = |tail: &Tail| {
+            let strip_left = if let Tail::Strip { start, .. } = tail { *start } else { 0 };
+            TailState { strip_left, held: String::new() }
         };
-        Self { inner, skip_special, pending: Vec::new(), at_first: true, strip_left }
+        let tails = inner.vocabulary.decoding.tail.iter().map(state).collect();
+        Self {
+            inner,
+            skip_special,
+            pending: Vec::new(),
+            at_start: true,
+            at_first: true,
+            previous: None,
+            held: None,
+            tails,
+        }
     }
 
     /// Adds one id and returns the text that became certain, if any.
@@ -43,49 +69,76 @@ impl Detokenizer {
     /// [`TokenizerError::UnknownId`] when the tokenizer has no such id; the state is then unchanged.
     pub fn push(&mut self, id: u32) -> Result<Option<String>, TokenizerError> {
         let inner = Arc::clone(&self.inner);
-        let bytes = inner.vocabulary.require(id)?;
-        let rule = &inner.vocabulary.rule;
-        let first = self.at_first;
-        let skipped = self.skip_special && inner.vocabulary.is_special(id);
-        if !skipped || matches!(rule, DecodeRule::Bytes { .. }) {
-            self.at_first = false;
-        }
-        if skipped {
+        inner.vocabulary.require(id)?;
+        let start = std::mem::replace(&mut self.at_start, false);
+        if self.skip_special && inner.vocabulary.is_special(id) {
             return Ok(None);
         }
-        let text = match rule {
-            DecodeRule::Bytes { first_loses_space } => {
-                let space = (first && *first_loses_space).then(|| bytes.strip_prefix(b" "));
-                self.pending.extend_from_slice(space.flatten().unwrap_or(bytes));
-                self.take_whole_characters()
+        let decoding = &inner.vocabulary.decoding;
+        if decoding.drops_repeats() {
+            let before = self.previous.replace(id);
+            let repeated = before.is_some_and(|before| {
+                before == id || inner.token_text(before) == inner.token_text(id)
+            });
+            if repeated {
+                return Ok(None);
             }
-            DecodeRule::Pieces { .. } if inner.vocabulary.is_byte(id) => {
-                self.pending.extend_from_slice(bytes);
-                String::new()
+        }
+        let first = std::mem::replace(&mut self.at_first, false);
+        let text = if decoding.minds_last() {
+            match self.held.replace((id, first)) {
+                Some((before, first)) => self.text(before, start, Place { first, last: false }),
+                None => String::new(),
             }
-            DecodeRule::Pieces { first_drops, .. } => {
-                let mut text = self.take_byte_run();
-                match first_drops {
-                    Some(mark) if first => {
-                        let spelled = inner.token_text(id).unwrap_or_default();
-                        text.extend(spelled.chars().filter(|c| c != mark));
-                    }
-                    // Pieces come from strings, so this borrows and replaces nothing.
-                    _ => text.push_str(&String::from_utf8_lossy(bytes)),
-                }
-                text
-            }
+        } else {
+            self.text(id, start, Place { first, last: false })
         };
-        Ok(self.strip_start(text))
+        Ok(self.through_tails(text, false))
     }
 
     /// Ends the sequence: what was held back, with U+FFFD for what never became a character.
     pub fn finish(mut self) -> Option<String> {
-        let text = match self.inner.vocabulary.rule {
-            DecodeRule::Bytes { .. } => String::from_utf8_lossy(&self.pending).into_owned(),
-            DecodeRule::Pieces { .. } => self.take_byte_run(),
+        let mut text = match self.held.take() {
+            Some((id, first)) => self.text(id, false, Place { first, last: true }),
+            None => String::new(),
         };
-        self.strip_start(text)
+        match self.inner.vocabulary.decoding.join {
+            Join::Bytes { .. } => text.push_str(&String::from_utf8_lossy(&self.pending)),
+            Join::Pieces => text.push_str(&self.take_byte_run()),
+        }
+        self.through_tails(text, true)
+    }
+
+    /// The text that a token makes certain.
+    fn text(&mut self, id: u32, start: bool, place: Place) -> String {
+        let inner = Arc::clone(&self.inner);
+        let vocabulary = &inner.vocabulary;
+        let decoding = &vocabulary.decoding;
+        let mut bytes = vocabulary.bytes(id).unwrap_or_default();
+        let mut is_byte = vocabulary.is_byte(id);
+        let mut own = vec![];
+        if place.first && decoding.minds_first() || place.last && decoding.minds_last() {
+            let spelled = inner.token_text(id).unwrap_or_default();
+            is_byte = decoding.append(&spelled, place, &mut own);
+            bytes = &own;
+        }
+        match decoding.join {
+            Join::Bytes { first_loses_space } => {
+                let space = (start && first_loses_space).then(|| bytes.strip_prefix(b" "));
+                self.pending.extend_from_slice(space.flatten().unwrap_or(bytes));
+                self.take_whole_characters()
+            }
+            Join::Pieces if is_byte => {
+                self.pending.extend_from_slice(bytes);
+                String::new()
+            }
+            Join::Pieces => {
+                let mut text = self.take_byte_run();
+                // Pieces come from strings, so this borrows and replaces nothing.
+                text.push_str(&String::from_utf8_lossy(bytes));
+                text
+            }
+        }
     }
 
     /// Moves the leading whole characters (and replaced ill-formed sequences) out of `pending`,
@@ -120,30 +173,64 @@ impl Detokenizer {
 
     /// The text of the byte tokens held back, leaving none.
     fn take_byte_run(&mut self) -> String {
-        match String::from_utf8(std::mem::take(&mut self.pending)) {
-            Ok(text) => text,
-            Err(error) => "\u{fffd}".repeat(error.as_bytes().len()),
-        }
+        self.inner.vocabulary.decoding.run(std::mem::take(&mut self.pending))
     }
 
-    /// Applies the `Strip` decoder to the start of the whole text; `None` for empty text.
-    fn strip_start(&mut self, text: String) -> Option<String> {
-        let mut rest = text.as_str();
-        if let DecodeRule::Pieces { strip: Some((dropped, _)), .. } = self.inner.vocabulary.rule {
-            while self.strip_left > 0 && !rest.is_empty() {
-                match rest.strip_prefix(dropped) {
-                    Some(shorter) => {
-                        rest = shorter;
-                        self.strip_left -= 1;
-                    }
-                    None => self.strip_left = 0,
-                }
-            }
+    /// What of the text is certain after all tails; `None` for empty text.
+    fn through_tails(&mut self, mut text: String, ends: bool) -> Option<String> {
+        let inner = Arc::clone(&self.inner);
+        for (tail, state) in inner.vocabulary.decoding.tail.iter().zip(&mut self.tails) {
+            text = state.push(tail, &text, ends);
         }
-        match rest.len() {
-            0 => None,
-            length if length == text.len() => Some(text),
-            _ => Some(rest.to_owned()),
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl TailState {
+    fn push(&mut self, tail: &Tail, text: &str, ends: bool) -> String {
+        match tail {
+            Tail::Strip { content, stop, .. } => {
+                let mut rest = text;
+                while self.strip_left > 0 && !rest.is_empty() {
+                    match rest.strip_prefix(*content) {
+                        Some(shorter) => {
+                            rest = shorter;
+                            self.strip_left -= 1;
+                        }
+                        None => self.strip_left = 0,
+                    }
+                }
+                if *stop == 0 {
+                    return rest.to_owned();
+                }
+                let mut text = std::mem::take(&mut self.held) + rest;
+                let run = text.chars().rev().take(*stop).take_while(|letter| letter == content);
+                let kept = text.len() - run.count() * content.len_utf8();
+                if ends {
+                    text.truncate(kept);
+                } else {
+                    self.held = text.split_off(kept);
+                }
+                text
+            }
+            Tail::Replace { from, to } => {
+                let text = std::mem::take(&mut self.held) + text;
+                let mut out = String::with_capacity(text.len());
+                let mut rest = text.as_str();
+                while let Some(at) = rest.find(from.as_str()) {
+                    out.push_str(&rest[..at]);
+                    out.push_str(to);
+                    rest = &rest[at + from.len()..];
+                }
+                // What may be the start of the text to replace.
+                let tails = rest.char_indices().map(|(at, _)| at);
+                let short = |at: &usize| rest.len() - at < from.len();
+                let held = tails.filter(short).find(|at| from.starts_with(&rest[*at..]));
+                let held = held.filter(|_| !ends).unwrap_or(rest.len());
+                out.push_str(&rest[..held]);
+                self.held = rest[held..].to_owned();
+                out
+            }
         }
     }
 }

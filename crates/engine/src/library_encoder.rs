@@ -1,21 +1,24 @@
 //! Encoding with the `tokenizers` crate.
 //!
-//! Every call into that crate runs under `catch_unwind`: a `tokenizer.json` is untrusted input and
-//! some of that crate's parsers and post-processors index without checking.
+//! Every call into that crate is guarded: a `tokenizer.json` is untrusted input and some of that crate's parsers index
+//! without checking.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokenizers as hf;
 use tokenizers::models::ModelWrapper;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::PrependScheme;
-use tokenizers::{Encoding, Model};
+use tokenizers::{Encoding, Model, NormalizedString, Normalizer};
 
 use crate::chat::Segment;
+use crate::guarded::guarded;
+use crate::least::Least;
+use crate::post_processor::Around;
 use crate::tokenizer::TokenizerError;
-use crate::vocabulary::Vocabulary;
+use crate::tokenizer_limits::{ModelHeader, Reach};
+use crate::vocabulary::{Vocabulary, char_of_byte};
 
 /// A tokenizer of the `tokenizers` crate, in two copies.
 #[derive(Debug)]
@@ -30,6 +33,9 @@ pub(crate) struct Library {
     unknown: Option<u32>,
     /// Special tokens that swallow white space on their left or right.
     stripping: HashMap<String, (bool, bool)>,
+    /// Tokens around a text.
+    around: Around,
+    reach: Reach,
 }
 
 impl Library {
@@ -37,7 +43,9 @@ impl Library {
     pub fn new(
         mut full: hf::Tokenizer,
         special_tokens: &[&str],
-    ) -> Result<(Self, Vocabulary), TokenizerError> {
+        model: &ModelHeader,
+        reach: Reach,
+    ) -> Result<(Self, Vocabulary, Option<Least>), TokenizerError> {
         let promoted: Vec<hf::AddedToken> = special_tokens
             .iter()
             .filter(|text| !text.is_empty() && full.token_to_id(text).is_some())
@@ -48,6 +56,7 @@ impl Library {
             full.with_truncation(None)?;
             full.with_padding(None);
             let decoder = serde_json::to_value(full.get_decoder())?;
+            let processor = serde_json::to_value(full.get_post_processor())?;
             // The map is taken by id because two spellings may share one: the added token wins,
             // as it does when the library decodes.
             let mut texts: HashMap<u32, String> =
@@ -55,13 +64,18 @@ impl Library {
             for id in full.get_added_tokens_decoder().into_keys() {
                 texts.extend(full.id_to_token(id).map(|text| (id, text)));
             }
-            Ok((decoder, texts))
+            Ok::<_, hf::Error>((decoder, processor, texts))
         });
-        let (decoder, texts) = parsed.map_err(TokenizerError::Parse)?;
+        let (decoder, processor, texts) = parsed.map_err(TokenizerError::Parse)?;
         let added = full.get_added_tokens_decoder();
         let special: HashSet<u32> =
             added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let vocabulary = Vocabulary::new(&texts, |id| special.contains(&id), &decoder)?;
+        let around = Around::from_json(&processor)?;
+        for &id in around.before.iter().chain(&around.after) {
+            vocabulary.require(id)?;
+        }
+        let least = least(&full, &texts, &vocabulary, model, reach);
         let (plain, mark_start) = plain_copy(&full);
         let unknown = unknown_id(&full);
         let mut stripping = HashMap::new();
@@ -70,7 +84,8 @@ impl Library {
                 stripping.insert(token.content, (token.lstrip, token.rstrip));
             }
         }
-        Ok((Self { full, plain, mark_start, unknown, stripping }, vocabulary))
+        let library = Self { full, plain, mark_start, unknown, stripping, around, reach };
+        Ok((library, vocabulary, least))
     }
 
     pub fn token_id(&self, text: &str) -> Option<u32> {
@@ -95,6 +110,10 @@ impl Library {
                 .copied()
                 .unwrap_or_default()
         };
+        for segment in segments.iter().filter(|segment| !self.reach.is_harmless(segment.text.len()))
+        {
+            self.check(&segment.text)?;
+        }
         let encode_all = || {
             let mut encodings = Vec::new();
             for (at, segment) in segments.iter().enumerate() {
@@ -111,15 +130,35 @@ impl Library {
                 }
                 self.encode_plain(text, at == 0, vocabulary, &mut encodings)?;
             }
-            let whole = Encoding::merge(encodings, false);
-            self.full.post_process(whole, None, add_special)
+            Ok::<_, hf::Error>(encodings)
         };
-        let encoding = guarded(encode_all).map_err(TokenizerError::Encode)?;
-        // A post-processor names ids of its own, which need not exist.
-        for &id in encoding.get_ids() {
+        let encodings = guarded(encode_all).map_err(TokenizerError::Encode)?;
+        let mut ids = if add_special { self.around.before.clone() } else { vec![] };
+        ids.extend(encodings.iter().flat_map(Encoding::get_ids));
+        if add_special {
+            ids.extend(&self.around.after);
+        }
+        for &id in &ids {
             vocabulary.require(id)?;
         }
-        Ok(encoding.get_ids().to_vec())
+        Ok(ids)
+    }
+
+    /// Refuses a text that normalizing makes long out of proportion, without making it so.
+    fn check(&self, text: &str) -> Result<(), TokenizerError> {
+        let Some(normalizer) = self.full.get_normalizer() else {
+            return self.reach.check(text.len(), text.len() as u64);
+        };
+        let (mut rest, mut length) = (text, 0u64);
+        while !rest.is_empty() {
+            let (piece, tail) = rest.split_at(rest.floor_char_boundary(1024.min(rest.len())));
+            rest = tail;
+            let mut piece = NormalizedString::from(piece);
+            guarded(|| normalizer.normalize(&mut piece)).map_err(TokenizerError::Encode)?;
+            length = length.saturating_add(piece.get().len() as u64);
+            self.reach.check(text.len(), length)?;
+        }
+        Ok(())
     }
 
     /// Encodes text that must not become a special token, appending its parts to `out`.
@@ -221,11 +260,46 @@ fn unknown_id(tokenizer: &hf::Tokenizer) -> Option<u32> {
     }
 }
 
-/// Runs a call into the `tokenizers` crate, turning a panic inside it into an error text.
-pub(crate) fn guarded<T>(call: impl FnOnce() -> hf::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string().replace('\n', " ")),
-        Err(_) => Err("the tokenizer library gave up on this input".to_owned()),
+/// How few tokens a text can become, if there is a bound.
+fn least(
+    full: &hf::Tokenizer,
+    texts: &HashMap<u32, String>,
+    vocabulary: &Vocabulary,
+    model: &ModelHeader,
+    reach: Reach,
+) -> Option<Least> {
+    let known = |text: &str| full.token_to_id(text).is_some();
+    let shrink = usize::try_from(reach.shrink?).ok()?;
+    let byte_level = vocabulary.decoding.is_byte_level();
+    let all_bytes = || (0..=255u8).all(|byte| known(&format!("<0x{byte:02X}>")));
+    // Whether a token comes of every character, known or not.
+    let complete = match full.get_model() {
+        ModelWrapper::BPE(_) => {
+            let fallback = model.byte_fallback == Some(true) && all_bytes();
+            let alphabet = || {
+                let letters = char_of_byte();
+                let needed = (0..=255u8).filter(|byte| !matches!(byte, 0xc0 | 0xc1 | 0xf5..));
+                let mut letters = needed.map(|byte| letters[usize::from(byte)]);
+                letters.all(|letter| known(letter.encode_utf8(&mut [0; 4])))
+            };
+            let unknown = model.unk_token.as_deref().is_some_and(known);
+            fallback || byte_level && alphabet() || unknown && model.fuse_unk != Some(true)
+        }
+        ModelWrapper::Unigram(_) => model.byte_fallback == Some(true) && all_bytes(),
+        ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_) => false,
+    };
+    let added = full.get_added_tokens_decoder();
+    let mut longest = added.values().map(|token| token.content.len()).max().unwrap_or(0);
+    for (&id, text) in texts {
+        let length = match vocabulary.bytes(id) {
+            Some(bytes) if byte_level => bytes.len(),
+            _ => text.len(),
+        };
+        longest = longest.max(length);
     }
+    let strips = added.values().any(|token| token.lstrip || token.rstrip);
+    complete.then_some(Least {
+        bytes: longest.checked_mul(shrink)?,
+        but_spaces: reach.drops_spaces || strips,
+    })
 }

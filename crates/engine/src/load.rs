@@ -274,6 +274,9 @@ impl Engine {
             (program, text)
         });
         let (program, (text, eos)) = (program?, text?);
+        if let Ok(Some(tokenizer)) = &text.tokenizer {
+            notes.extend_from_slice(tokenizer.notes());
+        }
         let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),

@@ -11,22 +11,6 @@ use crate::error::Error;
 use crate::gguf_tokenizer;
 use crate::tokenizer::Tokenizer;
 
-/// Texts of tokens that end an answer wherever a GGUF file has them: it names one end token at
-/// most, and llama.cpp goes by these texts too (`llama_vocab::impl::load`).
-const END_TEXTS: [&str; 11] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "</s>",
-    "<eos>",
-    "<|eom_id|>",
-    "<EOT>",
-    "<|end_of_turn|>",
-];
-
 /// Tokenizer and chat template of a model. Each may be absent, or there but of no use: then the
 /// model can still be given token ids, and whoever gives it text is told why not.
 pub(crate) struct TextSide {
@@ -133,11 +117,7 @@ fn end_ids(
             .and_then(|config| config.get("eos_token"))
             .and_then(token_text);
         ids.extend(eos.and_then(|text| tokenizer.token_id(&text)));
-        // The tokenizer was made from it, so it can be read.
-        if let Ok(Some(gguf)) = checkpoint.gguf_tokenizer() {
-            ids.extend([gguf.eos, gguf.eot, gguf.eom].into_iter().flatten());
-            ids.extend(END_TEXTS.iter().filter_map(|text| tokenizer.token_id(text)));
-        }
+        ids.extend(tokenizer.end_tokens());
     }
     // Ids that the model does not have never come.
     ids.retain(|&id| (id as usize) < vocabulary);

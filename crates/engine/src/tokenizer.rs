@@ -1,5 +1,5 @@
 //! Text to token ids, behind a narrow, checked interface. Two encoders stand behind it: the
-//! `tokenizers` crate, and merging by score as GGUF's SentencePiece-style vocabularies want it.
+//! `tokenizers` crate, and keeve's own for vocabularies of GGUF files and SentencePiece models.
 //!
 //! # Text that must not become a control token
 //! `encode(.., parse_special = false)` treats the text as a person's words: no token that the
@@ -8,13 +8,18 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
+use keeve_checkpoint::gguf::tokenizer::FimIds;
 use tokenizers as hf;
+use tokenizers::models::ModelWrapper;
 
 use crate::chat::Segment;
 use crate::detokenizer::Detokenizer;
-use crate::library_encoder::{Library, guarded};
-use crate::spm::Spm;
+use crate::gguf_encoder::GgufEncoder;
+use crate::guarded::guarded;
+use crate::least::Least;
+use crate::library_encoder::Library;
+use crate::special_tokens::{self, Fim};
+use crate::tokenizer_limits::Header;
 use crate::vocabulary::Vocabulary;
 
 /// Why a tokenizer could not be loaded or used.
@@ -23,26 +28,16 @@ pub enum TokenizerError {
     /// The file is not a tokenizer description that the `tokenizers` crate can read.
     #[error("tokenizer: not a valid tokenizer description: {0}")]
     Parse(String),
-    /// A setting that would give wrong or random ids.
-    #[error("tokenizer: {0} is not supported")]
-    Unsupported(String),
+    /// Something in the file is out of proportion.
+    #[error("tokenizer: {0}")]
+    Limit(String),
     /// The decoder section is not one that can be streamed exactly.
     #[error(
-        "tokenizer: decoder {kind} is not supported (expected ByteLevel, Metaspace, or a Sequence of Replace, ByteFallback, Fuse, Strip)"
+        "tokenizer: decoder {kind} is not supported (after Fuse and ByteLevel only Strip and Replace of a text can be streamed, before CTC nothing, and after it nothing that minds the first token)"
     )]
     Decoder {
         /// Type names of the decoder.
         kind: String,
-    },
-    /// An added token's declared id is not the id it would really get.
-    #[error("tokenizer: added token {text:?} is declared with id {declared} but has id {actual}")]
-    AddedTokenId {
-        /// The token.
-        text: String,
-        /// The id in `added_tokens`.
-        declared: u32,
-        /// The id the vocabulary gives it.
-        actual: u32,
     },
     /// Ids too far apart for a table by id.
     #[error(
@@ -71,7 +66,7 @@ pub enum TokenizerError {
 #[derive(Debug)]
 enum Encoder {
     Library(Box<Library>),
-    Spm(Box<Spm>),
+    Gguf(Box<GgufEncoder>),
 }
 
 /// What all copies and detokenizers of one tokenizer share.
@@ -80,13 +75,27 @@ pub(crate) struct Inner {
     encoder: Encoder,
     special_texts: Vec<String>,
     pub(crate) vocabulary: Vocabulary,
+    facts: Facts,
+}
+
+/// What is known of a tokenizer beside its tables.
+#[derive(Debug, Default)]
+pub(crate) struct Facts {
+    /// How few tokens a text can become.
+    pub least: Option<Least>,
+    /// Tokens for filling the middle that the file names.
+    pub fim: FimIds,
+    /// Tokens that end an answer.
+    pub ends: Vec<u32>,
+    /// What was taken otherwise than the file says, for a person.
+    pub notes: Vec<String>,
 }
 
 impl Inner {
     pub(crate) fn token_text(&self, id: u32) -> Option<String> {
         match &self.encoder {
             Encoder::Library(library) => library.token_text(id),
-            Encoder::Spm(spm) => spm.token_text(id).map(str::to_owned),
+            Encoder::Gguf(own) => own.token_text(id).map(str::to_owned),
         }
     }
 }
@@ -95,26 +104,6 @@ impl Inner {
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
-}
-
-/// The few fields of `tokenizer.json` that are checked before the file is handed on.
-#[derive(Deserialize)]
-struct Header {
-    #[serde(default)]
-    added_tokens: Vec<AddedTokenHeader>,
-    model: ModelHeader,
-}
-
-#[derive(Deserialize)]
-struct AddedTokenHeader {
-    id: u32,
-    content: String,
-}
-
-#[derive(Deserialize)]
-struct ModelHeader {
-    dropout: Option<f32>,
-    continuing_subword_prefix: Option<String>,
 }
 
 impl Tokenizer {
@@ -126,48 +115,55 @@ impl Tokenizer {
     /// `tokenizer.json` does not say so; those it lacks can never be produced and are ignored.
     /// Truncation and padding settings in the file are not applied: a prompt is never cut here.
     ///
-    /// Errors when the file is malformed, or uses BPE dropout, a continuing-subword prefix, or a
-    /// decoder outside the list in [`TokenizerError::Decoder`].
+    /// Dropout, which makes ids random, is not applied either. An added token whose text the vocabulary has under
+    /// another id has that id, as in transformers; [`Self::notes`] says so.
+    ///
+    /// Errors when the file is malformed, would make texts or tables grow out of proportion, or has a decoder that
+    /// cannot be streamed.
     pub fn from_json(bytes: &[u8], special_tokens: &[&str]) -> Result<Self, TokenizerError> {
-        let header: Header = serde_json::from_slice(bytes)
-            .map_err(|error| TokenizerError::Parse(error.to_string()))?;
-        if header.model.dropout.is_some_and(|dropout| dropout != 0.0) {
-            return Err(TokenizerError::Unsupported("BPE dropout".to_owned()));
+        let (header, reach) = Header::read(bytes)?;
+        let mut full =
+            guarded(|| hf::Tokenizer::from_bytes(bytes)).map_err(TokenizerError::Parse)?;
+        let mut notes = vec![];
+        if header.model.dropout.is_some_and(|dropout| dropout != 0.0)
+            && let ModelWrapper::BPE(model) = full.get_model()
+        {
+            let mut model = model.clone();
+            model.dropout = None;
+            full.with_model(model);
+            notes.push(
+                "the tokenizer's BPE dropout is not applied: it would make ids random".into(),
+            );
         }
-        if header.model.continuing_subword_prefix.is_some_and(|prefix| !prefix.is_empty()) {
-            return Err(TokenizerError::Unsupported("continuing_subword_prefix".to_owned()));
-        }
-        let full = guarded(|| hf::Tokenizer::from_bytes(bytes)).map_err(TokenizerError::Parse)?;
         for added in &header.added_tokens {
             // An added token with an empty text is skipped by the library.
             let actual = full.token_to_id(&added.content);
-            if let Some(actual) = actual.filter(|&actual| actual != added.id) {
-                return Err(TokenizerError::AddedTokenId {
-                    text: added.content.clone(),
-                    declared: added.id,
-                    actual,
-                });
+            if let Some(actual) = actual.filter(|&actual| u64::from(actual) != added.id) {
+                notes.push(format!(
+                    "the tokenizer declares added token {:?} with id {} but gives it id {actual}, as in transformers",
+                    added.content, added.id
+                ));
             }
         }
-        Self::from_library(full, special_tokens)
+        // One line is enough to know that something is wrong.
+        let more = notes.len().saturating_sub(3);
+        notes.truncate(3);
+        if more > 0 {
+            notes.push(format!("{more} more added tokens have another id than declared"));
+        }
+        let (library, vocabulary, least) =
+            Library::new(full, special_tokens, &header.model, reach)?;
+        let facts = Facts { least, notes, ..Facts::default() };
+        Ok(Self::new(Encoder::Library(Box::new(library)), vocabulary, facts))
     }
 
-    /// Wraps a tokenizer built in memory; `special_tokens` as in [`Self::from_json`].
-    pub(crate) fn from_library(
-        full: hf::Tokenizer,
-        special_tokens: &[&str],
-    ) -> Result<Self, TokenizerError> {
-        let (library, vocabulary) = Library::new(full, special_tokens)?;
-        Ok(Self::new(Encoder::Library(Box::new(library)), vocabulary))
+    /// Wraps an encoder with its pieces.
+    pub(crate) fn from_gguf(encoder: GgufEncoder, vocabulary: Vocabulary, facts: Facts) -> Self {
+        Self::new(Encoder::Gguf(Box::new(encoder)), vocabulary, facts)
     }
 
-    /// Wraps an encoder that merges by score, and its pieces.
-    pub(crate) fn from_spm(spm: Spm, vocabulary: Vocabulary) -> Self {
-        Self::new(Encoder::Spm(Box::new(spm)), vocabulary)
-    }
-
-    fn new(encoder: Encoder, vocabulary: Vocabulary) -> Self {
-        let mut inner = Inner { encoder, special_texts: vec![], vocabulary };
+    fn new(encoder: Encoder, vocabulary: Vocabulary, facts: Facts) -> Self {
+        let mut inner = Inner { encoder, special_texts: vec![], vocabulary, facts };
         let ids = 0..inner.vocabulary.size() as u32;
         let special = ids.filter(|&id| inner.vocabulary.is_special(id));
         let mut texts: Vec<_> = special.filter_map(|id| inner.token_text(id)).collect();
@@ -186,7 +182,7 @@ impl Tokenizer {
     pub fn token_id(&self, text: &str) -> Option<u32> {
         match &self.inner.encoder {
             Encoder::Library(library) => library.token_id(text),
-            Encoder::Spm(spm) => spm.token_id(text),
+            Encoder::Gguf(own) => own.token_id(text),
         }
     }
 
@@ -208,6 +204,33 @@ impl Tokenizer {
     /// The texts of all special tokens, sorted. [`crate::chat::ChatTemplate`] needs them.
     pub fn special_tokens(&self) -> &[String] {
         &self.inner.special_texts
+    }
+
+    /// The tokens that the model fills the middle of a text by, if it has them: those that the file names, or
+    /// those with texts that such models share.
+    pub fn fim(&self) -> Option<Fim> {
+        let known = |text: &str| self.token_id(text);
+        special_tokens::fim(special_tokens::fim_ids(self.inner.facts.fim, known))
+    }
+
+    /// Tokens that end an answer by what a GGUF file and its vocabulary say; none for a `tokenizer.json`, beside which
+    /// the model's configuration says it.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.inner.facts.ends
+    }
+
+    /// No fewer tokens than this come of `text`, known in a fraction of the time of [`Self::encode`]. So a text
+    /// that cannot fit need not be tokenized.
+    ///
+    /// 0 where nothing is known: tokenizers that leave text out or put words of any length into one token (WordPiece,
+    /// Unigram without bytes, most normalizers that delete).
+    pub fn least_tokens(&self, text: &str) -> usize {
+        self.inner.facts.least.map_or(0, |least| least.tokens(text))
+    }
+
+    /// What was taken otherwise than the tokenizer's file says, in sentences for a person.
+    pub fn notes(&self) -> &[String] {
+        &self.inner.facts.notes
     }
 
     /// Token ids of `text`.
@@ -239,7 +262,7 @@ impl Tokenizer {
             Encoder::Library(library) => {
                 library.encode(segments, add_special, &self.inner.vocabulary)
             }
-            Encoder::Spm(spm) => Ok(spm.encode(segments, add_special)),
+            Encoder::Gguf(own) => own.encode(segments, add_special),
         }
     }
 

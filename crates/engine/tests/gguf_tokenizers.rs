@@ -28,17 +28,12 @@ fn vocab(metadata: &Value) -> GgufTokenizer {
         pre: get("pre").as_str().map(Into::into),
         tokens: strings("tokens"),
         token_types: get("token_type").as_array().unwrap().iter().map(kind).collect(),
-        scores: vec![],
         merges: strings("merges"),
         bos: id("bos_token_id"),
         eos: id("eos_token_id"),
-        eot: None,
-        eom: None,
-        unknown: None,
-        padding: None,
         add_bos: get("add_bos_token").as_bool(),
         add_eos: get("add_eos_token").as_bool(),
-        add_space_prefix: None,
+        ..GgufTokenizer::default()
     }
 }
 
@@ -122,11 +117,13 @@ fn bos_follows_the_key_and_then_the_default_of_pre() {
 #[test]
 fn control_tokens_are_special_and_user_defined_ones_are_not() {
     let mut base = vocab(&stored("gguf_llama.json")["metadata"]);
+    base.token_types[500] = TokenType::UserDefined;
+    base.tokens[500] = "<think>".to_owned();
+    // A marker is one whatever its type.
     base.token_types[511] = TokenType::UserDefined;
-    let eot = base.tokens[511].clone();
     let tokenizer = build(&base).unwrap();
-    assert!(tokenizer.is_special(507) && !tokenizer.is_special(511));
-    assert_eq!(tokenizer.encode(&eot, false, false).unwrap(), [511]);
+    assert!(tokenizer.is_special(507) && tokenizer.is_special(511) && !tokenizer.is_special(500));
+    assert_eq!(tokenizer.encode("<think>", false, false).unwrap(), [500]);
 }
 
 type Change = fn(&mut GgufTokenizer);
@@ -144,24 +141,100 @@ fn refused(base: &GgufTokenizer, cases: &[(Change, &str)]) {
 #[test]
 fn contradictions_are_errors_that_name_the_field() {
     let base = vocab(&stored("gguf_llama.json")["metadata"]);
-    let cases: [(Change, &str); 13] = [
-        (|v| v.model = "bert".to_owned(), "\"bert\" is not supported"),
-        (|v| v.pre = Some("superbpe".to_owned()), "\"superbpe\" is not supported"),
-        (|v| v.pre = None, "\"\" is not supported"),
+    let cases: [(Change, &str); 2] = [
+        (|v| v.model = "hybriddna".to_owned(), "\"hybriddna\" is not supported"),
         (|v| v.token_types.truncate(3), "3 entries for 512 tokens"),
-        (|v| v.tokens[400] = v.tokens[300].clone(), "tokens 300 and 400 are both"),
-        (|v| v.tokens[400].clear(), "token 400 is empty"),
-        (|v| v.tokens[0] = "zzzz".to_owned(), "byte 0x21 has no token"),
-        (|v| v.merges.insert(2, "q zzz".to_owned()), "merge 2 (\"q zzz\") needs token \"zzz\""),
-        (|v| v.merges.insert(0, "z q".to_owned()), "needs token \"zq\""),
-        (|v| v.merges[1] = "ab".to_owned(), "merge 1 is \"ab\", not a pair"),
-        (|v| v.merges[1].clear(), "merge 1 is \"\", not a pair"),
-        (|v| v.bos = Some(512), "bos_token_id: id 512 is past the 512 tokens"),
-        (|v| v.bos = None, "bos_token_id: absent"),
     ];
     refused(&base, &cases);
+}
+
+/// Whether a text becomes the same bytes again.
+fn round_trip(found: &GgufTokenizer, source: &str) -> (Vec<u32>, Vec<String>) {
+    let tokenizer = build(found).unwrap();
+    let ids = tokenizer.encode(source, false, false).unwrap();
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), source);
+    (ids, tokenizer.notes().to_vec())
+}
+
+#[test]
+fn what_is_amiss_and_clear_is_taken_with_a_note_where_it_may_cost_something() {
+    let base = vocab(&stored("gguf_llama.json")["metadata"]);
+    let changed = |change: Change| {
+        let mut found = base.clone();
+        change(&mut found);
+        found
+    };
+    let (expected, none) = round_trip(&base, "hello there, it's 2024");
+    assert!(none.is_empty());
+    // The rule for splitting is not known: the default one, and one note.
+    for pre in [Some("no such"), None, Some("")] {
+        let found = GgufTokenizer { pre: pre.map(Into::into), ..base.clone() };
+        let (_, notes) = round_trip(&found, "hello there");
+        assert!(notes.len() == 1 && notes[0].contains("tokenizer.ggml.pre"), "{notes:?}");
+    }
+    // A BOS that there is not.
+    let no_bos = changed(|v| v.bos = None);
+    let tokenizer = build(&no_bos).unwrap();
+    assert!(tokenizer.notes()[0].contains("bos_token_id"), "{:?}", tokenizer.notes());
+    assert_eq!(
+        tokenizer.encode("a", true, true).unwrap(),
+        tokenizer.encode("a", false, true).unwrap()
+    );
+    // The same token twice, an empty one, one that nothing uses, merges that are none.
+    let changes: [Change; 4] = [
+        |v| v.tokens.push(v.tokens[300].clone()),
+        |v| v.tokens.push(String::new()),
+        |v| v.merges.push("q zzz".to_owned()),
+        |v| v.merges.insert(0, "zz zq".to_owned()),
+    ];
+    for change in changes {
+        let mut found = changed(change);
+        found.token_types.resize(found.tokens.len(), TokenType::Normal);
+        assert_eq!(round_trip(&found, "hello there, it's 2024").0, expected);
+    }
+    let (ids, notes) = round_trip(&changed(|v| v.merges.insert(1, "ab".to_owned())), "hello");
+    assert!(!ids.is_empty() && notes[0].contains("1 of"), "{notes:?}");
+    // No types: the same text, and markers are markers still.
+    let untyped = changed(|v| v.token_types.clear());
+    assert_eq!(round_trip(&untyped, "hello there, it's 2024").0, expected);
+    assert!(build(&untyped).unwrap().is_special(507));
+    // Nothing at all.
     let empty = GgufTokenizer { tokens: vec![], token_types: vec![], merges: vec![], ..base };
-    assert!(build(&empty).is_err());
+    assert!(build(&empty).unwrap().encode("a", true, true).unwrap().is_empty());
+}
+
+#[test]
+fn the_first_of_equal_tokens_encodes_and_all_decode() {
+    let mut found = vocab(&stored("gguf_llama.json")["metadata"]);
+    let twice = found.tokens[300].clone();
+    found.tokens.push(twice);
+    found.token_types.push(TokenType::Normal);
+    let tokenizer = build(&found).unwrap();
+    assert_eq!(tokenizer.token_bytes(300), tokenizer.token_bytes(512));
+    assert_eq!(tokenizer.token_id(&tokenizer.piece(512).unwrap()), Some(300));
+    assert_eq!(tokenizer.vocab_size(), 513);
+}
+
+/// A byte without a token is left out, and does not join what is beside it.
+#[test]
+fn bytes_without_tokens_are_left_out() {
+    let tokens = ["a", "b", "ab", "x", "axb"].map(str::to_owned);
+    let found = GgufTokenizer {
+        model: "gpt2".to_owned(),
+        pre: Some("gpt-2".to_owned()),
+        token_types: vec![TokenType::Normal; tokens.len()],
+        tokens: tokens.to_vec(),
+        merges: vec!["a b".to_owned(), "a x".to_owned(), "ax b".to_owned()],
+        ..GgufTokenizer::default()
+    };
+    let tokenizer = build(&found).unwrap();
+    let encode = |text| tokenizer.encode(text, false, false).unwrap();
+    assert_eq!(encode("ab"), [2]);
+    assert_eq!(encode("aéb"), [0, 1]);
+    // "ax" is no token, but what is made of it is; where it stays, it is taken apart.
+    assert_eq!(encode("axb"), [4]);
+    assert_eq!(encode("axa"), [0, 3, 0]);
+    assert_eq!(tokenizer.least_tokens("abab"), 0);
 }
 
 /// All bytes, then `pieces` with their scores and kinds.
@@ -229,12 +302,11 @@ fn whole_tokens_are_cut_out_the_longest_first_and_special_ones_only_if_asked() {
 
 #[test]
 fn damaged_scores_and_bytes_are_refused() {
-    let cases: [(Change, &str); 5] = [
+    let cases: [(Change, &str); 4] = [
         (|v| v.scores.truncate(9), "scores: 9 entries for 257 tokens"),
         (|v| v.scores[3] = f32::NAN, "token 3 has a score that is not a number"),
-        (|v| v.tokens[10] = "<0xZZ>".into(), "byte 0x0a has no token"),
+        (|v| v.tokens[10] = "<0xZZ>".into(), "token 10 is \"<0xZZ>\", expected a byte"),
         (|v| v.token_types[256] = TokenType::Byte, "token 256 is \"q\", expected a byte"),
-        (|v| v.eos = Some(257), "eos_token_id: id 257 is past the 257 tokens"),
     ];
     refused(&spm(&[("q", 0.0, TokenType::Normal)]), &cases);
 }
@@ -276,21 +348,116 @@ fn every_pre_tokenizer_is_a_valid_pattern_and_loses_no_text() {
         "viking",
         "mellum2",
         "kormo",
+        "falcon-h1",
+        "midm-2.0",
+        "lfm2",
+        "jina-v5-nano",
+        "chatglm-bpe",
+        "glm5",
+        "jais",
+        "jais-2",
+        "deepseek-r1-qwen",
+        "megrez",
+        "hunyuan",
+        "solar-open",
+        "grok-2",
+        "f2llmv2",
+        "exaone",
+        "exaone4",
+        "exaone-moe",
+        "trillion",
+        "granite-docling",
+        "gigachat",
+        "a.x-4.0",
+        "mellum",
+        "jina-es",
+        "jina-de",
+        "jina-v1-en",
+        "jina-v2-es",
+        "jina-v2-de",
+        "jina-v2-code",
+        "modern-bert",
+        "roberta-bpe",
+        "codeshell",
+        "minerva-7b",
+        "hunyuan-dense",
+        "joyai-llm",
+        "hy_v4",
+        "spark2_5",
+        "youtu",
+        "kanana2",
+        "talkie",
+        "minimax-m2",
+        "granite-embed-multi-97m",
+        "tiny_aya",
+        "cohere2moe",
+        "kimi-k2",
+        "superbpe",
+        "bailingmoe",
+        "bailingmoe2",
+        "llada-moe",
+        "ufakzeka",
+        "afmoe",
+        "laguna",
+        "chameleon",
+        "poro-chat",
+        "gpt3-finnish",
     ];
     for name in names {
         let found = GgufTokenizer { pre: Some(name.to_owned()), ..base.clone() };
-        let tokenizer = build(&found).unwrap();
         let text = "It's 12345 \u{c9}T\u{c9}s,\n\n  caf\u{e9}s \u{4e00}!";
-        let ids = tokenizer.encode(text, false, false).unwrap();
-        assert_eq!(tokenizer.decode(&ids, false).unwrap(), text, "{name}");
+        let (_, notes) = round_trip(&found, text);
+        assert!(notes.is_empty(), "{name}: {notes:?}");
     }
-    // What llama.cpp knows and keeve does not is refused by name.
-    for name in ["superbpe", "kimi-k2", "afmoe", "tiny_aya", "gemma4", "whitespace"] {
-        let found = GgufTokenizer { pre: Some(name.to_owned()), ..base.clone() };
-        let error = build(&found).unwrap_err().to_string();
-        assert!(
-            error.contains(&format!("tokenizer.ggml.pre \"{name}\" is not supported")),
-            "{error}"
-        );
+}
+
+/// llama.cpp's own vocabulary test (its `tests/test-tokenizer-0.cpp`): files `ggml-vocab-*.gguf` with texts in `.inp` and ids
+/// in `.out`, in the folder that `KEEVE_PEER_VOCAB` names; they are part of its sources, in `models`. No special tokens
+/// are added or recognised.
+#[test]
+#[ignore = "needs KEEVE_PEER_VOCAB, the folder of llama.cpp's vocabularies"]
+fn vocabularies_of_llama_cpp_give_its_ids() {
+    let folder = std::env::var_os("KEEVE_PEER_VOCAB").expect("KEEVE_PEER_VOCAB names a folder");
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "gguf"))
+        .collect();
+    files.sort();
+    let (mut passed, mut all, mut wrong) = (0, 0, vec![]);
+    for file in files {
+        let beside = |extension: &str| {
+            let mut name = file.clone().into_os_string();
+            name.push(extension);
+            std::fs::read(name).ok().map(|bytes| String::from_utf8(bytes).unwrap())
+        };
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let checkpoint = Checkpoint::open(&file).unwrap();
+        let tokenizer = build(&checkpoint.gguf_tokenizer().unwrap().unwrap()).unwrap();
+        for note in tokenizer.notes() {
+            println!("{name}: {note}");
+        }
+        // Some come without texts: then it counts that they load.
+        let (Some(texts), Some(expected)) = (beside(".inp"), beside(".out")) else {
+            println!("{name}: loads; no texts");
+            continue;
+        };
+        let texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        let before = passed;
+        let expected: Vec<&str> = expected.lines().collect();
+        for (text, expected) in texts.iter().zip(&expected) {
+            let expected: Vec<u32> =
+                expected.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            let ids = tokenizer.encode(text, false, false).unwrap();
+            all += 1;
+            if ids == expected {
+                passed += 1;
+            } else {
+                wrong.push(format!("{name}: {text:?}: {ids:?}, expected {expected:?}"));
+            }
+        }
+        println!("{name}: {} of {}", passed - before, expected.len());
     }
+    println!("{passed} of {all}");
+    assert!(all > 0 && wrong.is_empty(), "{}", wrong.join("\n"));
 }

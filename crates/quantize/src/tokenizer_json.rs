@@ -19,7 +19,8 @@ pub(crate) fn files(
     }
     let name = found.pre.as_deref().unwrap_or_default();
     let pre = keeve_engine::gguf_tokenizer::pre_tokenizer_rules(name)
-        .ok_or_else(|| format!("tokenizer.ggml.pre '{name}' is not known"))?;
+        .filter(|pre| !pre.characters)
+        .ok_or_else(|| format!("tokenizer.ggml.pre '{name}' is not known, or is not of bytes"))?;
     let mut vocab = Map::new();
     let mut added = Vec::new();
     for (id, token) in found.tokens.iter().enumerate() {
@@ -27,7 +28,8 @@ pub(crate) fn files(
         let special = matches!(kind, TokenType::Control | TokenType::Unknown);
         match kind {
             TokenType::Normal | TokenType::Byte => {
-                vocab.insert(token.clone(), id.into());
+                // Of a text that several tokens have, the first is the one that text becomes.
+                vocab.entry(token.clone()).or_insert_with(|| id.into());
             }
             // A place without a token.
             TokenType::Unused => {}
@@ -45,7 +47,11 @@ pub(crate) fn files(
         .filter_map(|merge| {
             // The first character may be a space itself.
             let (at, _) = merge.char_indices().skip(1).find(|(_, letter)| *letter == ' ')?;
-            Some(json!([merge[..at], merge[at + 1..]]))
+            let (left, right) = (&merge[..at], &merge[at + 1..]);
+            // The `tokenizers` crate refuses merges of what is no token.
+            let known = |text: &str| vocab.contains_key(text);
+            let usable = known(left) && known(right) && known(&format!("{left}{right}"));
+            usable.then(|| json!([left, right]))
         })
         .collect();
     let mut steps: Vec<Value> = pre

@@ -67,7 +67,13 @@ pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
         reader.own(known, &tensor, &mut config)?;
     }
     for name in ["bos_token_id", "eos_token_id"] {
-        if let Some(id) = gguf.metadata.count(&format!("tokenizer.ggml.{name}"))? {
+        let key = format!("tokenizer.ggml.{name}");
+        // An id below zero or past the vocabulary says that there is none.
+        let id = match gguf.metadata.get(&key) {
+            Some(Stored::Signed(_, id)) if *id < 0 => None,
+            _ => gguf.metadata.count(&key)?,
+        };
+        if let Some(id) = id.filter(|id| vocabulary.is_none_or(|size| *id < size)) {
             config.insert(name.into(), id.into());
         }
     }

@@ -12,6 +12,9 @@ pub fn run(args: &Tokenize, output: &Output) -> Outcome {
     let checkpoint = model::open(args.model.as_deref())?;
     let tokenizer = keeve::engine::tokenizer_of(&checkpoint)?
         .ok_or_else(|| Failure::from("this model has no tokenizer"))?;
+    for note in tokenizer.notes() {
+        output.note(&format!("note: {note}"));
+    }
     let text = match (&args.text, &args.text_flag) {
         (Some(text), _) if text != "-" => text.clone(),
         (None, Some(text)) => text.clone(),
