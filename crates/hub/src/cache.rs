@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use keeve_files::{part, whole};
+
 use crate::Error;
-use crate::download::part_of;
 use crate::name::{self, ModelName, Revision};
 
 /// A repository of which something is in the cache.
@@ -45,6 +46,9 @@ pub(crate) struct Repo {
 /// Folders deeper than this are not looked into.
 const MAX_DEPTH: usize = 4;
 
+/// More files than this are not listed; no repository of a model has so many.
+const MAX_FILES: usize = 100_000;
+
 impl Repo {
     pub fn new(cache: &Path, model: &ModelName) -> Self {
         let folder = model.folder();
@@ -69,7 +73,8 @@ impl Repo {
         if revision.is_commit() {
             return Some(revision.as_str().into());
         }
-        let text = fs::read_to_string(self.root.join("refs").join(revision.as_str())).ok()?;
+        let path = self.root.join("refs").join(revision.as_str());
+        let text = whole::text(&path, 1024, "a reference").ok()?;
         Some(text.trim().to_owned()).filter(|commit| name::is_commit(commit))
     }
 
@@ -81,9 +86,7 @@ impl Repo {
         }
         let folder = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        let new = part_of(&path);
-        fs::write(&new, commit).map_err(Error::io(&new))?;
-        fs::rename(&new, &path).map_err(Error::io(&path))
+        part::replace(&path, commit.as_bytes()).map_err(Error::io(&path))
     }
 
     /// Puts a blob into a snapshot under a file's name.
@@ -186,14 +189,22 @@ fn names(folder: &Path) -> Vec<String> {
     entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// The files under a folder, with folders' names before theirs.
+/// The files under a folder, with folders' names before theirs. Links to files are the cache's own way to hold them; links
+/// to folders lead elsewhere and are passed by.
 fn walk(folder: &Path, before: &str, depth: usize, files: &mut Vec<(String, u64)>) {
+    if !fs::symlink_metadata(folder).is_ok_and(|found| found.is_dir()) {
+        return;
+    }
     for name in names(folder) {
-        let Ok(metadata) = fs::metadata(folder.join(&name)) else { continue };
+        if files.len() >= MAX_FILES {
+            return;
+        }
+        let path = folder.join(&name);
+        let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_file() {
             files.push((format!("{before}{name}"), metadata.len()));
         } else if metadata.is_dir() && depth > 0 {
-            walk(&folder.join(&name), &format!("{before}{name}/"), depth - 1, files);
+            walk(&path, &format!("{before}{name}/"), depth - 1, files);
         }
     }
 }

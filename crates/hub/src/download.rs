@@ -1,10 +1,11 @@
 //! From an address to a whole file.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keeve_files::part;
 use ureq::Body;
 use ureq::http::Response;
 
@@ -39,16 +40,24 @@ impl Job<'_> {
     /// length and hash are right.
     pub fn run(&self) -> Result<(), Error> {
         let _lock = self.locked()?;
-        if self.blob.exists() {
+        if self.is_here() {
             return Ok(());
         }
+        // A file of another length, or none at all: a copy that broke off, a link.
+        part::remove_leftover(self.blob);
         let part = part_of(self.blob);
-        let mut fresh = fs::metadata(&part).is_err();
+        if hash::kind(&self.head.etag) == hash::Kind::Opaque {
+            // What an earlier run left could not be told from holes.
+            part::remove_leftover(&part);
+        }
+        let mut fresh = fs::symlink_metadata(&part).is_err();
         loop {
             self.complete(&part)?;
             let content = File::open(&part).map_err(Error::io(&part))?;
             if hash::matches(&self.head.etag, self.head.size, content).map_err(Error::io(&part))? {
-                return fs::rename(&part, self.blob).map_err(Error::io(self.blob));
+                fs::rename(&part, self.blob).map_err(Error::io(self.blob))?;
+                part::sync_parent(self.blob);
+                return Ok(());
             }
             fs::remove_file(&part).map_err(Error::io(&part))?;
             // A part from an earlier time may have been damaged; a new one is the server's fault.
@@ -60,10 +69,14 @@ impl Job<'_> {
         }
     }
 
+    /// Whether the file is in its place, as long as it should be.
+    pub fn is_here(&self) -> bool {
+        let found = fs::symlink_metadata(self.blob);
+        found.is_ok_and(|found| found.is_file() && found.len() == self.head.size)
+    }
+
     fn locked(&self) -> Result<File, Error> {
-        let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).open(self.lock);
-        let file = file.map_err(Error::io(self.lock))?;
+        let file = part::lock_file(self.lock).map_err(Error::io(self.lock))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -78,8 +91,7 @@ impl Job<'_> {
 
     /// Makes the part as long as the file.
     fn complete(&self, part: &Path) -> Result<(), Error> {
-        let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).open(part).map_err(Error::io(part))?;
+        let file = part::open_or_create(part).map_err(Error::io(part))?;
         let length = || file.metadata().map(|metadata| metadata.len()).map_err(Error::io(part));
         let here = std::cell::Cell::new(length()?);
         let go_on = || (self.arrived)(here.get());
@@ -129,6 +141,7 @@ impl Job<'_> {
             file.set_len(0).map_err(io)?;
             here.set(0);
         }
+        file.seek(SeekFrom::Start(here.get())).map_err(io)?;
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0; 1 << 17];
         loop {
@@ -139,6 +152,7 @@ impl Job<'_> {
             };
             if here.get() + read as u64 > size {
                 file.set_len(0).map_err(io)?;
+                here.set(0);
                 return Err(Failed::again(format!(
                     "the server sends more than the {size} bytes it announced"
                 )));

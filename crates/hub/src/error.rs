@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A file that cannot be read.
+    #[error(transparent)]
+    File(#[from] keeve_files::whole::Error),
     /// Not a repository's name, a revision or a file's name.
     #[error("'{text}' is no {what}: expected {expected}")]
     Name {

@@ -1,13 +1,20 @@
 //! Making sure that a model is here.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+
+use keeve_files::weights::INDEX;
+use keeve_files::whole;
 
 use crate::cache::{self, CachedModel, Repo};
 use crate::client::{Client, FileHead};
 use crate::download::Job;
 use crate::name::{ModelName, Revision};
-use crate::select::{self, INDEX, Selection};
+use crate::select::{self, Selection};
 use crate::{Error, Settings};
+
+/// No index comes near this; the header of a safetensors file has the same limit.
+const MAX_INDEX: u64 = 100_000_000;
 
 /// The hub, and the cache of what came from it.
 pub struct Hub {
@@ -149,10 +156,8 @@ impl Hub {
             Selection::Folder { files, weights } => {
                 // The small files first: one of them may say which large ones there are.
                 self.bring(repo, model, &commit, files, progress)?;
-                let weights = match weights[..] {
-                    [] => self.indexed(repo, model, &commit)?,
-                    _ => weights.clone(),
-                };
+                let index = self.index(repo, model, &commit, files)?;
+                let weights = select::weights(model, weights, index.as_ref())?;
                 self.bring(repo, model, &commit, &weights, progress)?;
                 repo.snapshot(&commit)
             }
@@ -161,9 +166,19 @@ impl Hub {
         Ok(Fetched { path, commit, notes: vec![] })
     }
 
-    fn indexed(&self, repo: &Repo, model: &ModelName, commit: &str) -> Result<Vec<String>, Error> {
+    /// The weight files that the index names, if it is among the files.
+    fn index(
+        &self,
+        repo: &Repo,
+        model: &ModelName,
+        commit: &str,
+        files: &[String],
+    ) -> Result<Option<BTreeSet<String>>, Error> {
+        if !files.iter().any(|name| name == INDEX) {
+            return Ok(None);
+        }
         let path = repo.snapshot(commit).join(INDEX);
-        select::indexed(model, &std::fs::read(&path).map_err(Error::io(&path))?)
+        select::indexed(model, &whole::read(&path, MAX_INDEX, "an index")?).map(Some)
     }
 
     /// Makes sure that these files of a commit are here.
@@ -199,7 +214,7 @@ impl Hub {
                 lock: &lock,
                 arrived: &arrived,
             };
-            if !blob.exists() {
+            if !job.is_here() {
                 job.run()?;
             }
             done += head.size;
@@ -233,14 +248,12 @@ impl Hub {
         };
         let path = match choose(model, &names).map_err(in_cache)? {
             Selection::Gguf(files) => first(repo, &commit, &files),
-            Selection::Folder { weights, .. } => {
-                let weights = match weights[..] {
-                    [] => self.indexed(repo, model, &commit)?,
-                    _ => weights,
-                };
-                if let Some(missing) = weights.iter().find(|weights| !names.contains(weights)) {
-                    return Err(absent(format!("{}: {missing}", model.repo())));
-                }
+            Selection::Folder { files, weights } => {
+                let index = self.index(repo, model, &commit, &files)?;
+                select::weights(model, &weights, index.as_ref()).map_err(|error| match error {
+                    Error::Choice { problem, .. } => absent(format!("{}: {problem}", model.repo())),
+                    other => other,
+                })?;
                 repo.snapshot(&commit)
             }
         };

@@ -26,6 +26,18 @@ pub(crate) fn kind(etag: &str) -> Kind {
     }
 }
 
+/// Whether the `length` bytes of `content` have the hash `etag`, as the hub's cache names its files: SHA-256, or SHA-1 as
+/// Git has it. `None` if it is neither.
+///
+/// # Errors
+/// If the content cannot be read.
+pub fn has_hash(etag: &str, length: u64, content: impl Read) -> std::io::Result<Option<bool>> {
+    match kind(etag) {
+        Kind::Opaque => Ok(None),
+        _ => matches(etag, length, content).map(Some),
+    }
+}
+
 /// Whether the `length` bytes of `content` have the hash `etag`. True where the etag is opaque.
 pub(crate) fn matches(etag: &str, length: u64, content: impl Read) -> std::io::Result<bool> {
     let found = match kind(etag) {

@@ -24,5 +24,6 @@ pub use cache::{CachedModel, Snapshot};
 pub use client::tls;
 pub use error::Error;
 pub use fetch::{Fetched, Hub, Progress};
+pub use hash::has_hash;
 pub use name::{ModelName, Revision};
 pub use settings::Settings;

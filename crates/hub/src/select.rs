@@ -1,13 +1,16 @@
 //! Which files of a repository a model is made of.
 
+use std::collections::BTreeSet;
+
+use keeve_files::weights::{INDEX, Problem, choose, is_weights};
+
 use crate::Error;
 use crate::name::ModelName;
 
 pub(crate) const CONFIG: &str = "config.json";
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// What keeve reads besides weights, where a repository has it.
-const SIDE_FILES: [&str; 8] = [
+const SIDE_FILES: [&str; 11] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -15,6 +18,9 @@ const SIDE_FILES: [&str; 8] = [
     "chat_template.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
     INDEX,
 ];
 
@@ -23,16 +29,16 @@ const SIDE_FILES: [&str; 8] = [
 pub(crate) enum Selection {
     /// A GGUF file, or all parts of one, the first part first.
     Gguf(Vec<String>),
-    /// A folder's files, `config.json` among them. Where there is an index, it says which weights.
+    /// A folder's files, `config.json` among them.
     Folder {
         files: Vec<String>,
-        /// Weight files, if there is no index.
+        /// Weight files, of which [`weights`] chooses.
         weights: Vec<String>,
     },
 }
 
 /// Chooses among the files of a repository: the one that is asked for, else `config.json` with
-/// `model*.safetensors`, else the only GGUF file. What other programs need (`.bin`, `.pth`, ONNX, second
+/// `*.safetensors`, else the only GGUF file. What other programs need (`.bin`, `.pth`, ONNX, second
 /// copies of the weights) is left.
 pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, Error> {
     let has = |name: &str| names.iter().any(|other| other == name);
@@ -61,14 +67,17 @@ pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, E
     if has(CONFIG) && !weights.is_empty() {
         let side = SIDE_FILES.into_iter().filter(|name| has(name));
         let files = [CONFIG].into_iter().chain(side).map(Into::into).collect();
-        let weights = if has(INDEX) { vec![] } else { weights };
         return Ok(Selection::Folder { files, weights });
     }
+    let pickles = || names.iter().find(|name| name.ends_with(".bin") || name.ends_with(".pth"));
     match ggufs[..] {
         [name] => gguf(name),
-        [] => {
-            Err(choice(format!("holds neither {CONFIG} with model*.safetensors nor a GGUF file")))
-        }
+        [] => Err(choice(match pickles() {
+            Some(name) => format!(
+                "holds its weights only as {name}, a format that may run programs when it is loaded, and no safetensors; another revision may have them (such as refs/pr/1)"
+            ),
+            None => format!("holds neither {CONFIG} with model*.safetensors nor a GGUF file"),
+        })),
         _ => Err(choice(format!(
             "holds several GGUF files; choose one as {}:LABEL from {}",
             model.repo(),
@@ -128,10 +137,6 @@ fn parts(name: &str, names: &[String]) -> Result<Vec<String>, String> {
     (1..=part.count).map(found).collect()
 }
 
-fn is_weights(name: &str) -> bool {
-    name.starts_with("model") && name.ends_with(".safetensors") && !name.contains('/')
-}
-
 /// Whether a GGUF file goes with a model instead of being one.
 fn is_companion(name: &str) -> bool {
     is_named(name, "mmproj") || is_named(name, "imatrix")
@@ -161,21 +166,38 @@ fn list(names: &[&String]) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
+/// Chooses among the weight files of a repository: see [`keeve_files::weights`].
+pub(crate) fn weights(
+    model: &ModelName,
+    names: &[String],
+    index: Option<&BTreeSet<String>>,
+) -> Result<Vec<String>, Error> {
+    let chosen = choose(names.iter().map(String::as_str), index);
+    chosen.map(|chosen| chosen.files).map_err(|problem| Error::Choice {
+        repo: model.repo(),
+        problem: match problem {
+            Problem::None => "holds no weights that keeve reads".into(),
+            Problem::File(name, problem) => format!("{name} {problem}"),
+            Problem::Folder(problem) => problem,
+        },
+    })
+}
+
 /// The weight files that an index names.
-pub(crate) fn indexed(model: &ModelName, index: &[u8]) -> Result<Vec<String>, Error> {
+pub(crate) fn indexed(model: &ModelName, index: &[u8]) -> Result<BTreeSet<String>, Error> {
     let problem = || Error::Choice {
         repo: model.repo(),
         problem: format!("{INDEX} has no 'weight_map' of file names"),
     };
     let index: serde_json::Value = serde_json::from_slice(index).map_err(|_| problem())?;
     let map = index.get("weight_map").and_then(|map| map.as_object()).ok_or_else(problem)?;
-    let mut names = vec![];
+    let mut names = BTreeSet::new();
     for name in map.values() {
         let name = name.as_str().filter(|name| crate::name::is_part(name)).ok_or_else(problem)?;
-        names.push(name.to_owned());
+        if name.ends_with(".safetensors") {
+            names.insert(name.to_owned());
+        }
     }
-    names.sort();
-    names.dedup();
     Ok(names)
 }
 
@@ -210,7 +232,8 @@ mod tests {
         assert_eq!(chosen("a/b", &names), Ok(Selection::Folder { files, weights }));
         let sharded = ["config.json", INDEX, "model-1.safetensors", "model-2.safetensors"];
         let files = ["config.json", INDEX].map(String::from).to_vec();
-        assert_eq!(chosen("a/b", &sharded), Ok(Selection::Folder { files, weights: vec![] }));
+        let weights = sharded[2..].iter().map(|name| name.to_string()).collect();
+        assert_eq!(chosen("a/b", &sharded), Ok(Selection::Folder { files, weights }));
     }
 
     #[test]
@@ -228,7 +251,9 @@ mod tests {
         assert_eq!(chosen("a/b", &["m.gguf", "mmproj.gguf", "config.json"]), gguf("m.gguf"));
         assert!(chosen("a/b:x", &["config.json"]).unwrap_err().contains("holds no GGUF file"));
         assert!(
-            chosen("a/b", &["pytorch_model.bin", "config.json"]).unwrap_err().contains("neither")
+            chosen("a/b", &["pytorch_model.bin", "config.json"])
+                .unwrap_err()
+                .contains("only as pytorch_model.bin")
         );
     }
 
@@ -267,7 +292,8 @@ mod tests {
     fn an_index_names_files_of_its_folder_only() {
         let model = ModelName::parse("a/b").unwrap();
         let index = br#"{"weight_map": {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"}}"#;
-        assert_eq!(indexed(&model, index).unwrap(), ["a.safetensors", "b.safetensors"]);
+        let names = indexed(&model, index).unwrap();
+        assert!(names.iter().eq(["a.safetensors", "b.safetensors"]), "{names:?}");
         for bad in ["{}", "[", r#"{"weight_map": {"x": "../y"}}"#, r#"{"weight_map": {"x": 1}}"#] {
             assert!(indexed(&model, bad.as_bytes()).is_err(), "{bad}");
         }

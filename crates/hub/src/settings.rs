@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use keeve_files::whole;
+
 use crate::Error;
 
 /// Settings of a [`crate::Hub`].
@@ -67,7 +69,7 @@ impl Settings {
         }
         let file = folder("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
         // A file that cannot be read is no token; whoever needs one is told so by the server.
-        let stored = || std::fs::read_to_string(file?).ok();
+        let stored = || whole::text(&file?, 1 << 16, "a token").ok();
         let token = variable("HF_TOKEN").or_else(stored).map(|token| token.trim().to_owned());
         let token = token.filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {

@@ -346,3 +346,87 @@ fn two_downloads_of_one_file_do_not_disturb_each_other() {
     });
     assert_eq!(server.parts("m-Q4_K_M.gguf?signed=1"), [0]);
 }
+
+#[test]
+fn an_index_that_was_left_over_does_not_decide() {
+    let stale = br#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+    let mut files: Files = vec![
+        ("config.json", b"{}".to_vec()),
+        ("quantize_config.json", b"{}".to_vec()),
+        ("model.safetensors.index.json", stale.to_vec()),
+        ("model.safetensors", content(1000)),
+    ];
+    let server = Server::new(files.clone(), |_, _| None);
+    let folder = TempDir::new().unwrap();
+    let fetched = fetch(&server.hub(&folder), "some/model").unwrap();
+    for (name, content) in &files {
+        assert_eq!(&fs::read(fetched.path.join(name)).unwrap(), content, "{name}");
+    }
+    // A repository that lacks one of the files that its index names.
+    files[3].0 = "model-00001-of-00002.safetensors";
+    let server = Server::new(files, |_, _| None);
+    let folder = TempDir::new().unwrap();
+    let message = fetch(&server.hub(&folder), "some/model").unwrap_err().to_string();
+    let expected =
+        "model-00002-of-00002.safetensors is missing, but model.safetensors.index.json names it";
+    assert!(message.contains(expected), "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_others_put_into_the_cache_is_neither_followed_nor_in_the_way() {
+    use std::os::unix::fs::symlink;
+    let server = Server::new(gguf(), |_, _| None);
+    let name = sha256(&content(SIZE));
+    let folder = TempDir::new().unwrap();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    let (blobs, locks) =
+        (root(&folder).join("blobs"), folder.path().join("hub/.locks/models--some--model"));
+    let refs = root(&folder).join("refs");
+    let pipe = |path: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.unwrap().success());
+    };
+    let places: [&dyn Fn(); 8] = [
+        &|| symlink(&precious, blobs.join(format!("{name}.incomplete"))).unwrap(),
+        &|| fs::hard_link(&precious, blobs.join(format!("{name}.incomplete"))).unwrap(),
+        &|| pipe(&blobs.join(format!("{name}.incomplete"))),
+        &|| fs::create_dir(blobs.join(format!("{name}.incomplete"))).unwrap(),
+        &|| symlink(&precious, blobs.join(&name)).unwrap(),
+        // A copy that broke off under the final name.
+        &|| fs::write(blobs.join(&name), &content(SIZE)[..1000]).unwrap(),
+        &|| pipe(&locks.join(format!("{name}.lock"))),
+        &|| symlink(&precious, refs.join("main.incomplete")).unwrap(),
+    ];
+    for put in places {
+        for folder in [&blobs, &locks, &refs] {
+            let _ = fs::remove_dir_all(folder);
+            fs::create_dir_all(folder).unwrap();
+        }
+        let _ = fs::remove_dir_all(root(&folder).join("snapshots"));
+        put();
+        let fetched = fetch(&server.hub(&folder), "some/model").unwrap();
+        assert_eq!(fs::read(&fetched.path).unwrap(), content(SIZE));
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+    }
+    // A link to a folder is none of the snapshot's, neither in it nor as it.
+    let hub = server.hub(&folder);
+    let snapshots = root(&folder).join("snapshots");
+    let count = |hub: &Hub| hub.find(&model("some/model")).unwrap().snapshots[0].files.len();
+    assert_eq!(count(&hub), 1);
+    symlink("/", snapshots.join(COMMIT).join("inner")).unwrap();
+    assert_eq!(count(&hub), 1);
+    fs::remove_dir_all(snapshots.join(COMMIT)).unwrap();
+    symlink("/", snapshots.join(COMMIT)).unwrap();
+    assert_eq!(count(&hub), 0);
+    // A reference that is a pipe is none.
+    fs::remove_file(refs.join("main")).unwrap();
+    pipe(&refs.join("main"));
+    assert!(
+        server
+            .hub_with(&folder, |settings| settings.offline = true)
+            .fetch(&model("some/model"), &Revision::default(), &|_| true)
+            .is_err()
+    );
+}
