@@ -5,15 +5,19 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use keeve_codec::{Bytes, PackedTensor};
+use keeve_files::kind;
+use keeve_files::weights::INDEX;
 use serde_json::Value;
 
 use crate::dialect::{self, Entry, TensorInfo, gguf_config, gguf_names, mmproj};
-use crate::files::{Files, Folder, Memory};
+use crate::files::{self, Files, Folder, Memory};
 use crate::gguf::parts::{self, PartName};
 use crate::gguf::tokenizer::GgufTokenizer;
 use crate::gguf::{self, Metadata};
 use crate::projectors::{self, Found};
-use crate::{Error, config, mapped, multimodal, seeing, shards, tokenizer_files};
+use crate::{
+    Error, config, lacking, mapped, multimodal, seeing, shards, spelling, tokenizer_files,
+};
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -75,12 +79,12 @@ impl Checkpoint {
     }
 
     fn open_with(path: &Path, mmproj: Option<&Path>) -> Result<Self, Error> {
-        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        let metadata = std::fs::metadata(path).map_err(|error| files::unreachable(path, error))?;
         if metadata.is_dir() {
-            let folder = Folder::new(path);
+            let folder = Folder::new(&hub_snapshot(path));
             return match mmproj {
-                None => Self::from_files(&folder),
-                Some(mmproj) if folder.open(CONFIG)?.is_some() => {
+                None => Self::from_files(&folder, None),
+                Some(mmproj) if folder.open(CONFIG)?.is_some() && !holds_gguf_only(&folder)? => {
                     Err(Error::file(mmproj, "goes with a GGUF model, not with such a folder"))
                 }
                 Some(_) => Self::from_lone_gguf(&folder, mmproj),
@@ -89,17 +93,36 @@ impl Checkpoint {
         let bytes = mapped::open(path)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = Folder::new(parent.unwrap_or(Path::new(".")));
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if bytes.starts_with(gguf::MAGIC) || extension == Some("gguf") {
-            return Self::from_gguf(path, &bytes, &folder, mmproj);
+        if bytes.starts_with(gguf::MAGIC) {
+            let opened = Self::from_gguf(path, &bytes, &folder, mmproj);
+            return opened.map_err(|error| match is_piece(path) {
+                true => Error::file(path, "is a piece of a file that was cut by bytes; join the pieces (`cat`) and give the whole"),
+                false => error,
+            });
         }
-        let problem = match extension {
-            Some("safetensors") => {
-                "is only the weights of a model; give the folder, which holds config.json as well"
+        if let Some(told) = kind::told(&bytes) {
+            return Err(Error::file(path, told));
+        }
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let extension = extension.map(str::to_ascii_lowercase);
+        match extension.as_deref() {
+            Some("gguf") => Self::from_gguf(path, &bytes, &folder, mmproj),
+            Some("safetensors") if folder.open(CONFIG)?.is_none() => {
+                let problem = "is only the weights of a model; config.json, which says what model it is, is not beside it";
+                Err(Error::file(path, problem))
             }
-            _ => "is neither a model's folder nor a GGUF file",
-        };
-        Err(Error::file(path, problem))
+            Some("safetensors") => Self::from_files(&folder, Some(name)),
+            // Whoever names a file of the folder means the folder.
+            Some("json") if [CONFIG, INDEX].contains(&name) => Self::from_files(&folder, None),
+            _ => {
+                // What a text says is of no help here.
+                let told =
+                    kind::told_of_weights(&bytes).filter(|_| std::str::from_utf8(&bytes).is_err());
+                let told = told.map(|told| format!(" (it {told})")).unwrap_or_default();
+                Err(Error::file(path, format!("is neither a model's folder nor a GGUF file{told}")))
+            }
+        }
     }
 
     /// Opens a model from files in memory, named as they would be in a folder.
@@ -107,19 +130,28 @@ impl Checkpoint {
     /// # Errors
     /// As for [`Checkpoint::open`].
     pub fn from_memory(files: &[(&str, Bytes)]) -> Result<Self, Error> {
-        Self::from_files(&Memory::new(files))
+        Self::from_files(&Memory::new(files), None)
     }
 
-    fn from_files(files: &dyn Files) -> Result<Self, Error> {
+    /// `given`: a file of weights that was asked for by name.
+    fn from_files(files: &dyn Files, given: Option<&str>) -> Result<Self, Error> {
         let path = files.path().to_path_buf();
         let config_path = path.join(CONFIG);
         let Some(mut config) = files.json(CONFIG)? else {
             return Self::from_lone_gguf(files, None);
         };
-        let shards = shards::open(files)?;
+        let Some(shards) = shards::open(files, given)? else {
+            return match lone_gguf(files)? {
+                Lone::One(_) => Self::from_lone_gguf(files, None),
+                _ => Err(lacking::weights(files)),
+            };
+        };
         // With the names and settings of the whole model, whose quantization may go by them.
-        let translation = dialect::translate(&config, &config_path, &shards.tensors)?;
-        let (mut entries, mut notes) = (translation.entries, Vec::new());
+        let beside = dialect::beside(files)?;
+        let translation =
+            dialect::translate(&config, &config_path, beside.as_ref(), &shards.tensors)?;
+        let mut entries = spelling::canonical(&path, translation.entries)?;
+        let mut notes = shards.notes;
         if let Some(text) = multimodal::text_config(&config) {
             config = text;
             let (kept, note) = multimodal::text_entries(entries);
@@ -130,6 +162,10 @@ impl Checkpoint {
             if let Some(text) = config.get_mut("text_config") {
                 config::normalize(text, &config_path)?;
             }
+        } else if spelling::is_inside(&entries) {
+            let (kept, note) = multimodal::text_entries(entries);
+            entries = kept;
+            notes.extend(note);
         }
         config::normalize(&mut config, &config_path)?;
         let tokenizer_config = files.json(TOKENIZER_CONFIG)?;
@@ -160,20 +196,15 @@ impl Checkpoint {
     }
 
     fn from_lone_gguf(files: &dyn Files, mmproj: Option<&Path>) -> Result<Self, Error> {
-        let mut names = files.names()?;
-        names.retain(|name| !mmproj::is_named_so(name));
-        // Of a model in several files, the first stands for all.
-        let later = |name: &str| PartName::read(name).is_some_and(|part| part.number > 1);
-        let any = names.iter().find(|name| name.ends_with(".gguf")).cloned();
-        names.retain(|name| name.ends_with(".gguf") && !later(name));
-        let missing = |problem| Error::file(files.path(), problem);
-        match (names.as_slice(), &any) {
-            ([name], _) | ([], Some(name)) => match files.open(name)? {
+        match lone_gguf(files)? {
+            Lone::One(name) => match files.open(&name)? {
                 Some(bytes) => Self::from_gguf(&files.path().join(name), &bytes, files, mmproj),
-                None => Err(missing("holds a GGUF file that vanished")),
+                None => Err(Error::file(files.path(), "holds a GGUF file that vanished")),
             },
-            ([], None) => Err(missing("holds neither config.json nor a GGUF file")),
-            _ => Err(missing("holds several GGUF files; give the path of one")),
+            Lone::None => Err(lacking::model(files)),
+            Lone::Several => {
+                Err(Error::file(files.path(), "holds several GGUF files; give the path of one"))
+            }
         }
     }
 
@@ -183,7 +214,8 @@ impl Checkpoint {
         folder: &dyn Files,
         mmproj: Option<&Path>,
     ) -> Result<Self, Error> {
-        let (parsed, mut files) = parts::open(path, bytes, &|name| folder.open(name))?;
+        let (parsed, mut files) = parts::open(path, bytes, folder)?;
+        gguf_config::check_model(&parsed)?;
         let architecture = gguf_config::architecture(&parsed)?;
         let mut config = gguf_config::config(&parsed, architecture)?;
         let mut entries = gguf_names::translate(&parsed, architecture)?;
@@ -349,6 +381,60 @@ impl std::fmt::Debug for Checkpoint {
             self.format,
             self.entries.len()
         )
+    }
+}
+
+/// The GGUF models of a folder.
+enum Lone {
+    None,
+    One(String),
+    Several,
+}
+
+/// The GGUF model of a folder, if there is one. Of a model in several files, the first stands for all.
+fn lone_gguf(files: &dyn Files) -> Result<Lone, Error> {
+    let mut names = files.names()?;
+    names.retain(|name| name.to_ascii_lowercase().ends_with(".gguf") && !mmproj::is_named_so(name));
+    let later = |name: &str| PartName::read(name).is_some_and(|part| part.number > 1);
+    let any = names.first().cloned();
+    names.retain(|name| !later(name));
+    Ok(match (&mut names[..], any) {
+        ([], None) => Lone::None,
+        ([name], _) => Lone::One(std::mem::take(name)),
+        ([], Some(name)) => Lone::One(name),
+        _ => Lone::Several,
+    })
+}
+
+/// Whether a folder's only weights are a GGUF file.
+fn holds_gguf_only(files: &dyn Files) -> Result<bool, Error> {
+    let safetensors = files.names()?.iter().any(|name| keeve_files::weights::is_weights(name));
+    Ok(!safetensors && matches!(lone_gguf(files)?, Lone::One(_)))
+}
+
+/// Whether a file's name is one that people give to pieces of a GGUF file: `x.gguf.part1of2`, `x.gguf-split-a`.
+fn is_piece(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    name.split_once(".gguf")
+        .is_some_and(|(_, rest)| rest.contains("part") || rest.contains("split"))
+}
+
+/// The snapshot in a repository's folder of the hub's cache (`models--OWNER--NAME`), for whoever gives that folder:
+/// the one that `refs/main` names, or the only one. Other folders are what they are.
+fn hub_snapshot(path: &Path) -> PathBuf {
+    let snapshots = path.join("snapshots");
+    if path.join(CONFIG).exists() || !path.join("blobs").is_dir() || !snapshots.is_dir() {
+        return path.into();
+    }
+    let main = keeve_files::whole::text(&path.join("refs/main"), 1024, "a reference");
+    let main = main.map(|commit| snapshots.join(commit.trim()));
+    let all = || -> Option<Vec<PathBuf>> {
+        Some(std::fs::read_dir(&snapshots).ok()?.flatten().map(|entry| entry.path()).collect())
+    };
+    match (main, all().as_deref()) {
+        (Ok(main), _) if main.is_dir() && main.parent() == Some(&snapshots) => main,
+        (_, Some([one])) => one.clone(),
+        _ => path.into(),
     }
 }
 

@@ -10,9 +10,35 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
+/// The classes that transformers has for language models, by `model_type`.
+pub const CLASSES: [(&str, &str); 18] = [
+    ("bitnet", "BitNetForCausalLM"),
+    ("gemma", "GemmaForCausalLM"),
+    ("gemma2", "Gemma2ForCausalLM"),
+    ("gemma3_text", "Gemma3ForCausalLM"),
+    ("granite", "GraniteForCausalLM"),
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("mixtral", "MixtralForCausalLM"),
+    ("olmo2", "Olmo2ForCausalLM"),
+    ("olmoe", "OlmoeForCausalLM"),
+    ("phi3", "Phi3ForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen2_moe", "Qwen2MoeForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("qwen3_moe", "Qwen3MoeForCausalLM"),
+    ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
+    ("qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"),
+    ("smollm3", "SmolLM3ForCausalLM"),
+];
+
 /// Rewrites the rope settings at the top of `config` in place: `rope_theta` beside `rope_scaling`,
 /// which is null or an object with `rope_type`. A nested `text_config` stays as it is, and so do
-/// `rope_parameters` that differ by layer type.
+/// `rope_parameters` that differ by layer type. Where `model_type` is missing, the class that the model was saved from
+/// gives it.
+///
+/// As in transformers 5 (`convert_rope_params_to_dict` in `modeling_rope_utils.py`), what stands inside the settings
+/// counts before what stands beside them.
 ///
 /// # Errors
 /// If the config is not an object, or its rope settings are of the wrong types or contradict each
@@ -21,41 +47,49 @@ pub(crate) fn normalize(config: &mut Value, path: &Path) -> Result<(), Error> {
     let Some(config) = config.as_object_mut() else {
         return Err(Error::file(path, "is not a JSON object"));
     };
-    let mut scaling = match config.remove("rope_scaling") {
-        None => None,
-        Some(Value::Null) => Some(Value::Null),
-        Some(Value::Object(scaling)) => Some(classic_scaling(scaling, path, "rope_scaling")?),
-        Some(_) => return Err(Error::field(path, "rope_scaling", "is not an object")),
-    };
-    match config.remove("rope_parameters") {
-        None | Some(Value::Null) => {}
-        Some(Value::Object(parameters)) if parameters.values().any(Value::is_object) => {
-            config.insert("rope_parameters".into(), parameters.into());
-        }
-        Some(Value::Object(mut parameters)) => {
-            for key in ["rope_theta", "partial_rotary_factor"] {
-                let Some(value) = parameters.remove(key) else { continue };
-                let stored = config.entry(key).or_insert(Value::Null);
-                if stored.is_null() {
-                    *stored = value;
-                } else if stored.as_f64() != value.as_f64() {
-                    let problem = format!("is {value}, but '{key}' is {stored}");
-                    return Err(Error::field(path, &format!("rope_parameters.{key}"), problem));
-                }
-            }
-            let new = classic_scaling(parameters, path, "rope_parameters")?;
-            if let Some(old) = scaling.filter(|old| !old.is_null() && *old != new) {
-                let problem = format!("contradicts 'rope_scaling', which is {old}");
-                return Err(Error::field(path, "rope_parameters", problem));
-            }
-            scaling = Some(new);
-        }
-        Some(_) => return Err(Error::field(path, "rope_parameters", "is not an object")),
+    if config.get("model_type").is_none_or(Value::is_null)
+        && let Some(model_type) = type_of_class(config)
+    {
+        config.insert("model_type".into(), model_type.into());
     }
-    if let Some(scaling) = scaling {
+    let mut found: Option<(&str, Value)> = None;
+    for field in ["rope_scaling", "rope_parameters"] {
+        let scaling = match config.remove(field) {
+            None => continue,
+            Some(Value::Null) => Value::Null,
+            Some(Value::Object(by_type)) if by_type.values().any(Value::is_object) => {
+                config.insert("rope_parameters".into(), by_type.into());
+                continue;
+            }
+            Some(Value::Object(mut scaling)) => {
+                for key in ["rope_theta", "partial_rotary_factor"] {
+                    if let Some(value) = scaling.remove(key).filter(|value| !value.is_null()) {
+                        config.insert(key.into(), value);
+                    }
+                }
+                classic_scaling(scaling, path, field)?
+            }
+            Some(_) => return Err(Error::field(path, field, "is not an object")),
+        };
+        found = Some(match found {
+            Some((first, old)) if !old.is_null() && !scaling.is_null() && old != scaling => {
+                let problem = format!("contradicts '{first}', which is {old}");
+                return Err(Error::field(path, field, problem));
+            }
+            Some(found) if scaling.is_null() => found,
+            _ => (field, scaling),
+        });
+    }
+    if let Some((_, scaling)) = found {
         config.insert("rope_scaling".into(), scaling);
     }
     Ok(())
+}
+
+/// The `model_type` of the class in `architectures`.
+fn type_of_class(config: &Map<String, Value>) -> Option<&'static str> {
+    let class = config.get("architectures")?.get(0)?.as_str()?;
+    CLASSES.into_iter().find(|(_, known)| *known == class).map(|(model_type, _)| model_type)
 }
 
 /// Scaling with `rope_type` under that name; null where it scales nothing.
@@ -64,15 +98,22 @@ fn classic_scaling(
     path: &Path,
     field: &str,
 ) -> Result<Value, Error> {
-    let old = scaling.remove("type");
-    let rope_type = scaling.get("rope_type").cloned().or(old).unwrap_or("default".into());
+    let old = scaling.remove("type").filter(|old| !old.is_null());
+    let new = scaling.get("rope_type").filter(|new| !new.is_null()).cloned();
+    let rope_type = new.or(old).unwrap_or("default".into());
     let Some(name) = rope_type.as_str() else {
         return Err(Error::field(path, &format!("{field}.rope_type"), "is not a string"));
     };
-    // Multimodal models keep the sections of their axes here, whatever the type.
-    if name == "default" && !scaling.contains_key("mrope_section") {
-        return Ok(Value::Null);
-    }
+    // Multimodal models keep the sections of their axes here, whatever the type; the first of them called it "mrope"
+    // (transformers `models/qwen2_vl/configuration_qwen2_vl.py`).
+    let has_sections = scaling.contains_key("mrope_section");
+    let rope_type = match name {
+        "default" if !has_sections => return Ok(Value::Null),
+        "mrope" if has_sections => "default".into(),
+        // The first name of LongRoPE (`models/phi3/configuration_phi3.py`).
+        "su" => "longrope".into(),
+        _ => rope_type,
+    };
     scaling.insert("rope_type".into(), rope_type);
     Ok(scaling.into())
 }
@@ -149,6 +190,29 @@ mod tests {
                        "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}}),
                 json!({"rope_theta": 5e5, "rope_scaling": llama3}),
             ),
+            // Each in its own form: the one that scales counts, and the base of the other.
+            (
+                json!({"rope_scaling": {"type": "yarn", "factor": 4.0},
+                       "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+                json!({"rope_theta": 1e6, "rope_scaling": {"factor": 4.0, "rope_type": "yarn"}}),
+            ),
+            (
+                json!({"rope_theta": 1e4, "rope_scaling": {"rope_type": "default", "rope_theta": 1e6}}),
+                json!({"rope_theta": 1e6, "rope_scaling": null}),
+            ),
+            (
+                json!({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6, "type": null}}),
+                json!({"rope_theta": 1e6, "rope_scaling": null}),
+            ),
+            (json!({"rope_scaling": {}}), json!({"rope_scaling": null})),
+            (
+                json!({"rope_scaling": {"type": "su", "rope_type": null}}),
+                json!({"rope_scaling": {"rope_type": "longrope"}}),
+            ),
+            (
+                json!({"rope_scaling": {"type": "mrope", "mrope_section": [1, 2]}}),
+                json!({"rope_scaling": {"mrope_section": [1, 2], "rope_type": "default"}}),
+            ),
             // Sections of a multimodal model survive; layer types and nested configs stay.
             (
                 json!({"rope_scaling": {"rope_type": "default", "mrope_section": [1, 2]}}),
@@ -176,10 +240,6 @@ mod tests {
             (json!({"rope_parameters": "x"}), "'rope_parameters' is not an object"),
             (json!({"rope_scaling": {"type": 3}}), "'rope_scaling.rope_type' is not a string"),
             (
-                json!({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}),
-                "'rope_parameters.rope_theta' is 1000000.0, but 'rope_theta' is 10000.0",
-            ),
-            (
                 json!({"rope_scaling": {"type": "yarn"}, "rope_parameters": {"rope_type": "linear"}}),
                 "contradicts 'rope_scaling'",
             ),
@@ -188,6 +248,14 @@ mod tests {
             let error = normalized(config).unwrap_err();
             assert!(error.starts_with("config.json: ") && error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_missing_type_comes_from_the_class() {
+        let config = json!({"model_type": null, "architectures": ["SmolLM3ForCausalLM"]});
+        assert_eq!(normalized(config).unwrap()["model_type"], "smollm3");
+        let config = json!({"architectures": ["LlamaModel"]});
+        assert_eq!(normalized(config.clone()), Ok(config));
     }
 
     #[test]

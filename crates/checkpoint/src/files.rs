@@ -4,9 +4,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use keeve_codec::Bytes;
+use keeve_files::kind;
 use serde_json::Value;
 
-use crate::{Error, mapped};
+use crate::{Error, json, mapped};
 
 /// No JSON file of a model comes near this; the safetensors header has the same limit.
 const MAX_JSON_BYTES: usize = 100_000_000;
@@ -31,9 +32,25 @@ pub(crate) trait Files {
                 format!("is {} bytes, more than the limit of {MAX_JSON_BYTES}", bytes.len());
             return Err(Error::file(&path, problem));
         }
-        let value = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::file(&path, format!("is not valid JSON: {error}")))?;
-        Ok(Some(value))
+        json::read(&path, &bytes).map(Some)
+    }
+
+    /// Whether `name` is a folder that holds a model.
+    fn is_model(&self, _name: &str) -> bool {
+        false
+    }
+}
+
+/// Why nothing is at `path`: links that lead nowhere are told.
+pub(crate) fn unreachable(path: &Path, error: std::io::Error) -> Error {
+    let target = std::fs::read_link(path);
+    match (error.kind(), target) {
+        (ErrorKind::NotFound, Ok(target)) => {
+            let target = target.display();
+            let problem = format!("is a link to {target}, which is not there");
+            Error::file(path, problem)
+        }
+        _ => Error::io(path, error),
     }
 }
 
@@ -67,11 +84,25 @@ impl Files for Folder {
     }
 
     fn open(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        match mapped::open(&self.path.join(name)) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
+        let path = self.path.join(name);
+        match mapped::open(&path) {
+            Ok(bytes) => match kind::told(&bytes) {
+                Some(told) => Err(Error::file(&path, told)),
+                None => Ok(Some(bytes)),
+            },
+            // A link that leads nowhere is a file that should be there.
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                match unreachable(&path, source) {
+                    Error::Io { .. } => Ok(None),
+                    error => Err(error),
+                }
+            }
             Err(error) => Err(error),
         }
+    }
+
+    fn is_model(&self, name: &str) -> bool {
+        self.path.join(name).join("config.json").is_file()
     }
 }
 

@@ -17,7 +17,8 @@
 //!
 //! **Rule for callers:** a file that a [`Checkpoint`] has open must not be truncated or rewritten
 //! in place while any of its tensors lives; the operating system would end the process on the next
-//! access. Replace model files by renaming, as the writers of this crate do.
+//! access ([`end_on_lost_pages`] makes that end a line that says why). Replace model files by renaming, as the writers of
+//! this crate do.
 
 mod activations;
 mod checkpoint;
@@ -27,6 +28,10 @@ mod error;
 mod experts;
 mod files;
 pub mod gguf;
+mod journal;
+mod json;
+mod lacking;
+mod lost;
 mod mapped;
 pub mod mlx;
 mod multimodal;
@@ -34,13 +39,17 @@ mod projectors;
 pub mod safetensors;
 mod seeing;
 mod shards;
+mod spelling;
 mod stored;
 mod stream;
 mod tokenizer_files;
 
 pub use activations::{ActivationRule, ActivationScheme, ActivationStrategy};
 pub use checkpoint::{Checkpoint, FileInfo};
+pub use config::CLASSES;
 pub use dialect::TensorInfo;
 pub use error::Error;
 pub use experts::stack_of;
+pub use lost::end_on_lost_pages;
+pub use mapped::open as map;
 pub use stored::{Announced, StoredTensor, StoredType};

@@ -1,5 +1,5 @@
-//! Mapping a file into memory: the only file of this crate with calls to the operating system
-//! beyond the standard library, and the only one with `unsafe`.
+//! Mapping a file into memory. Calls to the operating system beyond the standard library, and `unsafe`, are here and in
+//! `lost.rs` only.
 
 use std::fs::File;
 use std::ops::Range;
@@ -9,6 +9,7 @@ use keeve_codec::{Bytes, Owner};
 use memmap2::Mmap;
 
 use crate::Error;
+use crate::lost::Watched;
 
 /// The bytes of the regular file at `path` (symbolic links are followed), mapped read-only.
 ///
@@ -16,7 +17,7 @@ use crate::Error;
 ///
 /// # Errors
 /// If there is no such file, it is not a regular file, or it cannot be opened or mapped.
-pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
+pub fn open(path: &Path) -> Result<Bytes, Error> {
     // Asked before opening: opening a pipe would block.
     let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
     if !metadata.is_file() {
@@ -33,15 +34,20 @@ pub(crate) fn open(path: &Path) -> Result<Bytes, Error> {
     // may while it is open, and files of this crate are replaced by renaming, which keeps the
     // mapped one intact. No parser relies on reading the same bytes twice.
     let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
-    Ok(Bytes::of(Mapped(map)))
+    let watched = Watched::new(&map, path);
+    Ok(Bytes::of(Mapped { _watched: watched, map }))
 }
 
 /// A mapped file.
-struct Mapped(Mmap);
+struct Mapped {
+    // Goes before the map.
+    _watched: Watched,
+    map: Mmap,
+}
 
 impl Owner for Mapped {
     fn all(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 
     /// The pages leave this process; the system may keep them as a part of its cache of the file.
@@ -51,7 +57,7 @@ impl Owner for Mapped {
         // SAFETY: the map is of a file and never written to, so pages that are dropped come back from
         // the file as they were when they are read again.
         let _ = unsafe {
-            self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
         };
         // If the system refuses, memory is used longer than it need be; nothing is wrong.
     }

@@ -55,8 +55,12 @@ pub(crate) fn beside(
     names.sort_by_key(|name| rank(name, &own));
     let (mut fitting, mut problem) = (Vec::new(), None);
     for name in &names {
-        let Some(bytes) = folder.open(name)? else { continue };
-        match read(&folder.path().join(name), &bytes, width) {
+        let found = match folder.open(name) {
+            Ok(None) => continue,
+            Ok(Some(bytes)) => read(&folder.path().join(name), &bytes, width),
+            Err(error) => Err(error),
+        };
+        match found {
             Ok(found) => fitting.push(found),
             Err(error) => problem = problem.or(Some(error)),
         }

@@ -223,8 +223,10 @@ impl<'de> Deserialize<'de> for Header {
                     let inside =
                         |error: A::Error| A::Error::custom(format!("'{}': {error}", shown(&name)));
                     if name == "__metadata__" {
-                        let metadata: Map<String, Value> = map.next_value().map_err(inside)?;
-                        for (key, value) in metadata {
+                        // The reference reader takes null for none.
+                        let metadata: Option<Map<String, Value>> =
+                            map.next_value().map_err(inside)?;
+                        for (key, value) in metadata.into_iter().flatten() {
                             // The format allows only strings; other values carry no meaning here.
                             if let Value::String(value) = value {
                                 header.metadata.push((key, value));

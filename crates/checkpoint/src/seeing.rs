@@ -78,8 +78,16 @@ fn with_inputs_last(mut entry: Entry, inputs: u64) -> Entry {
 
 /// Hugging Face's name of a tensor that MLX may call otherwise.
 fn whole_name(name: &str) -> String {
-    if let Some(rest) = name.strip_prefix("vision_tower.") {
-        return format!("model.visual.{rest}");
+    for first in ["vision_tower.", "visual."] {
+        if let Some(rest) = name.strip_prefix(first) {
+            return format!("model.visual.{rest}");
+        }
+    }
+    // As transformers named the parts of such models before 4.52.
+    for own in ["layers.", "embed_tokens.", "norm."] {
+        if let Some(rest) = name.strip_prefix("model.").filter(|rest| rest.starts_with(own)) {
+            return format!("model.language_model.{rest}");
+        }
     }
     match name.strip_prefix("language_model.") {
         Some(rest) => match rest.strip_prefix("model.") {
@@ -153,6 +161,9 @@ mod tests {
             ("lm_head.weight", "lm_head.weight"),
             ("vision_tower.blocks.0.norm1.bias", "model.visual.blocks.0.norm1.bias"),
             ("model.visual.merger.norm.bias", "model.visual.merger.norm.bias"),
+            ("visual.merger.norm.bias", "model.visual.merger.norm.bias"),
+            ("model.layers.0.x.weight", "model.language_model.layers.0.x.weight"),
+            ("model.embed_tokens.weight", "model.language_model.embed_tokens.weight"),
         ] {
             assert_eq!(whole_name(name), whole);
         }

@@ -322,7 +322,6 @@ fn compressed_tensors_modules() {
             "format' is \"marlin-24\", expected one of int-quantized,",
         ),
         (block("kv_cache_scheme", json!({"num_bits": 8})), "kv_cache_scheme' is {\"num_bits\":8}"),
-        (block("quantization_status", json!("frozen")), "_status' is \"frozen\", which is not"),
         (block("config_groups", json!(3)), "config_groups' is missing or not an object"),
     ] {
         let error = read(&model).unwrap_err().to_string();
@@ -598,7 +597,7 @@ fn paths_are_told_apart() {
     assert!(
         open("a.safetensors")
             .unwrap_err()
-            .ends_with("give the folder, which holds config.json as well")
+            .ends_with("config.json, which says what model it is, is not beside it")
     );
     assert!(open("a.txt").unwrap_err().ends_with("is neither a model's folder nor a GGUF file"));
     assert!(open("a.gguf").unwrap_err().contains("is not a GGUF file"));

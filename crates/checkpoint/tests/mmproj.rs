@@ -258,7 +258,9 @@ fn what_cannot_be_seen_with_is_refused_by_name() {
     let error = Checkpoint::open_seeing(&model, &mmproj).unwrap_err().to_string();
     assert!(error.contains("is for models that see, which 'qwen3' is not"), "{error}");
     assert_eq!(Checkpoint::open(&model).unwrap().format(), "GGUF v3");
-    std::fs::write(folder.path().join("config.json"), "{}").unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::write(folder.path().join(name), "{}").unwrap();
+    }
     let error = Checkpoint::open_seeing(folder.path(), &mmproj).unwrap_err().to_string();
     assert!(error.contains("goes with a GGUF model"), "{error}");
 }

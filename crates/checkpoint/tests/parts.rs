@@ -99,7 +99,6 @@ fn parts_that_do_not_go_together_are_refused() {
     let second = "m-q4-00002-of-00003.gguf";
     let mut first = split(0, 3);
     first.extend(llama_metadata());
-    let renamed = |name: &str| with(0, name, &first, TENSORS[0]);
     let mut counted = first.clone();
     counted.push(("split.tensors.count", Value::Signed(ValueType::I32, 4)));
     let wrong_kind = [("split.no", Value::string("1")), split(1, 3)[1].clone()];
@@ -115,8 +114,6 @@ fn parts_that_do_not_go_together_are_refused() {
         (with(1, second, &[], TENSORS[1]), "'split.count' is missing, expected 3"),
         (with(1, second, &wrong_kind, TENSORS[1]), "'split.no' is String, expected a count"),
         (with(1, second, &split(1, 3), TENSORS[0]), "'output_norm.weight' stands in another file"),
-        (renamed("model.gguf"), "name should end in -00001-of-00003.gguf"),
-        (renamed("m-q4-00001-of-00002.gguf"), "name should end in -00001-of-00003.gguf"),
         (
             with(0, "m-q4-00001-of-00003.gguf", &counted, TENSORS[0]),
             "'split.tensors.count' is 4, but the 3 files have 3 tensors",
@@ -131,7 +128,10 @@ fn parts_that_do_not_go_together_are_refused() {
     let mut metadata = llama_metadata();
     metadata.push(("split.count", Value::Unsigned(ValueType::U64, u64::MAX)));
     let error = open(&vec![("m.gguf".into(), file(&metadata, &[]))]).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("'split.count' is 18446744073709551615, so"), "{error}");
+    assert!(
+        error.to_string().contains("'split.count' is 18446744073709551615, but 0 of"),
+        "{error}"
+    );
     let array = Value::Array(Array::of_i32(&[3]));
     let error = open(&vec![("m.gguf".into(), file(&[("split.count", array)], &[]))]).unwrap_err();
     assert!(error.to_string().contains("'split.count' is Array, expected a count"), "{error}");

@@ -38,7 +38,9 @@ pub(crate) fn rope_of_base(
                 None => scaling.string("type")?.unwrap_or("default"),
             };
             match kind {
-                "default" | "none" => unscaled(plain),
+                // Dynamic NTK changes the base beyond the positions that the model was made for, and nothing before
+                // (`_compute_dynamic_ntk_parameters`).
+                "default" | "none" | "dynamic" => unscaled(plain),
                 "linear" => {
                     let factor = factor(&scaling)?;
                     unscaled(plain.iter().map(|frequency| frequency / factor).collect())
@@ -47,7 +49,7 @@ pub(crate) fn rope_of_base(
                 "yarn" => yarn(&scaling, &plain, base, dims, max_positions)?,
                 "factors" => unscaled(divided(&scaling, &plain)?),
                 other => {
-                    let known = "default, linear, llama3, longrope, yarn";
+                    let known = "default, dynamic, linear, llama3, longrope, yarn";
                     let problem =
                         format!("is {}, which is not supported (known: {known})", quoted(other));
                     return Err(wrong("rope_scaling.rope_type", problem));

@@ -31,7 +31,7 @@ fn refusal(architecture: &str, fields: Value) -> String {
 fn rotary_scalings_that_make_no_sense_are_refused() {
     let cases = [
         (json!("linear"), "an object"),
-        (json!({ "rope_type": "dynamic" }), "'rope_scaling.rope_type' is \"dynamic\""),
+        (json!({ "rope_type": "other" }), "'rope_scaling.rope_type' is \"other\""),
         (json!({ "rope_type": 3 }), "'rope_type' is 3"),
         (json!({ "rope_type": "linear" }), "needs 'factor'"),
         (json!({ "rope_type": "linear", "factor": -1 }), "needs 'factor'"),

@@ -104,7 +104,7 @@ fn linear_and_factors_divide() {
 
 #[test]
 fn unknown_kinds_are_refused_by_name() {
-    for kind in ["dynamic", "longrope", "su", "mrope"] {
+    for kind in ["longrope", "su", "mrope"] {
         let scaling = json!({"rope_type": kind, "factor": 2.0});
         let error = keeve_models::build(&config(scaling, 1e4, 4, 64)).unwrap_err().to_string();
         assert!(error.contains(kind) && error.contains("rope_type"), "{error}");

@@ -81,7 +81,9 @@ fn settings(path: &Path, field: &str, block: &Value) -> Result<Settings, Error> 
         .given("version")
         .map_or(Some("gemm".into()), |version| version.as_str().map(str::to_ascii_lowercase));
     match version.as_deref() {
-        Some("gemm") => Ok((Version::Gemm, group)),
+        // The last two are kernels for weights laid out in the same way: huggingface/transformers
+        // `integrations/awq.py`.
+        Some("gemm" | "exllama" | "ipex") => Ok((Version::Gemm, group)),
         Some("gemv") => Ok((Version::Gemv, group)),
         _ => Err(block.wrong("version", "\"gemm\" or \"gemv\"")),
     }

@@ -74,11 +74,8 @@ impl Groups {
 /// If it asks for anything that keeve does not read.
 pub(super) fn read(path: &Path, field: &str, block: &Value) -> Result<Groups, Error> {
     let reader = Reader { path, field };
-    if let Some(status) = given(block, "quantization_status")
-        && status != "compressed"
-    {
-        return Err(reader.unread("quantization_status", status));
-    }
+    // "quantization_status" is not looked at: files that say "frozen" hold packed weights as well as floats. What is
+    // stored decides.
     for key in ["sparsity_config", "transform_config", "kv_cache_scheme"] {
         let empty = |value: &Value| value.as_object().is_some_and(serde_json::Map::is_empty);
         let dense = |value: &Value| value.get("format").is_some_and(|format| format == "dense");
@@ -120,8 +117,10 @@ impl Reader<'_> {
         let key = |key: &str| format!("config_groups.{name}.{key}");
         let own = given(group, "format").map(|format| (key("format"), format));
         let format = own.or_else(|| Some(("format".into(), format?)));
-        let (format_key, format) = format.ok_or_else(|| self.wrong("format", "is missing"))?;
-        if !FORMATS.into_iter().any(|known| format == known) {
+        // Where it is missing, what is stored decides.
+        if let Some((format_key, format)) = format
+            && !FORMATS.into_iter().any(|known| format == known)
+        {
             let format = crate::error::shown(&format.to_string());
             let problem = format!("is {format}, expected one of {}", FORMATS.join(", "));
             return Err(self.wrong(&format_key, problem));

@@ -73,15 +73,18 @@ fn settings(
         Some(Some("static")) => false,
         Some(_) => return Err(block.wrong("activation_scheme", "\"dynamic\" or \"static\"")),
     };
+    Ok((size, inputs(size, dynamic)))
+}
+
+/// How inputs are rounded: by what is said about them, or as they come, each block, or each token.
+pub(super) fn inputs(size: Option<[usize; 2]>, dynamic: bool) -> ActivationScheme {
     let strategy = match size {
         _ if !dynamic => ActivationStrategy::Tensor,
         Some([_, cols]) => ActivationStrategy::Group(cols),
         None => ActivationStrategy::Token,
     };
     let rule = ActivationRule::Fp8;
-    let scheme =
-        ActivationScheme { rule, strategy, bits: 8, float: true, symmetric: true, dynamic };
-    Ok((size, scheme))
+    ActivationScheme { rule, strategy, bits: 8, float: true, symmetric: true, dynamic }
 }
 
 /// Two positive counts.

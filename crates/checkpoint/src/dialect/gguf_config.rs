@@ -9,11 +9,41 @@ use super::gguf_names::ROPE_FREQS;
 use crate::gguf::{Gguf, Metadata, Value as Stored};
 use crate::{Error, StoredTensor};
 
+/// The values of `general.type` that are no models (`gguf-py/gguf/constants.py`, class `GGUFType`).
+const OTHERS: [(&str, &str); 3] = [
+    (
+        "adapter",
+        "is an adapter (LoRA), not a model; merge it into the model that it was trained for",
+    ),
+    ("imatrix", "is an importance matrix, not a model; `keeve quantize --imatrix` takes it"),
+    ("mmproj", "is what a model sees with; give the model, and this file as --mmproj"),
+];
+
 /// The name of the architecture.
+///
+/// # Errors
+/// If it is missing.
 pub(crate) fn architecture(gguf: &Gguf) -> Result<&str, Error> {
-    let key = "general.architecture";
+    let (key, path) = ("general.architecture", gguf.metadata.path());
     let name = gguf.metadata.string(key)?;
-    name.ok_or_else(|| Error::field(gguf.metadata.path(), key, "is missing"))
+    name.ok_or_else(|| Error::field(path, key, "is missing"))
+}
+
+/// Refuses files that say they are no model.
+///
+/// # Errors
+/// If it is one.
+pub(crate) fn check_model(gguf: &Gguf) -> Result<(), Error> {
+    let text = |key: &str| gguf.metadata.string(key).unwrap_or_default();
+    let kind = match text("general.architecture") {
+        // Files that models see with had this before they had a type.
+        Some("clip") => Some("mmproj"),
+        _ => text("general.type"),
+    };
+    match OTHERS.iter().find(|(other, _)| kind == Some(other)) {
+        Some((_, problem)) => Err(Error::file(gguf.metadata.path(), problem)),
+        None => Ok(()),
+    }
 }
 
 /// The config. Fields that the file does not give are left out; numbers are not judged here.

@@ -18,12 +18,16 @@ mod integers;
 mod mlx_affine;
 mod mlx_kquant;
 pub(crate) mod mmproj;
+mod modelopt;
 mod modules;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
 use keeve_codec::{Codec, PackedTensor, Parts};
 use serde_json::Value;
+use settings::Settings;
+pub(crate) use settings::{Beside, beside};
 
 use crate::{ActivationScheme, Error, StoredTensor, StoredType};
 
@@ -166,95 +170,32 @@ pub(crate) struct Translation {
     pub(crate) entries: Vec<Entry>,
 }
 
-/// Picks the dialect of a safetensors checkpoint by its `config` (found at `config_path`) and its
-/// tensors, and translates the tensors.
+/// Picks the dialect of a safetensors checkpoint by its `config` (found at `config_path`), by what stands in the file
+/// `beside` it, and by its tensors; and translates the tensors.
 ///
 /// # Errors
-/// If the config asks for a quantization that keeve does not know, or describes it wrongly.
+/// If the config asks for a quantization that keeve does not know, or describes it wrongly, or weights are packed
+/// and nothing says how.
 pub(crate) fn translate(
     config: &Value,
     config_path: &Path,
+    beside: Option<&Beside>,
     stored: &[StoredTensor],
 ) -> Result<Translation, Error> {
-    let Some((field, block)) = quantization(config, config_path)? else {
+    let Some(found) = settings::find(config, config_path, beside, stored)? else {
         return match mlx_affine::looks_like_it(stored) {
             true => mlx_affine::translate(config, config_path, None, stored),
-            false => Ok(hf::translate(stored)),
+            false => hf::translate(stored),
         };
     };
-    if let Some(translate) = by_method(field, block) {
-        return translate(config_path, field, block, stored);
+    let Settings { path, field, block, method } = found;
+    if let Some(translate) = method {
+        return translate(path, field, block, stored);
     }
     match block.get("mode").and_then(Value::as_str) {
-        Some("kquant") => mlx_kquant::translate(config_path, field, block, stored),
-        _ => mlx_affine::translate(config, config_path, Some((field, block)), stored),
+        Some("kquant") => mlx_kquant::translate(path, field, block, stored),
+        _ => mlx_affine::translate(config, path, Some((field, block)), stored),
     }
 }
 
 type Translate = fn(&Path, &str, &Value, &[StoredTensor]) -> Result<Translation, Error>;
-
-/// The dialects that `quant_method` names.
-const METHODS: [(&str, Translate); 5] = [
-    ("awq", awq::translate),
-    ("bitnet", bitnet::translate),
-    ("compressed-tensors", compressed_tensors::translate),
-    ("fp8", fp8::translate),
-    ("gptq", gptq::translate),
-];
-
-/// The dialect that a block of the config names, if it names one that is known.
-fn by_method(field: &str, block: &Value) -> Option<Translate> {
-    if field == COMPRESSION {
-        return Some(compressed_tensors::translate);
-    }
-    let method = block.get("quant_method")?;
-    METHODS.into_iter().find(|(name, _)| method == name).map(|(_, translate)| translate)
-}
-
-/// The old name of compressed-tensors' block.
-const COMPRESSION: &str = "compression_config";
-
-/// The block of the config that describes quantization, and the field it stands in. MLX has it at the top
-/// or, as some exporters have it, in `text_config`; under `quantization` or its copy for the hub.
-fn quantization<'a>(
-    config: &'a Value,
-    path: &Path,
-) -> Result<Option<(&'static str, &'a Value)>, Error> {
-    let places = [
-        ("quantization", config.get("quantization")),
-        ("text_config.quantization", config.pointer("/text_config/quantization")),
-        ("quantization_config", config.get("quantization_config")),
-        ("text_config.quantization_config", config.pointer("/text_config/quantization_config")),
-    ];
-    let found = places.map(|(field, block)| (field, block.filter(|block| !block.is_null())));
-    let mut chosen: Option<(&'static str, &Value)> = None;
-    for (field, block) in found {
-        let Some(block) = block else { continue };
-        if !block.is_object() {
-            return Err(Error::field(path, field, "is not an object"));
-        }
-        let hub = field.ends_with("quantization_config");
-        match (chosen, block.get("quant_method")) {
-            // The copies for the hub are ignored once the block itself was found.
-            (Some(_), _) if hub => {}
-            (Some((first, other)), _) if other != block => {
-                return Err(Error::field(path, field, format!("contradicts '{first}'")));
-            }
-            (Some(_), _) => {}
-            (None, Some(_)) if by_method(field, block).is_some() => chosen = Some((field, block)),
-            (None, Some(method)) => {
-                let method = crate::error::shown(&method.to_string());
-                let known = METHODS.map(|(name, _)| name).join(", ");
-                let problem = format!("is {method}, expected one of {known}");
-                return Err(Error::field(path, &format!("{field}.quant_method"), problem));
-            }
-            (None, None) if hub && block.get("mode").or(block.get("group_size")).is_none() => {
-                let problem = "has neither 'quant_method' nor 'mode' nor 'group_size'";
-                return Err(Error::field(path, field, problem));
-            }
-            (None, None) => chosen = Some((field, block)),
-        }
-    }
-    let old = config.get(COMPRESSION).filter(|block| !block.is_null());
-    Ok(chosen.or(old.map(|block| (COMPRESSION, block))))
-}

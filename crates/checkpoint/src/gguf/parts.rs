@@ -4,12 +4,13 @@
 //! `<name>-00001-of-00003.gguf` and so on; `split.no` counts them from 0, `split.count` says how many there are and
 //! `split.tensors.count` how many tensors they have together. All other metadata are in the first.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use keeve_codec::Bytes;
 
 use super::{Gguf, Metadata, parse};
+use crate::files::Files;
 use crate::{Error, FileInfo};
 
 const COUNT: &str = "split.count";
@@ -46,15 +47,15 @@ impl<'a> PartName<'a> {
     }
 }
 
-/// The model that the file at `path` is, or is a part of: its metadata, all tensors, and its files. `open` gives the
-/// bytes of a file in the same folder, if there is one of that name.
+/// The model that the file at `path` is, or is a part of: its metadata, all tensors, and its files. `folder`: where it
+/// is. Parts that were renamed are found by what they say of themselves.
 ///
 /// # Errors
 /// If a file is damaged or missing, or parts do not go together.
 pub(crate) fn open(
     path: &Path,
     bytes: &Bytes,
-    open: &dyn Fn(&str) -> Result<Option<Bytes>, Error>,
+    folder: &dyn Files,
 ) -> Result<(Gguf, Vec<FileInfo>), Error> {
     let given = parse(path, bytes)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -63,19 +64,16 @@ pub(crate) fn open(
         return Ok((given, vec![FileInfo { name, bytes: bytes.len() as u64 }]));
     }
     let part = PartName::read(&name).filter(|part| u64::from(part.count) == count);
-    let Some(part) = part else {
-        let problem = format!(
-            "is {count}, so the file's name should end in -00001-of-{count:05}.gguf or alike"
-        );
-        return Err(Error::field(path, COUNT, problem));
+    let part_names = match part {
+        Some(part) => (1..=part.count).map(|number| part.of(number)).collect(),
+        None => renamed(path, folder, count)?,
     };
     let mut whole: Option<Gguf> = None;
     let mut files = Vec::new();
     let mut names = HashSet::new();
-    for number in 1..=part.count {
-        let name = part.of(number);
+    for (number, name) in (0..).zip(part_names) {
         let path = path.with_file_name(&name);
-        let Some(bytes) = open(&name)? else {
+        let Some(bytes) = folder.open(&name)? else {
             let problem = format!("is missing: the model is split over {count} files");
             return Err(Error::file(&path, problem));
         };
@@ -104,9 +102,38 @@ pub(crate) fn open(
     }
 }
 
-/// Checks that a file says of itself what its name does.
-fn check(metadata: &Metadata, path: &Path, number: u32, count: u64) -> Result<(), Error> {
-    for (key, expected) in [(COUNT, count), (NUMBER, u64::from(number) - 1)] {
+/// The files of a folder that say they are the parts of a model in `count`, in their order.
+fn renamed(path: &Path, folder: &dyn Files, count: u64) -> Result<Vec<String>, Error> {
+    let mut names = folder.names()?;
+    names.retain(|name| name.to_ascii_lowercase().ends_with(".gguf"));
+    let mut found: BTreeMap<u64, String> = BTreeMap::new();
+    for name in names {
+        let path = path.with_file_name(&name);
+        // What else is there may be anything.
+        let Some(bytes) = folder.open(&name).ok().flatten() else { continue };
+        let Ok(parsed) = parse(&path, &bytes) else { continue };
+        let (own, number) = (parsed.metadata.count(COUNT)?, parsed.metadata.count(NUMBER)?);
+        if let (Some(own), Some(number)) = (own, number)
+            && own == count
+            && let Some(other) = found.insert(number, name)
+        {
+            let problem = format!("says that it is part {number} of {count}, and so does {other}");
+            return Err(Error::file(&path, problem));
+        }
+    }
+    if found.len() as u64 != count || !found.keys().copied().eq(0..count) {
+        let problem = format!(
+            "is {count}, but {} of these files are here, called NAME-00001-of-{count:05}.gguf or otherwise (parts joined by cat are no model; `llama-gguf-split --merge` joins them)",
+            found.len()
+        );
+        return Err(Error::field(path, COUNT, problem));
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Checks that a file says of itself that it is this part, counted from 0.
+fn check(metadata: &Metadata, path: &Path, number: u64, count: u64) -> Result<(), Error> {
+    for (key, expected) in [(COUNT, count), (NUMBER, number)] {
         let found = metadata.count(key)?;
         if found != Some(expected) {
             let found = found.map_or("missing".into(), |found| found.to_string());

@@ -265,14 +265,8 @@ impl Cursor<'_> {
             ValueType::I64 => Value::Signed(kind, i64::from_le_bytes(self.array(key)?)),
             ValueType::F32 => Value::F32(f32::from_le_bytes(self.array(key)?)),
             ValueType::F64 => Value::F64(f64::from_le_bytes(self.array(key)?)),
-            ValueType::Bool => match self.array(key)? {
-                [0] => Value::Bool(false),
-                [1] => Value::Bool(true),
-                [other] => {
-                    let problem = format!("is {other}, expected a truth value of 0 or 1");
-                    return Err(Error::field(self.path, key, problem));
-                }
-            },
+            // As ggml reads it (`src/gguf.cpp`): whatever is not zero is true.
+            ValueType::Bool => Value::Bool(self.array(key)? != [0]),
             ValueType::String => Value::String(self.text(key, usize::MAX)?),
             ValueType::Array => {
                 let (kind, len, start) = self.array_body(key, 1)?;

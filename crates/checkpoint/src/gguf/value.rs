@@ -245,11 +245,19 @@ impl Array {
         (self.kind == ValueType::Bool).then(|| self.bytes.iter().map(|byte| *byte != 0).collect())
     }
 
-    /// The values, if they are `f32`.
+    /// The values as `f32`, if they are floats of either width.
     pub fn f32s(&self) -> Option<Vec<f32>> {
-        let chunks = self.bytes.as_chunks::<4>().0;
-        (self.kind == ValueType::F32)
-            .then(|| chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        match self.kind {
+            ValueType::F32 => {
+                let values = self.bytes.as_chunks::<4>().0.iter();
+                Some(values.map(|bytes| f32::from_le_bytes(*bytes)).collect())
+            }
+            ValueType::F64 => {
+                let values = self.bytes.as_chunks::<8>().0.iter();
+                Some(values.map(|bytes| f64::from_le_bytes(*bytes) as f32).collect())
+            }
+            _ => None,
+        }
     }
 }
 
@@ -327,13 +335,15 @@ impl Metadata {
         })
     }
 
-    /// A truth value; `None` if there is no such key.
+    /// A truth value, which some writers store as an integer of 0 or 1; `None` if there is no such key.
     ///
     /// # Errors
     /// If it is anything else.
     pub fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
-        self.typed(key, "a truth value", |value| match value {
-            Value::Bool(value) => Some(*value),
+        self.typed(key, "a truth value", |value| match (value, value.as_u64()) {
+            (Value::Bool(value), _) => Some(*value),
+            (_, Some(0)) => Some(false),
+            (_, Some(1)) => Some(true),
             _ => None,
         })
     }
