@@ -7,9 +7,11 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
+use keeve_files::whole;
 use toml::{Table, Value};
 
 use crate::args::Args;
+use crate::limits;
 use crate::output::Failure;
 
 const COMMAND: &str = "serve";
@@ -58,7 +60,7 @@ fn known() -> Vec<Arg> {
 /// A file as command line arguments.
 fn read(path: &Path) -> Result<Vec<OsString>, Failure> {
     let wrong = |problem: String| Failure::from(format!("{}: {problem}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let text = whole::text(path, limits::SETTINGS, "--config")?;
     let table: Table = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     let known = known();
     let (mut flags, mut model) = (vec![], None);

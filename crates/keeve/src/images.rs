@@ -1,12 +1,11 @@
 //! Image files that the user names.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keeve::Engine;
 use keeve::image::{Limits, Patches};
+use keeve_files::whole;
 
 /// An image that a model can be shown.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,14 +26,7 @@ pub fn read(engine: &Engine, path: &Path) -> Result<Image, String> {
     let processor =
         engine.image_processor().ok_or_else(|| problem(&"this model cannot see images"))?;
     let most = Limits::default().bytes;
-    let file = File::open(path).map_err(|error| problem(&error))?;
-    if !file.metadata().map_err(|error| problem(&error))?.is_file() {
-        return Err(problem(&"is no file"));
-    }
-    let mut bytes = vec![];
-    // One byte more than is allowed is enough to be refused.
-    let read = file.take(most as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| problem(&error))?;
+    let bytes = whole::read(path, most as u64, "an image").map_err(|error| error.to_string())?;
     let patches = processor.process(&bytes).map_err(|error| problem(&error))?;
     let tokens = patches.merged(processor.merge());
     Ok(Image { path: path.into(), patches: Arc::new(patches), tokens })

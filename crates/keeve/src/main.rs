@@ -2,11 +2,13 @@
 
 mod args;
 mod chat;
+mod checksums;
 mod commands;
 mod config_file;
 mod hub;
 mod images;
 mod interrupt;
+mod limits;
 mod model;
 mod output;
 
@@ -21,6 +23,8 @@ use config_file::Problem;
 use output::{Failure, Output};
 
 fn main() -> ExitCode {
+    // Without it such an end says nothing. Where the system refuses, it says nothing still.
+    let _ = keeve_checkpoint::end_on_lost_pages();
     let (args, config) = match config_file::parse(std::env::args_os().collect()) {
         Ok(parsed) => parsed,
         Err(Problem::Usage(error)) => return usage(&error),

@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use keeve::checkpoint::StoredType;
 use keeve::checkpoint::safetensors::{self, Announced};
 use keeve::graph::Progress;
+use keeve_files::whole;
 use serde_json::{Value, json};
 
-use crate::interrupt;
+use crate::{interrupt, limits};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -99,7 +100,8 @@ impl Output {
     /// Reports a failure on one line: on standard error, and in JSON mode as an object on standard
     /// output.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
-        let message = one_line(&failure.message);
+        // Parsers repeat what they were given, which may be long.
+        let message = cut(one_line(&failure.message));
         let message = message.strip_prefix("error: ").unwrap_or(&message);
         // There is nowhere left to complain to if these fail.
         let _ = writeln!(io::stderr(), "error: {message}");
@@ -246,7 +248,15 @@ impl Drop for LoadingBar {
 
 /// All of standard input.
 pub fn standard_input() -> Result<String, Failure> {
-    io::read_to_string(io::stdin()).map_err(|error| format!("standard input: {error}").into())
+    let problem = |problem: String| Failure::from(format!("standard input: {problem}"));
+    let bytes = whole::standard_input(limits::TEXT).map_err(|error| problem(error.to_string()))?;
+    let Some(bytes) = bytes else {
+        return Err(problem(format!(
+            "is larger than {} MiB, the limit",
+            limits::TEXT / whole::MIB
+        )));
+    };
+    String::from_utf8(bytes).map_err(|_| problem("is not UTF-8, expected a text".into()))
 }
 
 /// Writes a safetensors file with one f32 tensor.
@@ -272,6 +282,15 @@ pub fn one_line(text: &str) -> String {
         }
     }
     line
+}
+
+/// A message of a length that a person reads.
+fn cut(message: String) -> String {
+    const LONGEST: usize = 2000;
+    match message.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &message[..end]),
+        None => message,
+    }
 }
 
 /// Bytes for a person: `1.5 GiB`.

@@ -5,11 +5,11 @@
 //! chunks. Names are ggml's (`blk.0.attn_q.weight`).
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use keeve_checkpoint::gguf::{self, Array, Value};
-use keeve_codec::{Codec, Parts};
+use keeve_codec::{Bytes, Codec, Parts};
+use keeve_files::part;
 
 use crate::Error;
 
@@ -62,6 +62,9 @@ pub struct Imatrix {
 /// More entries than this is an attack, not a model.
 const MAX_ENTRIES: usize = 1 << 20;
 
+/// Bytes of a file: more than twice those of a model of 10^12 weights with 384 experts in each of 61 layers.
+const MAX_BYTES: usize = 1 << 32;
+
 /// Bytes of a name.
 const MAX_NAME: usize = 1024;
 
@@ -74,9 +77,13 @@ impl Imatrix {
     /// # Errors
     /// If it is neither, is damaged, or holds numbers that are not finite or are negative.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
+        let bytes = keeve_checkpoint::map(path)?;
+        if bytes.len() > MAX_BYTES {
+            let problem = format!("is larger than {} MiB, the limit of --imatrix", MAX_BYTES >> 20);
+            return Err(Error::File { path: path.into(), problem });
+        }
         let found = if bytes.starts_with(b"GGUF") {
-            Self::from_gguf(path, bytes)?
+            Self::from_gguf(path, &bytes)?
         } else {
             Self::from_dat(&bytes).map_err(|problem| Error::File { path: path.into(), problem })?
         };
@@ -94,8 +101,8 @@ impl Imatrix {
         Ok(found)
     }
 
-    fn from_gguf(path: &Path, bytes: Vec<u8>) -> Result<Self, Error> {
-        let parsed = gguf::parse(path, &bytes.into())?;
+    fn from_gguf(path: &Path, bytes: &Bytes) -> Result<Self, Error> {
+        let parsed = gguf::parse(path, bytes)?;
         let wrong = |problem: String| Error::File { path: path.into(), problem };
         if parsed.metadata.string("general.type")? != Some("imatrix") {
             return Err(wrong("is a GGUF file, but no importance matrix".into()));
@@ -229,11 +236,7 @@ impl Imatrix {
         let dataset = self.datasets.last().map_or("", String::as_str);
         out.extend(number(dataset.len()));
         out.extend(dataset.as_bytes());
-        let failed = |error: std::io::Error| Error::io(path, &error);
-        let part = path.with_extension("dat.keeve-part");
-        let mut file = std::fs::File::create(&part).map_err(failed)?;
-        file.write_all(&out).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&part, path).map_err(failed)
+        part::replace(path, &out).map_err(|error| Error::io(path, &error))
     }
 }
 

@@ -23,6 +23,7 @@ mod smooth;
 mod tokenizer_json;
 mod verify;
 mod watch;
+mod zeros;
 
 pub use calibrate::{CalibrateOptions, Importance, calibrate};
 pub use dimensions::Dimensions;
@@ -35,7 +36,7 @@ pub use imatrix::{Entry, Imatrix};
 pub use make::{Observer, Options, Report, make};
 pub use making::{Made, Making};
 pub use output::check as check_target;
-pub use plan::{Format, Plan, Planned, Sum};
+pub use plan::{Format, Idle, Plan, Planned, Sum};
 pub use recipe::{Pattern, Recipe};
 pub use role::Role;
 pub use scheme::{Scheme, fitting};

@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::Instant;
 
-use keeve_checkpoint::{Checkpoint, gguf, mlx, safetensors};
+use keeve_checkpoint::{CLASSES, Checkpoint, gguf, mlx, safetensors};
 use keeve_codec::PackedTensor;
 use serde::Serialize;
 use serde_json::Value;
@@ -215,16 +215,7 @@ fn is_same(checkpoint: &Checkpoint, name: &str, out: &Path) -> bool {
 
 /// The class that transformers has for a `model_type`.
 fn class_of(model_type: &str) -> Option<&'static str> {
-    Some(match model_type {
-        "llama" => "LlamaForCausalLM",
-        "mistral" => "MistralForCausalLM",
-        "qwen2" => "Qwen2ForCausalLM",
-        "qwen3" => "Qwen3ForCausalLM",
-        "qwen3_moe" => "Qwen3MoeForCausalLM",
-        "qwen3_vl" => "Qwen3VLForConditionalGeneration",
-        "gemma3_text" => "Gemma3ForCausalLM",
-        _ => return None,
-    })
+    CLASSES.into_iter().find(|(known, _)| *known == model_type).map(|(_, class)| class)
 }
 
 /// Distinguishes runs whose bytes differ.
@@ -293,7 +284,7 @@ impl Sink {
                 Ok(Self::Gguf { layout, writer, extra, texts, seeing })
             }
             Format::Mlx => {
-                let folder = Folder::create(out)?;
+                let mut folder = Folder::create(out)?;
                 let announce = |planned: &Planned| mlx::Announced {
                     name: planned.name.clone(),
                     codec: planned.to,
@@ -305,7 +296,7 @@ impl Sink {
                 Ok(Self::Mlx { folder, writer })
             }
             Format::CompressedTensors => {
-                let folder = Folder::create(out)?;
+                let mut folder = Folder::create(out)?;
                 let path = folder.file(WEIGHTS);
                 let (mut announced, mut ends) = (Vec::new(), Vec::new());
                 for planned in &plan.tensors {
@@ -422,7 +413,7 @@ fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Option<(Value, Value)>, Error
 
 /// Writes the files beside the weights and gives the folder its name.
 fn finish_folder(
-    folder: Folder,
+    mut folder: Folder,
     checkpoint: &Checkpoint,
     blocks: Vec<(&str, Value)>,
 ) -> Result<(), Error> {

@@ -1,5 +1,7 @@
 //! What becomes of each tensor of a model, before anything is read or written.
 
+use std::collections::HashSet;
+
 use keeve_checkpoint::{Checkpoint, TensorInfo};
 use keeve_codec::Codec;
 use serde::Serialize;
@@ -99,6 +101,18 @@ pub struct Plan {
     pub format: Format,
     /// Its tensors in the checkpoint's order.
     pub tensors: Vec<Planned>,
+    /// The names of the checkpoint's tensors that the model has no use for, and that are not written: others would
+    /// refuse a file with tensors that they do not know.
+    pub unused: Vec<String>,
+}
+
+/// What is to be said of a plan under which nothing is packed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Idle {
+    /// All is as the recipe wants it already.
+    Already,
+    /// No tensor is one that the recipe packs: the rest of a sentence that begins "nothing to quantize".
+    Nothing(String),
 }
 
 /// Tensors, weights and bytes in one codec, for tables.
@@ -135,7 +149,7 @@ impl Plan {
         let dimensions = Dimensions::of(checkpoint.config());
         let tied = checkpoint.info("lm_head.weight").is_none()
             && !checkpoint.tensors().any(|tensor| tensor.name.ends_with("lm_head.weight"));
-        let weights = weights(checkpoint, format)?;
+        let (weights, unused) = weights(checkpoint, format)?;
         let roles: Vec<(String, Role)> = weights
             .iter()
             .map(|info| (info.name.clone(), Role::of(&info.name, info.shape.len(), tied)))
@@ -167,7 +181,46 @@ impl Plan {
             let wanted = wanted.filter(|codec| info.shape.len() > 1 || codec.is_float());
             tensors.push(planned(info, *role, wanted, format)?);
         }
-        Ok(Self { format, tensors })
+        Ok(Self { format, tensors, unused })
+    }
+
+    /// Whether `recipe`, which made this plan, comes to nothing.
+    pub fn idle(&self, recipe: &Recipe) -> Option<Idle> {
+        let packed = self.tensors.iter().any(|tensor| !tensor.to.is_float());
+        let floats = recipe.scheme().uniform_codec().is_some_and(Codec::is_float);
+        if packed || floats {
+            let changes = self.tensors.iter().any(|tensor| !tensor.is_exact());
+            return (!changes).then_some(Idle::Already);
+        }
+        let count = |test: &dyn Fn(&&Planned) -> bool| self.tensors.iter().filter(test).count();
+        let plain = count(&|tensor| tensor.shape.len() < 2);
+        let misfits = count(&|tensor| tensor.instead_of.is_some());
+        let kept = count(&|tensor| tensor.shape.len() > 1 && !tensor.role.is_packed());
+        let skipped = self.tensors.len() - plain - misfits - kept;
+        let reasons = [
+            (plain, "have one dimension"),
+            (misfits, "have rows that no block divides"),
+            (kept, "are in roles that stay floats"),
+            (skipped, "are left out by the recipe or --skip"),
+        ];
+        let reasons: Vec<String> = reasons
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, why)| format!("{count} {why}"))
+            .collect();
+        let first: Vec<String> = self
+            .tensors
+            .iter()
+            .take(3)
+            .map(|tensor| format!("'{}' {:?} ({})", tensor.name, tensor.shape, tensor.role))
+            .collect();
+        Some(Idle::Nothing(format!(
+            "none of the {} tensors is packed: {}; they are {}{}",
+            self.tensors.len(),
+            reasons.join(", "),
+            first.join(", "),
+            if self.tensors.len() > first.len() { " and so on" } else { "" },
+        )))
     }
 
     /// A plan that keeps every tensor's codec where `format` holds it, and takes the nearest that it holds
@@ -180,8 +233,9 @@ impl Plan {
             let wanted = info.codec.and_then(|codec| nearest(codec, format));
             planned(info, Role::of(&info.name, info.shape.len(), false), wanted, format)
         };
-        let tensors = weights(checkpoint, format)?.iter().map(plan).collect::<Result<_, _>>()?;
-        Ok(Self { format, tensors })
+        let (weights, unused) = weights(checkpoint, format)?;
+        let tensors = weights.iter().map(plan).collect::<Result<_, _>>()?;
+        Ok(Self { format, tensors, unused })
     }
 
     /// Bytes over all tensors.
@@ -209,15 +263,30 @@ impl Plan {
     }
 }
 
-/// The tensors of a model that are not made from its config: a GGUF file has rope divisors among its own.
-/// Experts are stacked where `format` has them so.
-fn weights(checkpoint: &Checkpoint, format: Format) -> Result<Vec<TensorInfo>, Error> {
+/// The tensors of a model that are not made from its config (a GGUF file has rope divisors among its own), and the names
+/// of those that the model does not use. Experts are stacked where `format` has them so.
+fn weights(
+    checkpoint: &Checkpoint,
+    format: Format,
+) -> Result<(Vec<TensorInfo>, Vec<String>), Error> {
     let mut all = match format {
         Format::Gguf | Format::Mlx => checkpoint.tensors_stacked()?,
         Format::CompressedTensors | Format::Memory => checkpoint.tensors().cloned().collect(),
     };
     all.retain(|info| info.name != gguf::ROPE_FREQS);
-    Ok(all)
+    // What an unknown architecture uses is not known.
+    let Ok(model) = keeve_models::build(checkpoint.config()) else { return Ok((all, vec![])) };
+    let used: HashSet<&str> = model.weights().map(|weight| weight.name.as_str()).collect();
+    // Experts have other names where they are not stacked.
+    let is_used = |info: &TensorInfo| {
+        used.contains(info.name.as_str())
+            || [".experts.", ".switch_mlp."].iter().any(|part| info.name.contains(part))
+    };
+    if !all.iter().any(is_used) {
+        return Ok((all, vec![]));
+    }
+    let (used, unused): (Vec<_>, Vec<_>) = all.into_iter().partition(is_used);
+    Ok((used, unused.into_iter().map(|info| info.name).collect()))
 }
 
 /// The codec that is nearest to one that `format` does not hold; `None` if it does, or nothing is near.

@@ -1,5 +1,5 @@
-//! Whether a model is whole: its tensors against its config, every value finite, its tokenizer against
-//! its vocabulary; and how far it is from another.
+//! Whether a model is whole: its tensors against its config, every value finite and no zeros where weights should be,
+//! its tokenizer against its vocabulary; and how far it is from another.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -9,8 +9,9 @@ use keeve_checkpoint::{Checkpoint, TensorInfo};
 use keeve_codec::{PackedTensor, stored_values, values};
 use serde::Serialize;
 
-use crate::Error;
 use crate::make::Observer;
+use crate::zeros::{self, Zeros};
+use crate::{Error, Role};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -56,6 +57,7 @@ pub fn verify(
     text(checkpoint, &mut findings);
     let total: u64 = checkpoint.tensors().map(|info| info.bytes).sum();
     let mut done = 0;
+    let tied = !checkpoint.tensors().any(|info| info.name.ends_with("lm_head.weight"));
     for info in checkpoint.tensors() {
         observer.progress(done, total, &info.name);
         if observer.stopped() {
@@ -67,6 +69,16 @@ pub fn verify(
             Ok(tensor) => {
                 findings.tensors += 1;
                 findings.weights += tensor.len() as u64;
+                let role = Role::of(&info.name, info.shape.len(), tied);
+                match zeros::find(&tensor, role) {
+                    Some(Zeros::Wrong(problem)) => {
+                        findings.problems.push(format!("tensor '{}' {problem}", info.name));
+                    }
+                    Some(Zeros::Odd(problem)) => {
+                        findings.notes.push(format!("tensor '{}' {problem}", info.name));
+                    }
+                    None => {}
+                }
                 if let Some((row, value)) = not_finite(&tensor, threads) {
                     let name = &info.name;
                     findings.problems.push(format!("tensor '{name}': row {row} holds {value}"));

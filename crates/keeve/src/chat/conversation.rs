@@ -1,12 +1,12 @@
 //! What was said, and how much of it the model is shown.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use keeve::engine::chat::Part;
 use keeve::image::Patches;
 use keeve::{Engine, Message, RenderOptions};
+use keeve_files::{part, whole};
 use serde_json::{Map, Value, json};
 
 use crate::images::Image;
@@ -148,10 +148,7 @@ impl Conversation {
         let problem = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         let text = serde_json::to_string_pretty(&json!({ "messages": messages }))
             .map_err(|error| problem(&error))?;
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        fs::write(&new, text + "\n").map_err(|error| problem(&error))?;
-        fs::rename(&new, path).map_err(|error| problem(&error))?;
+        part::replace(path, (text + "\n").as_bytes()).map_err(|error| problem(&error))?;
         Ok(messages.len())
     }
 
@@ -163,11 +160,8 @@ impl Conversation {
         image: &dyn Fn(&Path) -> Result<Image, String>,
     ) -> Result<Self, String> {
         let problem = |problem: &str| format!("{}: {problem}", path.display());
-        let size = fs::metadata(path).map_err(|error| problem(&error.to_string()))?;
-        if !size.is_file() || size.len() > MAX_FILE {
-            return Err(problem("is no conversation: expected a file of at most 16 MiB"));
-        }
-        let text = fs::read(path).map_err(|error| problem(&error.to_string()))?;
+        let text =
+            whole::read(path, MAX_FILE, "a conversation").map_err(|error| error.to_string())?;
         let mut value: Value = serde_json::from_slice(&text)
             .map_err(|error| problem(&format!("is no JSON: {error}")))?;
         let list = match value.get_mut("messages") {

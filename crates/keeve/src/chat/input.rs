@@ -1,7 +1,7 @@
 //! Where lines come from: an editor at a terminal, or standard input as it is.
 
 use std::fs;
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
@@ -13,8 +13,8 @@ use rustyline::validate::Validator;
 use rustyline::{Config, Context, Editor, Helper};
 
 use super::command;
-use crate::interrupt;
 use crate::output::{Failure, Output};
+use crate::{interrupt, limits};
 
 /// Lines that are remembered.
 const MAX_HISTORY: usize = 10_000;
@@ -71,10 +71,15 @@ impl Input {
                 // Ctrl-C cannot wait for the next line.
                 interrupt::ends_at_once(true);
                 let mut text = String::new();
-                let read = io::stdin().lock().read_line(&mut text);
+                let read = io::stdin().lock().take(limits::LINE + 1).read_line(&mut text);
                 interrupt::ends_at_once(false);
                 match read.map_err(|error| format!("standard input: {error}"))? {
                     0 => Ok(Entered::End),
+                    read if read as u64 > limits::LINE => {
+                        let most = limits::LINE >> 20;
+                        Err(format!("standard input: a line is longer than {most} MiB, the limit")
+                            .into())
+                    }
                     _ => Ok(Entered::Line(text)),
                 }
             }

@@ -9,12 +9,13 @@ use keeve_bench::model::{ModelBench, Protocol, Report, Source};
 use keeve_bench::ops::{self, OpsOptions};
 use keeve_bench::server::ServerOptions;
 use keeve_bench::{Error, Observer, plot, shape};
+use keeve_files::whole;
 use keeve_quantize::Scheme;
 use serde_json::Value;
 
 use crate::args::Bench;
 use crate::output::{Failure, Outcome, Output, StageBar};
-use crate::{interrupt, model};
+use crate::{interrupt, limits, model};
 
 /// The codec of random weights where none is named.
 const DEFAULT_CODEC: &str = "q4_k_m";
@@ -123,8 +124,7 @@ fn config(name: &str) -> Result<(String, Value), Failure> {
             shape::named(name).map_err(|error| Failure::usage(error.to_string()))?;
         return Ok((name.into(), config));
     }
-    let path = Path::new(name);
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{name}: {error}"))?;
+    let text = whole::text(Path::new(name), limits::SETTINGS, "--config")?;
     let config = serde_json::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
     Ok((name.into(), config))
 }

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keeve::Isa;
+use keeve_files::whole;
 use keeve_quantize::{CalibrateOptions, Entry, Error, Imatrix, calibrate};
 use serde_json::json;
 
 use super::quantize::{Watch, cores};
 use crate::args::Calibrate;
 use crate::output::{Failure, Outcome, Output, one_line};
-use crate::{interrupt, model};
+use crate::{interrupt, limits, model};
 
 /// Pieces between two times that the matrix is saved.
 const SAVED_EVERY: u32 = 16;
@@ -72,10 +73,13 @@ pub fn run(args: &Calibrate, output: &Output) -> Outcome {
 
 /// Texts, one after another.
 pub fn read(paths: &[PathBuf]) -> Result<String, Failure> {
-    let part = |path: &PathBuf| {
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()).into())
-    };
-    paths.iter().map(part).collect()
+    let mut texts = String::new();
+    for path in paths {
+        // The limit is for all of them together.
+        let left = limits::TEXT.saturating_sub(texts.len() as u64);
+        texts += &whole::text(path, left, "--data")?;
+    }
+    Ok(texts)
 }
 
 /// The matrix to go on with.

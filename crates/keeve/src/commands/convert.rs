@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use keeve_quantize::{Format, Making, Options, Plan, make};
 use serde_json::json;
 
-use super::quantize::{Watch, cores, is_gguf, plan_json, plan_table};
+use super::quantize::{Watch, cores, is_gguf, plan_json, plan_table, unused};
 use crate::args::Convert;
 use crate::output::{Outcome, Output, bytes, one_line};
 use crate::{interrupt, model};
@@ -14,6 +14,7 @@ pub fn run(args: &Convert, output: &Output) -> Outcome {
     let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
     let format = if is_gguf(&args.out) { Format::Gguf } else { Format::Mlx };
     let plan = Plan::keeping(&checkpoint, format)?;
+    unused(&plan, output);
     if args.dry_run {
         match output.json {
             true => output.result(&plan_json(&plan))?,

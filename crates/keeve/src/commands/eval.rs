@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use keeve::eval::{self, Comparison, Estimate, Observer, Scores, Text, Window, windows};
 use keeve::{Canceller, Checkpoint, Engine};
 use keeve_bench::plot;
+use keeve_files::whole;
 use keeve_quantize::Imatrix;
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use super::quantize::cores;
 use super::variant::{Subject, Variant};
 use crate::args::{ActivationMode, Compute, Eval, Like};
 use crate::output::{Failure, Outcome, Output, TokenBar, bytes, one_line};
-use crate::{interrupt, model};
+use crate::{interrupt, limits, model};
 
 /// The window where none is given.
 const WINDOW: usize = 2048;
@@ -137,13 +138,7 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
 
 /// A text file.
 pub fn read(path: &Path) -> Result<String, Failure> {
-    let problem = |what: String| format!("{}: {what}", path.display());
-    let bytes = std::fs::read(path).map_err(|error| problem(error.to_string()))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        problem(format!("is not UTF-8 at byte {at}, expected a text"))
-    })?;
-    Ok(text)
+    Ok(whole::text(path, limits::TEXT, "--data")?)
 }
 
 /// How threads are shared among models that run at the same time: small ones use many threads badly.

@@ -5,16 +5,17 @@ use std::process::ExitCode;
 
 use keeve::eval::Text;
 use keeve::{Checkpoint, Codec, Isa};
+use keeve_files::whole;
 use keeve_quantize::presets::PRESETS;
 use keeve_quantize::{
-    Format, Imatrix, Importance, Making, Options, Pattern, Plan, Planned, Recipe, Report, Scheme,
-    SmoothOptions, Smoothed, make,
+    Format, Idle, Imatrix, Importance, Making, Options, Pattern, Plan, Planned, Recipe, Report,
+    Scheme, SmoothOptions, Smoothed, make,
 };
 use serde_json::{Value, json};
 
 use crate::args::{Alpha, FolderLayout, Quantize};
 use crate::output::{Failure, Outcome, Output, WorkBar, bytes, one_line};
-use crate::{interrupt, model};
+use crate::{interrupt, limits, model};
 
 /// Tokens of a piece of text for SmoothQuant.
 const SMOOTH_CHUNK: usize = 512;
@@ -26,6 +27,20 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
     let recipe = recipe(args)?;
     let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
     let plan = Plan::new(&checkpoint, &recipe, format(args, &recipe)?)?;
+    unused(&plan, output);
+    match plan.idle(&recipe) {
+        Some(Idle::Nothing(problem)) if args.dry_run => {
+            output.note(&format!("note: nothing to quantize: {problem}"));
+        }
+        Some(Idle::Nothing(problem)) => {
+            let model = checkpoint.path().display();
+            return Err(format!("{model}: nothing to quantize: {problem}").into());
+        }
+        Some(Idle::Already) => output.note(
+            "note: nothing is encoded: all weights are in the codecs already that they would get",
+        ),
+        None => {}
+    }
     let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) else {
         match output.json {
             true => output.result(&plan_json(&plan))?,
@@ -95,6 +110,16 @@ fn smooth(
     Ok(Some(keeve_quantize::smooth(checkpoint, plan, &text, &options)?))
 }
 
+/// Tells of tensors that are left behind.
+pub fn unused(plan: &Plan, output: &Output) {
+    if let Some(first) = plan.unused.first() {
+        let (count, first) = (plan.unused.len(), one_line(first));
+        output.note(&format!(
+            "note: {count} tensors are not written, since the model does not use them, the first being {first}"
+        ));
+    }
+}
+
 /// Threads for all cores.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
@@ -123,8 +148,7 @@ fn recipe(args: &Quantize) -> Result<Recipe, Failure> {
             Scheme::uniform(codec).into()
         }
         (.., Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| format!("{}: {error}", path.display()))?;
+            let text = whole::text(path, limits::SETTINGS, "--recipe")?;
             Recipe::from_toml(path, &text)?
         }
         _ => return Err(Failure::usage("one of --preset, --codec and --recipe is needed")),

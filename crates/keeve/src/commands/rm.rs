@@ -1,6 +1,6 @@
 //! `keeve rm`.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::process::ExitCode;
 
 use keeve::hub::ModelName;
@@ -50,6 +50,6 @@ pub fn run(args: &Rm, output: &Output) -> Outcome {
 fn confirmed(repo: &str, size: u64, output: &Output) -> Result<bool, Failure> {
     output.ask(&format!("remove {repo} ({})? [y/N] ", bytes(size)));
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
+    io::stdin().lock().take(64).read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

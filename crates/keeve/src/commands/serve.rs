@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use keeve::{EngineOptions, ModelInfo};
+use keeve_files::whole;
 use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, Opener, ServerConfig, Stop};
 
 use crate::args::{Serve, SpeculateMode};
 use crate::output::{Failure, Outcome, Output, bytes};
-use crate::{interrupt, model};
+use crate::{interrupt, limits, model};
 
 /// The variable with a key.
 const KEY_VARIABLE: &str = "KEEVE_API_KEY";
@@ -61,8 +62,7 @@ impl Observer for Said<'_> {
 fn config(args: &Serve) -> Result<ServerConfig, Failure> {
     let mut api_keys = vec![];
     if let Some(path) = &args.api_key_file {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = whole::text(path, limits::KEYS, "--api-key-file")?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         api_keys.extend(lines.map(str::to_owned));
         if api_keys.is_empty() {

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use keeve::{Checkpoint, Codec, Engine, EngineOptions};
-use keeve_quantize::{Format, Imatrix, Importance, Made, Making, Plan, Recipe, Scheme};
+use keeve_quantize::{Format, Idle, Imatrix, Importance, Made, Making, Plan, Recipe, Scheme};
 
 use super::quantize::cores;
 use crate::args::{ActivationMode, Compute, Eval};
@@ -131,7 +131,11 @@ impl Subject<'_> {
             Some(Codec::Int8 { .. } | Codec::Int4 { .. }) => Format::CompressedTensors,
             _ => Format::Memory,
         };
-        let plan = Plan::new(self.checkpoint, &Recipe::from(scheme.clone()), format)?;
+        let recipe = Recipe::from(scheme.clone());
+        let plan = Plan::new(self.checkpoint, &recipe, format)?;
+        if let Some(Idle::Nothing(problem)) = plan.idle(&recipe) {
+            return Err(format!("nothing to quantize: {problem}").into());
+        }
         let importance = match self.imatrix.filter(|_| self.variant.imatrix) {
             Some(imatrix) => Some(Importance::of(self.checkpoint, imatrix)?),
             None => None,

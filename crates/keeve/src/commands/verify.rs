@@ -12,7 +12,7 @@ use super::eval::Follow;
 use super::quantize::{Watch, cores};
 use crate::args::Verify;
 use crate::output::{Failure, Outcome, Output, one_line};
-use crate::{interrupt, model};
+use crate::{checksums, interrupt, model};
 
 /// Tokens of a piece of text, and of all pieces.
 const WINDOW: usize = 512;
@@ -24,7 +24,14 @@ pub fn run(args: &Verify, output: &Output) -> Outcome {
     interrupt::watch()?;
     let bar = output.work_bar();
     let threads = args.threads.unwrap_or_else(cores);
-    let findings = verify(&checkpoint, threads, &Watch(&bar))?;
+    let mut findings = verify(&checkpoint, threads, &Watch(&bar))?;
+    let checked = checksums::check(&checkpoint, &interrupt::interrupted);
+    findings.problems.extend(checked.problems);
+    if checked.right > 0 {
+        findings
+            .notes
+            .push(format!("{} files have the checksums that are known of them", checked.right));
+    }
     let differences = match &reference {
         Some(reference) if findings.problems.is_empty() => {
             Some(compare(&checkpoint, reference, &Watch(&bar))?)
