@@ -30,11 +30,31 @@ pub(crate) fn environment(max_steps: u64) -> Result<Environment<'static>, Error>
     // Quadratic in the nesting depth, and of no use in a prompt.
     environment.remove_filter("pprint");
     environment.add_filter("tojson", tojson);
+    // Templates ask this of variables that may be none (Qwen3-Coder's, `tools is iterable`).
+    environment.add_test("iterable", |value: &Value| value.is_undefined() || is_collection(value));
+    environment.add_test("sequence", |value: &Value| value.is_undefined() || is_collection(value));
+    environment.add_filter("length", length);
+    environment.add_filter("count", length);
     environment.add_function("raise_exception", |message: &str| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
             .with_source(RaisedMessage(message.to_owned())))
     });
     Ok(environment)
+}
+
+/// Texts, lists and maps: what Python iterates over.
+fn is_collection(value: &Value) -> bool {
+    use minijinja::value::ValueKind as Kind;
+    matches!(value.kind(), Kind::String | Kind::Seq | Kind::Map | Kind::Iterable)
+}
+
+/// The `length` filter; what is undefined has none.
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() {
+        return Ok(0);
+    }
+    let problem = || format!("cannot calculate length of value of type {}", value.kind());
+    value.len().ok_or_else(|| Error::new(ErrorKind::InvalidOperation, problem()))
 }
 
 /// The `tojson` filter with the arguments of transformers' version.

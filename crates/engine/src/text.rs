@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use keeve_checkpoint::Checkpoint;
+use keeve_checkpoint::gguf::tokenizer::GgufTokenizer;
 use serde_json::Value;
 
 use crate::chat::ChatTemplate;
@@ -89,7 +90,13 @@ fn chat_template(
     tokenizer: &Tokenizer,
 ) -> Result<Option<ChatTemplate>, Error> {
     let Some(source) = checkpoint.chat_template() else { return Ok(None) };
-    let named = checkpoint.tokenizer_config().map(special_variables).unwrap_or_default();
+    let named = match checkpoint.gguf_tokenizer()? {
+        Some(gguf) => {
+            let stored = |key: &str| checkpoint.gguf_metadata()?.count(key).ok().flatten();
+            gguf_variables(stored, &gguf)
+        }
+        None => checkpoint.tokenizer_config().map(special_variables).unwrap_or_default(),
+    };
     match ChatTemplate::new(source, &named, tokenizer.special_tokens()) {
         Ok(template) => Ok(Some(template)),
         Err(error) => Err(unusable(checkpoint.path().into(), error)),
@@ -156,6 +163,38 @@ fn special_variables(config: &Value) -> BTreeMap<String, String> {
     named.filter_map(|(name, value)| Some((name.clone(), token_text(value)?))).collect()
 }
 
+/// The same of a GGUF model, which names them by id. Where a SentencePiece-style vocabulary does not
+/// say, ids are those that it has by custom (ggml-org/llama.cpp `src/llama-vocab.cpp`,
+/// `llama_vocab::impl::load`; what its metadata is called: `gguf-py/gguf/constants.py`).
+fn gguf_variables(
+    stored: impl Fn(&str) -> Option<u64>,
+    found: &GgufTokenizer,
+) -> BTreeMap<String, String> {
+    const NAMES: [(&str, &[&str]); 7] = [
+        ("bos_token", &["bos"]),
+        ("eos_token", &["eos"]),
+        ("unk_token", &["unknown"]),
+        ("pad_token", &["padding"]),
+        // Files have it with the mistake as well.
+        ("sep_token", &["separator", "seperator"]),
+        ("cls_token", &["cls"]),
+        ("mask_token", &["mask"]),
+    ];
+    let customary = |name: &str| match (found.model.as_str(), name) {
+        ("llama", "unk_token") => Some(0),
+        ("llama", "bos_token") => Some(1),
+        ("llama", "eos_token") => Some(2),
+        _ => None,
+    };
+    let stored =
+        |key: &&str| usize::try_from(stored(&format!("tokenizer.ggml.{key}_token_id"))?).ok();
+    let text = |&(name, keys): &(&str, &[&str])| {
+        let id = keys.iter().find_map(stored).or_else(|| customary(name))?;
+        Some((name.to_owned(), found.tokens.get(id)?.clone()))
+    };
+    NAMES.iter().filter_map(text).collect()
+}
+
 /// The texts that `tokenizer_config.json` calls special.
 fn special_texts(config: &Value) -> Vec<String> {
     let named = special_variables(config).into_values();
@@ -169,4 +208,48 @@ fn special_texts(config: &Value) -> Vec<String> {
     texts.sort_unstable();
     texts.dedup();
     texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gguf(model: &str) -> GgufTokenizer {
+        GgufTokenizer {
+            model: model.into(),
+            pre: None,
+            tokens: ["<unk>", "<s>", "</s>", "<sep>", "<pad>"].map(str::to_owned).into(),
+            token_types: vec![],
+            scores: vec![],
+            merges: vec![],
+            bos: None,
+            eos: None,
+            eot: None,
+            eom: None,
+            unknown: None,
+            padding: None,
+            add_bos: None,
+            add_eos: None,
+            add_space_prefix: None,
+        }
+    }
+
+    #[test]
+    fn gguf_models_name_their_tokens_by_id() {
+        let stored = |key: &str| match key {
+            "tokenizer.ggml.bos_token_id" => Some(2),
+            "tokenizer.ggml.padding_token_id" => Some(4),
+            "tokenizer.ggml.seperator_token_id" => Some(3),
+            // Past the vocabulary.
+            "tokenizer.ggml.mask_token_id" => Some(9),
+            _ => None,
+        };
+        let shown = |found: BTreeMap<String, String>| {
+            found.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(" ")
+        };
+        let named = "bos_token=</s> pad_token=<pad> sep_token=<sep>";
+        assert_eq!(shown(gguf_variables(stored, &gguf("gpt2"))), named);
+        let customary = "bos_token=<s> eos_token=</s> unk_token=<unk>";
+        assert_eq!(shown(gguf_variables(|_| None, &gguf("llama"))), customary);
+    }
 }
