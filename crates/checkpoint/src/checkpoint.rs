@@ -50,7 +50,8 @@ pub struct Checkpoint {
     generation_config: Option<Value>,
     tokenizer: Option<Bytes>,
     tokenizer_config: Option<Value>,
-    chat_template: Option<String>,
+    /// By name.
+    chat_templates: Vec<(String, String)>,
     image_settings: Option<(PathBuf, Bytes)>,
     metadata: Option<Metadata>,
     entries: Vec<Entry>,
@@ -68,6 +69,60 @@ impl Checkpoint {
     /// [`Checkpoint::tensor`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::open_with(path, None)
+    }
+
+    /// Opens what there is to text: tokenizer and chat templates. There need be no weights, no config and,
+    /// in a GGUF file, no architecture that is known; [`Checkpoint::tensors`] is empty.
+    ///
+    /// # Errors
+    /// If there is no such folder or file, or a file that is read is damaged.
+    pub fn open_text(path: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+        if metadata.is_dir() {
+            let folder = Folder::new(path);
+            if folder.open(TOKENIZER)?.is_none() && folder.open(TOKENIZER_CONFIG)?.is_none() {
+                return Self::open(path);
+            }
+            let config = folder.json(CONFIG)?.unwrap_or_default();
+            let tokenizer_config = folder.json(TOKENIZER_CONFIG)?;
+            let templates = tokenizer_files::chat_templates(&folder, tokenizer_config.as_ref())?;
+            return Ok(Self {
+                config_path: path.join(CONFIG),
+                generation_config: folder.json(GENERATION_CONFIG)?,
+                tokenizer: folder.open(TOKENIZER)?,
+                tokenizer_config,
+                ..Self::of_text(path, config, templates)
+            });
+        }
+        let bytes = mapped::open(path)?;
+        if !bytes.starts_with(gguf::MAGIC) {
+            return Self::open(path);
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = Folder::new(parent.unwrap_or(Path::new(".")));
+        let (parsed, _) = parts::open(path, &bytes, &|name| folder.open(name))?;
+        let templates = tokenizer_files::gguf_chat_templates(&parsed.metadata)?;
+        let text = Self::of_text(path, Value::default(), templates);
+        Ok(Self { metadata: Some(parsed.metadata), ..text })
+    }
+
+    fn of_text(path: &Path, config: Value, chat_templates: Vec<(String, String)>) -> Self {
+        Self {
+            path: path.into(),
+            format: "text".into(),
+            files: Vec::new(),
+            config_path: path.into(),
+            config,
+            notes: Vec::new(),
+            generation_config: None,
+            tokenizer: None,
+            tokenizer_config: None,
+            chat_templates,
+            image_settings: None,
+            metadata: None,
+            entries: Vec::new(),
+            index: HashMap::new(),
+        }
     }
 
     /// [`Checkpoint::open`] for a GGUF model that sees with what is in the file `mmproj`.
@@ -169,7 +224,7 @@ impl Checkpoint {
         }
         config::normalize(&mut config, &config_path)?;
         let tokenizer_config = files.json(TOKENIZER_CONFIG)?;
-        let chat_template = tokenizer_files::chat_template(files, tokenizer_config.as_ref())?;
+        let chat_templates = tokenizer_files::chat_templates(files, tokenizer_config.as_ref())?;
         let mut image_settings = None;
         for name in IMAGE_SETTINGS {
             if image_settings.is_none() {
@@ -187,7 +242,7 @@ impl Checkpoint {
             generation_config: files.json(GENERATION_CONFIG)?,
             tokenizer: files.open(TOKENIZER)?,
             tokenizer_config,
-            chat_template,
+            chat_templates,
             metadata: None,
             entries,
             index,
@@ -242,7 +297,7 @@ impl Checkpoint {
             format += " with mmproj";
         }
         let (entries, index) = sorted(entries)?;
-        let chat_template = parsed.metadata.string("tokenizer.chat_template")?.map(Into::into);
+        let chat_templates = tokenizer_files::gguf_chat_templates(&parsed.metadata)?;
         Ok(Self {
             path: path.into(),
             format,
@@ -254,7 +309,7 @@ impl Checkpoint {
             tokenizer: None,
             tokenizer_config: None,
             image_settings,
-            chat_template,
+            chat_templates,
             metadata: Some(parsed.metadata),
             entries,
             index,
@@ -336,9 +391,22 @@ impl Checkpoint {
         self.tokenizer_config.as_ref()
     }
 
-    /// The chat template: a Jinja text.
+    /// The chat template: a Jinja text. Of several, the one named `default`.
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        let default = self.chat_templates.iter().find(|(name, _)| name == tokenizer_files::DEFAULT);
+        default.map(|(_, template)| template.as_str())
+    }
+
+    /// All chat templates by name; that without a name is called `default`.
+    pub fn chat_templates(&self) -> &[(String, String)] {
+        &self.chat_templates
+    }
+
+    /// The same model with `source` for its only chat template.
+    #[must_use]
+    pub fn with_chat_template(mut self, source: String) -> Self {
+        self.chat_templates = vec![(tokenizer_files::DEFAULT.to_owned(), source)];
+        self
     }
 
     /// The file that says what images are made of, `preprocessor_config.json` or mlx-vlm's

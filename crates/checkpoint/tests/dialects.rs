@@ -420,6 +420,17 @@ fn chat_templates_are_found() {
     assert_eq!(with(&[("tokenizer_config.json", list)]), found("D"));
     assert_eq!(with(&[config, ("chat_template.json", r#"{"chat_template": "J"}"#)]), found("J"));
     assert_eq!(with(&[config, ("chat_template.jinja", "{{ x }}\n")]), found("{{ x }}\n"));
+    let named = |files: &[(&str, &str)]| {
+        let mut model = model(json!({}), &[("a", "F32", &[1], 4)]);
+        model.extend(files.iter().map(|(name, text)| ((*name).into(), text.as_bytes().to_vec())));
+        let names = open(&model).unwrap().chat_templates().to_vec();
+        names.into_iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(named(&[("tokenizer_config.json", list)]), "tool_use=T default=D");
+    let separate = ("additional_chat_templates/tool_use.jinja", "T2");
+    assert_eq!(named(&[("chat_template.jinja", "D2"), separate]), "default=D2 tool_use=T2");
+    let only = r#"{"chat_template": [{"name": "rag", "template": "R"}]}"#;
+    assert_eq!(named(&[("tokenizer_config.json", only)]), "rag=R");
     for (text, expected) in [
         (r#"{"chat_template": 3}"#, "'chat_template' is neither a text nor a list"),
         (r#"{"chat_template": []}"#, "'chat_template' has no template named 'default'"),
