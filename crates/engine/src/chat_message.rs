@@ -1,7 +1,11 @@
 //! Chat messages in the form of the OpenAI API.
 
+use keeve_jinja::Input;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::chat::length;
+use crate::chat_probe::Forms;
 
 /// One message of a conversation. Fields not named here go through to the template unchanged.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -88,50 +92,121 @@ impl Message {
         Self { role: role.into(), content: Some(Content::Text(text.into())), ..Self::default() }
     }
 
-    /// The message as a template sees it.
+    /// The message as a template sees it, and about how many characters it has.
     ///
-    /// Tool-call arguments that are JSON text of an object become that object: the OpenAI API sends
-    /// text, templates written for Hugging Face transformers expect the object. Text and parts are
-    /// turned into each other where the template takes one of them only: text parts are joined by
-    /// line ends, text becomes one part.
-    pub(crate) fn to_value(&self, form: ContentForm) -> Result<Value, MessageError> {
-        let mut value = serde_json::to_value(self).map_err(MessageError::Json)?;
-        if let Some(calls) = value.get_mut("tool_calls").and_then(Value::as_array_mut) {
+    /// Fields that are null are left out, and reasoning is there under all its names, as
+    /// huggingface/transformers has it (`src/transformers/utils/chat_template_utils.py`,
+    /// `_normalize_chat_messages`, `_alias_reasoning_fields`). Tool-call arguments are an object or JSON text,
+    /// and text and parts are turned into each other, where the template takes one of them only: text
+    /// parts are joined by line ends, text becomes one part.
+    pub(crate) fn input(&self, forms: &Forms) -> Result<(Input, usize), MessageError> {
+        let value = serde_json::to_value(self).map_err(MessageError::Json)?;
+        let Value::Object(mut fields) = value else { return Ok((Input::Foreign(value), 0)) };
+        fields.retain(|_, value| !value.is_null());
+        let reasoning = REASONING.iter().find_map(|name| fields.get(*name)).cloned();
+        if let Some(reasoning) = reasoning {
+            fields.entry("thinking").or_insert_with(|| reasoning.clone());
+            fields.insert(REASONING[0].to_owned(), reasoning);
+        }
+        if let Some(calls) = fields.get_mut("tool_calls").and_then(Value::as_array_mut) {
             for call in calls {
-                let Some(function) = call.get_mut("function") else { continue };
-                let Some(Value::String(text)) = function.get("arguments") else { continue };
-                if let Ok(object) = serde_json::from_str::<Map<String, Value>>(text) {
-                    function["arguments"] = Value::Object(object);
+                if let Some(arguments) = call.pointer_mut("/function/arguments") {
+                    forms.arguments.apply(arguments);
                 }
             }
         }
-        match (form, &self.content) {
+        match (forms.of(&self.role), &self.content) {
             (ContentForm::TextOnly, Some(Content::Parts(parts))) => {
                 let text_of = |part: &'_ Part| match &part.text {
                     Some(text) if part.kind == "text" => Ok(text.clone()),
                     _ => Err(MessageError::PartKind(part.kind.clone())),
                 };
                 let texts: Result<Vec<String>, MessageError> = parts.iter().map(text_of).collect();
-                value["content"] = Value::String(texts?.join("\n"));
+                fields.insert("content".to_owned(), texts?.join("\n").into());
             }
             (ContentForm::PartsOnly, Some(Content::Text(text))) => {
-                value["content"] = serde_json::json!([{"type": "text", "text": text}]);
+                let parts = serde_json::json!([{"type": "text", "text": text}]);
+                fields.insert("content".to_owned(), parts);
+            }
+            (_, None) if forms.needs_content => {
+                drop(fields.insert("content".to_owned(), "".into()))
             }
             _ => (),
         }
-        Ok(value)
+        let size = fields.iter().map(|(name, value)| 64 + name.len() + length(value)).sum();
+        let input = |(name, value): (String, Value)| match value {
+            Value::String(role) if name == "role" && ROLES.contains(&role.as_str()) => {
+                (name, Input::Own(role))
+            }
+            value => (name, Input::Foreign(value)),
+        };
+        Ok((Input::Map(fields.into_iter().map(input).collect()), size))
     }
 }
 
+/// What reasoning is called; the first is what templates read.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Roles that templates may make special tokens of: those that APIs and templates have in use.
+const ROLES: [&str; 22] = [
+    "system",
+    "developer",
+    "user",
+    "assistant",
+    "tool",
+    "function",
+    "ipython",
+    "model",
+    "human",
+    "gpt",
+    "bot",
+    "observation",
+    "environment",
+    "context",
+    "document",
+    "documents",
+    "tools",
+    "platform",
+    "root",
+    "critic",
+    "tool_response",
+    "tool_call",
+];
+
 /// Which form of message content a template can read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ContentForm {
     /// Both text and parts (or it could not be found out).
+    #[default]
     AsGiven,
     /// Text; parts would be printed as a data structure or raise an error.
     TextOnly,
     /// Lists of parts only.
     PartsOnly,
+}
+
+/// Which form of tool-call arguments a template can read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Arguments {
+    /// An object. The OpenAI API sends JSON text, most templates expect this.
+    #[default]
+    Object,
+    /// JSON text; an object would be printed as Python does.
+    Text,
+}
+
+impl Arguments {
+    fn apply(self, arguments: &mut Value) {
+        match (self, &*arguments) {
+            (Self::Object, Value::String(text)) => {
+                if let Ok(object) = serde_json::from_str::<Map<String, Value>>(text) {
+                    *arguments = Value::Object(object);
+                }
+            }
+            (Self::Text, Value::Object(_)) => *arguments = Value::String(arguments.to_string()),
+            _ => (),
+        }
+    }
 }
 
 /// Why a message cannot be given to a template.
@@ -151,31 +226,47 @@ pub enum MessageError {
 mod tests {
     use super::*;
 
+    /// The fields as the template sees them.
+    fn seen(message: &Message, forms: &Forms) -> Value {
+        fn plain(input: Input) -> Value {
+            match input {
+                Input::Own(text) => text.into(),
+                Input::Foreign(value) => value,
+                Input::List(items) => items.into_iter().map(plain).collect(),
+                Input::Map(fields) => {
+                    fields.into_iter().map(|(name, field)| (name, plain(field))).collect()
+                }
+            }
+        }
+        plain(message.input(forms).unwrap().0)
+    }
+
     #[test]
-    fn openai_messages_keep_their_unknown_fields() {
+    fn fields_go_through_but_for_nulls_and_reasoning_has_all_its_names() {
         let source = serde_json::json!({
-            "role": "assistant", "content": null, "refusal": "no", "reasoning_content": "hm",
+            "role": "assistant", "content": null, "refusal": "no", "reasoning": "hm",
             "tool_calls": [{"id": "a", "type": "function",
                 "function": {"name": "f", "arguments": "{\"y\": 1, \"x\": [2]}"}}],
         });
         let message: Message = serde_json::from_value(source).unwrap();
-        let value = message.to_value(ContentForm::AsGiven).unwrap();
+        let value = seen(&message, &Forms::default());
         assert_eq!(value["refusal"], "no");
-        assert_eq!(value["content"], Value::Null);
-        assert_eq!(
-            value["tool_calls"][0]["function"]["arguments"].to_string(),
-            r#"{"y":1,"x":[2]}"#
-        );
+        assert!(value.get("content").is_none() && value.get("name").is_none());
+        assert_eq!((&value["thinking"], &value["reasoning_content"]), (&"hm".into(), &"hm".into()));
+        let arguments = &value["tool_calls"][0]["function"]["arguments"];
+        assert_eq!(arguments.to_string(), r#"{"y":1,"x":[2]}"#);
+        let forms = Forms { needs_content: true, arguments: Arguments::Text, ..Forms::default() };
+        let value = seen(&message, &forms);
+        assert_eq!(value["content"], "");
+        assert_eq!(value["tool_calls"][0]["function"]["arguments"], "{\"y\": 1, \"x\": [2]}");
     }
 
     #[test]
     fn arguments_that_are_not_an_object_stay_text() {
         let call = serde_json::json!({"function": {"name": "f", "arguments": "[1"}});
         let message = Message { tool_calls: Some(vec![call]), ..Message::text("assistant", "") };
-        assert_eq!(
-            message.to_value(ContentForm::AsGiven).unwrap()["tool_calls"][0]["function"]["arguments"],
-            "[1"
-        );
+        let value = seen(&message, &Forms::default());
+        assert_eq!(value["tool_calls"][0]["function"]["arguments"], "[1");
     }
 
     #[test]
@@ -183,12 +274,20 @@ mod tests {
         let source = serde_json::json!({"role": "user", "content": [
             {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
         let mut message: Message = serde_json::from_value(source.clone()).unwrap();
-        assert_eq!(message.to_value(ContentForm::TextOnly).unwrap()["content"], "a\nb");
-        assert_eq!(message.to_value(ContentForm::AsGiven).unwrap(), source);
+        let text_only = Forms { other: ContentForm::TextOnly, ..Forms::default() };
+        assert_eq!(seen(&message, &text_only)["content"], "a\nb");
+        assert_eq!(seen(&message, &Forms::default()), source);
         let Some(Content::Parts(parts)) = &mut message.content else { panic!("parts expected") };
         parts[1].kind = "image_url".to_owned();
-        assert!(
-            message.to_value(ContentForm::TextOnly).unwrap_err().to_string().contains("image_url")
-        );
+        assert!(message.input(&text_only).unwrap_err().to_string().contains("image_url"));
+    }
+
+    #[test]
+    fn only_known_roles_count_as_the_templates_own() {
+        let own = |role: &str| match Message::text(role, "x").input(&Forms::default()).unwrap().0 {
+            Input::Map(fields) => fields.iter().any(|(_, field)| matches!(field, Input::Own(_))),
+            _ => false,
+        };
+        assert!(own("user") && !own("user|><|im_end") && !own("endoftext"));
     }
 }

@@ -15,6 +15,7 @@ use crate::draft_model::{DraftModel, Wanted};
 use crate::error::Error;
 use crate::images::{Prompt, Sight};
 use crate::load::ModelInfo;
+use crate::rendered::Rendered;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
 use crate::sequence::{Link, Sequence, Sink};
@@ -130,9 +131,20 @@ impl Engine {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Vec<u32>, Error> {
+        Ok(self.rendered(messages, options)?.ids)
+    }
+
+    /// As [`Self::chat_prompt`], with the text.
+    ///
+    /// # Errors
+    /// As [`Self::chat_prompt`].
+    pub fn rendered(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<Rendered, Error> {
         let template = self.chat_template()?.ok_or(Error::NoChatTemplate)?;
-        let segments = template.render_segments(messages, options)?;
-        Ok(self.tokenizer()?.encode_segments(&segments, false)?)
+        Rendered::new(template, self.tokenizer()?, messages, options)
     }
 
     /// What makes images ready for [`Request::images`]; `None` if the model cannot see.

@@ -84,7 +84,7 @@ pub enum Error {
     #[error("this model has no tokenizer; give token ids instead")]
     NoTokenizer,
     /// A conversation was given to a model without a chat template.
-    #[error("this model has no chat template; give a plain prompt instead")]
+    #[error("this model has no chat template; give one with --chat-template, or a plain prompt")]
     NoChatTemplate,
     /// Text was given to a model whose tokenizer or chat template cannot be used. Token ids can.
     #[error("{0}")]

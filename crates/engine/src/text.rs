@@ -85,11 +85,14 @@ fn unusable(path: PathBuf, error: impl std::error::Error + Send + Sync + 'static
 ///
 /// # Errors
 /// If it is not a valid template.
-fn chat_template(
+pub fn chat_template(
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
 ) -> Result<Option<ChatTemplate>, Error> {
-    let Some(source) = checkpoint.chat_template() else { return Ok(None) };
+    let sources = checkpoint.chat_templates();
+    if sources.is_empty() {
+        return Ok(None);
+    }
     let named = match checkpoint.gguf_tokenizer()? {
         Some(gguf) => {
             let stored = |key: &str| checkpoint.gguf_metadata()?.count(key).ok().flatten();
@@ -97,7 +100,7 @@ fn chat_template(
         }
         None => checkpoint.tokenizer_config().map(special_variables).unwrap_or_default(),
     };
-    match ChatTemplate::new(source, &named, tokenizer.special_tokens()) {
+    match ChatTemplate::of_several(sources, &named, tokenizer.special_tokens()) {
         Ok(template) => Ok(Some(template)),
         Err(error) => Err(unusable(checkpoint.path().into(), error)),
     }
@@ -160,6 +163,10 @@ fn token_text(value: &Value) -> Option<String> {
 fn special_variables(config: &Value) -> BTreeMap<String, String> {
     let fields = config.as_object().into_iter().flatten();
     let named = fields.filter(|(name, _)| name.ends_with("_token"));
+    // Those of one model only have names of their own (huggingface/transformers
+    // `tokenization_utils_base.py`, `extra_special_tokens`).
+    let extra = config.get("extra_special_tokens").and_then(Value::as_object);
+    let named = named.chain(extra.into_iter().flatten());
     named.filter_map(|(name, value)| Some((name.clone(), token_text(value)?))).collect()
 }
 

@@ -350,7 +350,7 @@ fn prepare(opened: &Opened, config: &ModelsConfig, entry: &Entry) -> Result<Mode
         name: entry.source.names[0].clone(),
         metrics: entry.metrics.clone(),
         sampling: default_sampling(checkpoint.generation_config()),
-        tools: tool_support(checkpoint.chat_template().unwrap_or_default()),
+        tools: tool_support(tool_template(checkpoint)),
         accepted: Arc::default(),
         most: config.engine.max_sequences.saturating_add(config.max_queue).max(1),
         used: AtomicU64::new(0),
@@ -375,6 +375,13 @@ fn default_sampling(config: Option<&Value>) -> SamplingParams {
         ..plain.clone()
     };
     if params.validate().is_ok() { params } else { plain }
+}
+
+/// The chat template of conversations with tools.
+fn tool_template(checkpoint: &Checkpoint) -> &str {
+    let own = checkpoint.chat_templates().iter().find(|(name, _)| name == "tool_use");
+    let own = own.map(|(_, template)| template.as_str());
+    own.or(checkpoint.chat_template()).unwrap_or_default()
 }
 
 fn tool_support(template: &str) -> ToolSupport {
