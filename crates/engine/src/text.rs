@@ -94,10 +94,7 @@ pub fn chat_template(
         return Ok(None);
     }
     let named = match checkpoint.gguf_tokenizer()? {
-        Some(gguf) => {
-            let stored = |key: &str| checkpoint.gguf_metadata()?.count(key).ok().flatten();
-            gguf_variables(stored, &gguf)
-        }
+        Some(gguf) => gguf_variables(&gguf),
         None => checkpoint.tokenizer_config().map(special_variables).unwrap_or_default(),
     };
     match ChatTemplate::of_several(sources, &named, tokenizer.special_tokens()) {
@@ -172,34 +169,23 @@ fn special_variables(config: &Value) -> BTreeMap<String, String> {
 
 /// The same of a GGUF model, which names them by id. Where a SentencePiece-style vocabulary does not
 /// say, ids are those that it has by custom (ggml-org/llama.cpp `src/llama-vocab.cpp`,
-/// `llama_vocab::impl::load`; what its metadata is called: `gguf-py/gguf/constants.py`).
-fn gguf_variables(
-    stored: impl Fn(&str) -> Option<u64>,
-    found: &GgufTokenizer,
-) -> BTreeMap<String, String> {
-    const NAMES: [(&str, &[&str]); 7] = [
-        ("bos_token", &["bos"]),
-        ("eos_token", &["eos"]),
-        ("unk_token", &["unknown"]),
-        ("pad_token", &["padding"]),
-        // Files have it with the mistake as well.
-        ("sep_token", &["separator", "seperator"]),
-        ("cls_token", &["cls"]),
-        ("mask_token", &["mask"]),
+/// `llama_vocab::impl::load`).
+fn gguf_variables(found: &GgufTokenizer) -> BTreeMap<String, String> {
+    let customary = |id| (found.model == "llama").then_some(id);
+    let ids = [
+        ("bos_token", found.bos.or(customary(1))),
+        ("eos_token", found.eos.or(customary(2))),
+        ("unk_token", found.unknown.or(customary(0))),
+        ("pad_token", found.padding),
+        ("sep_token", found.separator),
+        ("cls_token", found.class),
+        ("mask_token", found.mask),
     ];
-    let customary = |name: &str| match (found.model.as_str(), name) {
-        ("llama", "unk_token") => Some(0),
-        ("llama", "bos_token") => Some(1),
-        ("llama", "eos_token") => Some(2),
-        _ => None,
+    let text = |(name, id): (&str, Option<u32>)| {
+        let text = found.tokens.get(usize::try_from(id?).ok()?)?;
+        Some((name.to_owned(), text.clone()))
     };
-    let stored =
-        |key: &&str| usize::try_from(stored(&format!("tokenizer.ggml.{key}_token_id"))?).ok();
-    let text = |&(name, keys): &(&str, &[&str])| {
-        let id = keys.iter().find_map(stored).or_else(|| customary(name))?;
-        Some((name.to_owned(), found.tokens.get(id)?.clone()))
-    };
-    NAMES.iter().filter_map(text).collect()
+    ids.into_iter().filter_map(text).collect()
 }
 
 /// The texts that `tokenizer_config.json` calls special.
@@ -221,42 +207,27 @@ fn special_texts(config: &Value) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn gguf(model: &str) -> GgufTokenizer {
-        GgufTokenizer {
-            model: model.into(),
-            pre: None,
-            tokens: ["<unk>", "<s>", "</s>", "<sep>", "<pad>"].map(str::to_owned).into(),
-            token_types: vec![],
-            scores: vec![],
-            merges: vec![],
-            bos: None,
-            eos: None,
-            eot: None,
-            eom: None,
-            unknown: None,
-            padding: None,
-            add_bos: None,
-            add_eos: None,
-            add_space_prefix: None,
-        }
-    }
-
     #[test]
     fn gguf_models_name_their_tokens_by_id() {
-        let stored = |key: &str| match key {
-            "tokenizer.ggml.bos_token_id" => Some(2),
-            "tokenizer.ggml.padding_token_id" => Some(4),
-            "tokenizer.ggml.seperator_token_id" => Some(3),
-            // Past the vocabulary.
-            "tokenizer.ggml.mask_token_id" => Some(9),
-            _ => None,
+        let tokens: Vec<String> = ["<unk>", "<s>", "</s>", "<sep>", "<pad>"].map(Into::into).into();
+        let gguf = |model: &str| GgufTokenizer {
+            model: model.into(),
+            tokens: tokens.clone(),
+            ..GgufTokenizer::default()
         };
-        let shown = |found: BTreeMap<String, String>| {
+        let shown = |found: &GgufTokenizer| {
+            let found = gguf_variables(found);
             found.iter().map(|(name, text)| format!("{name}={text}")).collect::<Vec<_>>().join(" ")
         };
-        let named = "bos_token=</s> pad_token=<pad> sep_token=<sep>";
-        assert_eq!(shown(gguf_variables(stored, &gguf("gpt2"))), named);
-        let customary = "bos_token=<s> eos_token=</s> unk_token=<unk>";
-        assert_eq!(shown(gguf_variables(|_| None, &gguf("llama"))), customary);
+        let named = GgufTokenizer {
+            bos: Some(2),
+            padding: Some(4),
+            separator: Some(3),
+            // Past the vocabulary.
+            mask: Some(9),
+            ..gguf("gpt2")
+        };
+        assert_eq!(shown(&named), "bos_token=</s> pad_token=<pad> sep_token=<sep>");
+        assert_eq!(shown(&gguf("llama")), "bos_token=<s> eos_token=</s> unk_token=<unk>");
     }
 }

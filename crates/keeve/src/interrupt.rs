@@ -1,12 +1,15 @@
 //! Ctrl-C: the first one asks for an orderly end, the second one ends the process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use keeve::Canceller;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CURRENT: Mutex<Option<Canceller>> = Mutex::new(None);
+
+/// The same for work that is given a flag to look at.
+static FLAG: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Whether Ctrl-C ends the process without further ado.
 static AT_ONCE: AtomicBool = AtomicBool::new(false);
@@ -17,6 +20,7 @@ pub const EXIT_CODE: u8 = 130;
 /// Begins to watch for Ctrl-C and SIGTERM.
 pub fn watch() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
+        FLAG.store(true, Ordering::SeqCst);
         if INTERRUPTED.swap(true, Ordering::SeqCst) || AT_ONCE.load(Ordering::SeqCst) {
             std::process::exit(EXIT_CODE.into());
         }
@@ -41,8 +45,14 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
+/// What becomes true when Ctrl-C comes.
+pub fn flag() -> Arc<AtomicBool> {
+    FLAG.clone()
+}
+
 /// Ctrl-C has done what it should; the next one is again the first.
 pub fn forget() {
+    FLAG.store(false, Ordering::SeqCst);
     INTERRUPTED.store(false, Ordering::SeqCst);
 }
 

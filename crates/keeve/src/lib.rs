@@ -15,8 +15,8 @@ pub use keeve_codec::{self as codec, Codec, PackedTensor};
 pub use keeve_cpu::{self as cpu, Isa};
 pub use keeve_engine::{
     self as engine, Canceller, ChatTemplate, Engine, EngineOptions, Event, FinishReason,
-    Generation, Message, ModelInfo, RenderOptions, Request, SamplingParams, Speculation, Timings,
-    Tokenizer,
+    Generation, Message, ModelInfo, RenderOptions, Rendered, Request, SamplingParams, Speculation,
+    Timings, Tokenizer,
 };
 pub use keeve_eval as eval;
 pub use keeve_graph::{self as graph, Activations, KvCodec};

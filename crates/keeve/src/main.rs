@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Logits(logits) => commands::logits::run(&logits, &output),
         Command::Tensor(tensor) => commands::tensor::run(&tensor, &output),
         Command::Tokenize(tokenize) => commands::tokenize::run(&tokenize, &output),
+        Command::Render(render) => commands::render::run(&render, &output),
         Command::Quantize(quantize) => commands::quantize::run(&quantize, &output),
         Command::Convert(convert) => commands::convert::run(&convert, &output),
         Command::Calibrate(calibrate) => commands::calibrate::run(&calibrate, &output),

@@ -36,6 +36,49 @@ pub fn open_seeing(model: Option<&str>, mmproj: Option<&Path>) -> Result<Checkpo
     })
 }
 
+/// [`open`] for what there is to text, with another chat template if `template` is given.
+pub fn open_text(model: Option<&str>, template: Option<&str>) -> Result<Checkpoint, Failure> {
+    let path = model.map(Path::new).filter(|path| path.exists());
+    let checkpoint = match path {
+        Some(path) => Checkpoint::open_text(path)?,
+        None => open(model)?,
+    };
+    with_template(checkpoint, template)
+}
+
+/// Longest chat template, in bytes.
+const MAX_TEMPLATE: u64 = 1 << 20;
+
+/// The model with the chat template of `--chat-template`: a file, or the name of one that it has.
+pub fn with_template(
+    checkpoint: Checkpoint,
+    template: Option<&str>,
+) -> Result<Checkpoint, Failure> {
+    let Some(wanted) = template else { return Ok(checkpoint) };
+    let fail = |problem: String| Failure::from(format!("--chat-template {wanted}: {problem}"));
+    let path = Path::new(wanted);
+    if !path.exists() {
+        let templates = checkpoint.chat_templates();
+        if let Some((_, source)) = templates.iter().find(|(name, _)| name == wanted) {
+            let source = source.clone();
+            return Ok(checkpoint.with_chat_template(source));
+        }
+        let names: Vec<&str> = templates.iter().map(|(name, _)| name.as_str()).collect();
+        let has = if names.is_empty() { "none".into() } else { names.join(", ") };
+        return Err(fail(format!("no such file, and no template of the model (it has {has})")));
+    }
+    // A pipe would be waited for, a device read for ever.
+    let metadata = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    if !metadata.is_file() {
+        return Err(fail("is not a file".into()));
+    }
+    if metadata.len() > MAX_TEMPLATE {
+        return Err(fail(format!("has {} bytes, more than {MAX_TEMPLATE}", metadata.len())));
+    }
+    let source = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+    Ok(checkpoint.with_chat_template(source))
+}
+
 /// A model on the hub. What it sees with is downloaded where it turns out to be of use.
 fn open_fetched(name: &ModelName, mmproj: Option<&Path>) -> Result<Checkpoint, Failure> {
     let path = hub::fetch(name)?.path;

@@ -109,6 +109,19 @@ fn stop_texts_length_and_bias_work() {
 }
 
 #[test]
+fn prompts_can_be_seen() {
+    let server = server();
+    let request = question("Say <|im_end|>", 4);
+    let rendered = server.ok("/v1/chat/completions/render", &request);
+    let text = "<|im_start|>user\nSay <|im_end|><|im_end|>\n<|im_start|>assistant\n";
+    assert_eq!(rendered["text"], text);
+    assert_eq!(rendered["special"].as_array().unwrap().len(), 3);
+    let ids = rendered["ids"].as_array().unwrap();
+    assert_eq!(server.ok(CHAT, &request)["usage"]["prompt_tokens"], ids.len());
+    assert_eq!(server.ok("/apply-template", &request)["prompt"], text);
+}
+
+#[test]
 fn completions_take_text_and_ids_and_report_tokens() {
     let server = server();
     let path = "/v1/completions";

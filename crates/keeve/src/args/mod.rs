@@ -65,6 +65,8 @@ pub enum Command {
     Tensor(Tensor),
     /// Turn text into token ids.
     Tokenize(Tokenize),
+    /// Show the prompt that a conversation becomes.
+    Render(Render),
     /// Pack a model's weights.
     Quantize(Quantize),
     /// Write a model in another format, its weights as they are.
@@ -243,6 +245,10 @@ pub struct Run {
     /// Give the prompt to the model as it is, without its chat template.
     #[arg(long)]
     pub no_chat_template: bool,
+    /// Use this chat template instead of the model's own: a file, or the name of one of several that the
+    /// model has.
+    #[arg(long, value_name = "FILE.jinja", conflicts_with_all = ["prompt_ids", "no_chat_template"])]
+    pub chat_template: Option<String>,
     /// Further variables for the chat template, as a JSON object.
     #[arg(long, value_name = "JSON", conflicts_with_all = ["prompt_ids", "no_chat_template"])]
     pub chat_template_args: Option<String>,
@@ -326,6 +332,10 @@ pub struct Serve {
     /// Unload a model that nobody has used for so many seconds; it is loaded again when needed.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub ttl: Option<u64>,
+    /// Use this chat template instead of MODEL's own: a file, or the name of one of several that MODEL
+    /// has.
+    #[arg(long, value_name = "FILE.jinja")]
+    pub chat_template: Option<String>,
     /// The most MiB that the files of loaded models may have together; idle ones make room.
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_budget: Option<u64>,
@@ -344,6 +354,10 @@ pub struct Chat {
     /// A system prompt.
     #[arg(long)]
     pub system: Option<String>,
+    /// Use this chat template instead of the model's own: a file, or the name of one of several that the
+    /// model has.
+    #[arg(long, value_name = "FILE.jinja")]
+    pub chat_template: Option<String>,
     /// Further variables for the chat template, as a JSON object.
     #[arg(long, value_name = "JSON")]
     pub chat_template_args: Option<String>,
@@ -408,6 +422,30 @@ pub struct Tensor {
     /// The safetensors file to write: the tensor decoded to f32, as `value`.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Render {
+    /// A directory, a .gguf file or a model on the hub [default: the demo model]. Of a directory or file, only
+    /// what there is to text is read.
+    pub model: Option<String>,
+    /// The conversation, as JSON: a list of messages, or an object with `messages` and, if need be, `tools` and
+    /// `documents`; `-`: standard input.
+    #[arg(long, value_name = "FILE.json")]
+    pub messages: PathBuf,
+    /// Tools, as a JSON list in OpenAI's form; `-`: standard input.
+    #[arg(long, value_name = "FILE.json")]
+    pub tools: Option<PathBuf>,
+    /// Use this chat template instead of the model's own: a file, or the name of one of several that the
+    /// model has.
+    #[arg(long, value_name = "FILE.jinja")]
+    pub chat_template: Option<String>,
+    /// Further variables for the chat template, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub chat_template_args: Option<String>,
+    /// Do not end with the beginning of the assistant's answer.
+    #[arg(long)]
+    pub no_generation_prompt: bool,
 }
 
 #[derive(Debug, clap::Args)]

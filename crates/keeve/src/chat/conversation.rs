@@ -10,6 +10,7 @@ use keeve_files::{part, whole};
 use serde_json::{Map, Value, json};
 
 use crate::images::Image;
+use crate::interrupt;
 
 /// Larger files are no conversations.
 const MAX_FILE: u64 = 16 << 20;
@@ -111,6 +112,7 @@ impl Conversation {
         let options = RenderOptions {
             add_generation_prompt: true,
             extra: self.template_args.clone(),
+            cancel: Some(interrupt::flag()),
             ..RenderOptions::default()
         };
         let mut left_out = 0;

@@ -24,6 +24,7 @@ pub fn run(args: &Chat, output: &Output) -> Outcome {
         Settings { sampling: run::sampling(&args.sampling)?, max_tokens: args.max_tokens };
     interrupt::watch()?;
     let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
+    let checkpoint = model::with_template(checkpoint, args.chat_template.as_deref())?;
     let compute = Compute {
         max_context: args.max_kv_size.or(args.compute.max_context),
         ..args.compute.clone()

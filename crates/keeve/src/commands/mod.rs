@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod list;
 pub mod logits;
 pub mod quantize;
+pub mod render;
 pub mod rm;
 pub mod run;
 pub mod serve;

@@ -29,6 +29,7 @@ pub fn run(args: &Run, output: &Output) -> Outcome {
     // Not earlier: Ctrl-C ends the reading of standard input at once.
     interrupt::watch()?;
     let checkpoint = model::open_seeing(model.as_deref(), args.seeing.mmproj.as_deref())?;
+    let checkpoint = model::with_template(checkpoint, args.chat_template.as_deref())?;
     let engine = model::load_to_answer(&checkpoint, &args.compute, &args.speculate, output)?;
     let images = args.image.iter().map(|path| images::read(&engine, path));
     let images: Vec<_> = images.collect::<Result<_, _>>()?;
@@ -183,8 +184,12 @@ fn prompt_ids(
         Message::parts("user", images.chain([Part::text(text)]).collect())
     };
     let messages: Vec<_> = system.chain([question]).collect();
-    let options =
-        RenderOptions { add_generation_prompt: true, extra: template_args, ..Default::default() };
+    let options = RenderOptions {
+        add_generation_prompt: true,
+        extra: template_args,
+        cancel: Some(interrupt::flag()),
+        ..Default::default()
+    };
     Ok(engine.chat_prompt(&messages, &options)?)
 }
 

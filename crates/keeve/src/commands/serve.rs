@@ -110,25 +110,32 @@ fn sources(args: &Serve) -> Result<Vec<ModelSource>, Failure> {
     if mmproj.is_some() && model.is_none() {
         return Err(Failure::usage("--mmproj needs a MODEL"));
     }
-    let opener = |path: Option<String>, mmproj: Option<PathBuf>| -> Opener {
-        Box::new(move || {
-            let opened = model::open_seeing(path.as_deref(), mmproj.as_deref());
-            opened.map_err(Failure::into_message)
-        })
-    };
+    let template = args.chat_template.clone();
+    if template.is_some() && model.is_none() && !args.models.is_empty() {
+        return Err(Failure::usage("--chat-template needs a MODEL"));
+    }
+    let opener =
+        |path: Option<String>, mmproj: Option<PathBuf>, template: Option<String>| -> Opener {
+            Box::new(move || {
+                let opened = model::open_seeing(path.as_deref(), mmproj.as_deref());
+                let opened =
+                    opened.and_then(|model| model::with_template(model, template.as_deref()));
+                opened.map_err(Failure::into_message)
+            })
+        };
     let source = |(names, path): (Vec<String>, Option<String>)| ModelSource {
         names,
-        open: opener(path, None),
+        open: opener(path, None, None),
         draft: None,
     };
     let first = sources.first().and_then(|(_, path)| path.clone());
     let mut sources: Vec<_> = sources.into_iter().map(source).collect();
-    if let (Some(mmproj), Some(source)) = (mmproj, sources.first_mut()) {
-        source.open = opener(first, Some(mmproj));
+    if let Some(source) = sources.first_mut().filter(|_| mmproj.is_some() || template.is_some()) {
+        source.open = opener(first, mmproj, template);
     }
     // The draft model is the first one's: further ones have other tokenizers.
     if let (Some(draft), Some(first)) = (&args.speculate.draft_model, sources.first_mut()) {
-        first.draft = Some(opener(Some(draft.clone()), None));
+        first.draft = Some(opener(Some(draft.clone()), None, None));
     }
     Ok(sources)
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use keeve_engine::Rendered;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::chat_types::{
     Alternative, AnswerMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChatRequest,
@@ -46,6 +49,55 @@ pub(crate) async fn create(
         Delivery::Stream { usage } => Ok(reply.stream(running, count, usage)),
         Delivery::Whole => Ok(Json(reply.whole(running, count).await?).into_response()),
     }
+}
+
+/// A prompt.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RenderedPrompt {
+    pub text: String,
+    /// Its token ids.
+    pub ids: Vec<u32>,
+    /// Which of the ids are special tokens: places in `ids`, counted from 0.
+    pub special: Vec<usize>,
+}
+
+/// The prompt of a chat, which no model is asked.
+#[utoipa::path(
+    post, path = "/v1/chat/completions/render", request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The prompt.", body = RenderedPrompt),
+        (status = "4XX", description = "The request is wrong.", body = ErrorBody),
+    ),
+)]
+pub(crate) async fn render(
+    State(app): State<Shared>,
+    Body(request): Body<ChatRequest>,
+) -> Result<Json<RenderedPrompt>, ApiError> {
+    let model = app.models.get(&request.model).await?;
+    let Rendered { text, ids, special } = turn(request)?.rendered(&app, &model).await?;
+    Ok(Json(RenderedPrompt { text, ids, special }))
+}
+
+/// A prompt as llama.cpp's server shows it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AppliedTemplate {
+    pub prompt: String,
+}
+
+/// The same in the form of llama.cpp's server.
+#[utoipa::path(
+    post, path = "/apply-template", request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The prompt.", body = AppliedTemplate),
+        (status = "4XX", description = "The request is wrong.", body = ErrorBody),
+    ),
+)]
+pub(crate) async fn apply_template(
+    state: State<Shared>,
+    body: Body<ChatRequest>,
+) -> Result<Json<AppliedTemplate>, ApiError> {
+    let Json(rendered) = render(state, body).await?;
+    Ok(Json(AppliedTemplate { prompt: rendered.text }))
 }
 
 fn turn(request: ChatRequest) -> Result<Turn, ApiError> {

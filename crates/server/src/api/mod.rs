@@ -28,6 +28,8 @@ use crate::guard::guard;
 pub(crate) fn router(app: Shared) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/chat/completions/render", post(chat::render))
+        .route("/apply-template", post(chat::apply_template))
         .route("/v1/completions", post(completions::create))
         .route("/v1/responses", post(responses::create))
         .route("/v1/messages", post(messages::create))

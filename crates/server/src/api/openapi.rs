@@ -18,6 +18,8 @@ use crate::error::ApiError;
     info(title = "keeve", description = "Language models in OpenAI's and Anthropic's forms."),
     paths(
         chat::create,
+        chat::render,
+        chat::apply_template,
         completions::create,
         responses::create,
         messages::create,

@@ -2,10 +2,11 @@
 //! that takes conversations goes through here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use keeve_engine::chat::{Content, Part};
 use keeve_engine::sampling::TokenLogprob;
-use keeve_engine::{Event, FinishReason, Grammar, Message, RenderOptions, Timings};
+use keeve_engine::{Event, FinishReason, Grammar, Message, RenderOptions, Rendered, Timings};
 use serde_json::{Map, Value};
 
 use super::common::{Choosing, finish_reason};
@@ -72,6 +73,36 @@ struct Choice {
 }
 
 impl Turn {
+    /// The prompt that the model would be given.
+    pub async fn rendered(
+        mut self,
+        app: &Shared,
+        model: &Arc<Model>,
+    ) -> Result<Rendered, ApiError> {
+        if !model.tools.in_template {
+            self.tools.write_into(&mut self.messages);
+        }
+        let (wanted, options) = self.render_options(model);
+        let _images = self.images.prepare(app, model).await?;
+        let (messages, owner) = (self.messages, model.clone());
+        let rendered = blocking(move || owner.engine.rendered(&messages, &options)).await?;
+        drop(wanted);
+        Ok(rendered?)
+    }
+
+    /// How the prompt is rendered, for as long as the first of these is there.
+    fn render_options(&mut self, model: &Model) -> (Wanted, RenderOptions) {
+        let wanted = Wanted::default();
+        let options = RenderOptions {
+            tools: self.tools.for_template().filter(|_| model.tools.in_template),
+            add_generation_prompt: true,
+            extra: std::mem::take(&mut self.template_args),
+            cancel: Some(wanted.0.clone()),
+            ..RenderOptions::default()
+        };
+        (wanted, options)
+    }
+
     /// Begins the answers.
     pub async fn start(mut self, app: &Shared, model: &Arc<Model>) -> Result<Running, ApiError> {
         let support = model.tools;
@@ -86,12 +117,7 @@ impl Turn {
         }
         let style = (!self.tools.tools.is_empty()).then_some(support.style);
         let one_call = style.is_some() && !self.tools.several;
-        let options = RenderOptions {
-            tools: self.tools.for_template().filter(|_| support.in_template),
-            add_generation_prompt: true,
-            extra: self.template_args,
-            ..RenderOptions::default()
-        };
+        let (wanted, options) = self.render_options(model);
         let grammar = forced.or(self.format);
         let images = self.images.prepare(app, model).await?;
         let (messages, owner) = (self.messages, model.clone());
@@ -110,6 +136,7 @@ impl Turn {
             Ok::<_, ApiError>((prompt, reasoning, constraint))
         });
         let (prompt, reasoning, constraint) = prepared.await??;
+        drop(wanted);
         let mut requests = self.choosing.requests(app, model, prompt, constraint)?;
         for request in &mut requests {
             request.images = images.patches.clone();
@@ -122,6 +149,16 @@ impl Turn {
         let choices = requests.iter().map(choice).collect();
         let answers = Answers::start(model.clone(), requests)?;
         Ok(Running { answers, choices, one_call, _images: images })
+    }
+}
+
+/// Says that nobody waits any more when it is dropped, as it is with a request whose client left.
+#[derive(Default)]
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
