@@ -1,19 +1,20 @@
 //! The engine: a thread that runs steps, and the handle that requests go through.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Step, Want};
 use keeve_image::Processor;
 
-use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::chat::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::constraint::{Constraint, Grammar, Grammars};
 use crate::draft_model::{DraftModel, Wanted};
 use crate::error::Error;
 use crate::images::{Prompt, Sight};
+use crate::length;
 use crate::load::ModelInfo;
 use crate::rendered::Rendered;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
@@ -35,6 +36,8 @@ pub struct Engine {
     images: ImageSide,
     grammars: Grammars,
     gauges: Arc<Gauges>,
+    /// Bytes of the tokenizer's longest token, once somebody asked.
+    longest_token: OnceLock<usize>,
 }
 
 pub(crate) enum Command {
@@ -96,7 +99,16 @@ impl Engine {
         let work = move || worker.work(&inbox, &published);
         let thread = named.spawn(work).map_err(Error::Thread)?;
         let grammars = Grammars::default();
-        Ok(Self { commands, thread: Some(thread), info, text, images, grammars, gauges })
+        Ok(Self {
+            commands,
+            thread: Some(thread),
+            info,
+            text,
+            images,
+            grammars,
+            gauges,
+            longest_token: OnceLock::new(),
+        })
     }
 
     /// What was loaded.
@@ -144,7 +156,36 @@ impl Engine {
         options: &RenderOptions,
     ) -> Result<Rendered, Error> {
         let template = self.chat_template()?.ok_or(Error::NoChatTemplate)?;
-        Rendered::new(template, self.tokenizer()?, messages, options)
+        let segments = template.render_segments(messages, options)?;
+        let ids = self.tokens(&segments, false)?;
+        Ok(Rendered::of(segments, ids, self.tokenizer()?))
+    }
+
+    /// Token ids of a text that is to be a prompt; names of special tokens in it are text. `add_special`
+    /// puts the tokens around it that the tokenizer asks for.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer, or the text cannot fit the context.
+    pub fn text_prompt(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        let segment = Segment { text: text.to_owned(), trusted: false };
+        self.tokens(std::slice::from_ref(&segment), add_special)
+    }
+
+    /// Whether a prompt with a text of so many bytes in it may fit the context.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer, or the text is too long whatever it says.
+    pub fn check_length(&self, bytes: usize) -> Result<(), Error> {
+        let tokenizer = self.tokenizer()?;
+        let longest = *self.longest_token.get_or_init(|| length::longest_token(tokenizer));
+        length::check_bytes(bytes, longest, self.info.max_context)
+    }
+
+    fn tokens(&self, segments: &[Segment], add_special: bool) -> Result<Vec<u32>, Error> {
+        let tokenizer = self.tokenizer()?;
+        self.check_length(segments.iter().map(|segment| segment.text.len()).sum())?;
+        length::check(tokenizer, segments, self.info.max_context)?;
+        Ok(tokenizer.encode_segments(segments, add_special)?)
     }
 
     /// What makes images ready for [`Request::images`]; `None` if the model cannot see.

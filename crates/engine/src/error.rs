@@ -125,6 +125,21 @@ pub enum Error {
         /// The most tokens of a sequence.
         context: usize,
     },
+    /// A prompt that is too long whatever its tokens are.
+    #[error(
+        "the prompt has {bytes} bytes, but the context of {context} tokens holds at most {most}"
+    )]
+    TextTooLong {
+        /// Bytes of the prompt.
+        bytes: usize,
+        /// The most bytes that as many tokens could have.
+        most: usize,
+        /// The most tokens of a sequence.
+        context: usize,
+    },
+    /// Nobody wants the answer any more.
+    #[error("given up: whoever asked has gone")]
+    GivenUp,
     /// A token id that the model does not have.
     #[error("token id {id} is outside the model's vocabulary of {vocabulary}")]
     TokenId {

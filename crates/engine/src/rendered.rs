@@ -1,6 +1,6 @@
 //! A prompt as people may want to see it.
 
-use crate::chat::{ChatTemplate, Message, RenderOptions};
+use crate::chat::{ChatTemplate, Message, RenderOptions, Segment};
 use crate::error::Error;
 use crate::tokenizer::Tokenizer;
 
@@ -28,9 +28,14 @@ impl Rendered {
     ) -> Result<Self, Error> {
         let segments = template.render_segments(messages, options)?;
         let ids = tokenizer.encode_segments(&segments, false)?;
+        Ok(Self::of(segments, ids, tokenizer))
+    }
+
+    /// A prompt whose segments have become `ids`.
+    pub(crate) fn of(segments: Vec<Segment>, ids: Vec<u32>, tokenizer: &Tokenizer) -> Self {
         let special = (0..).zip(&ids).filter(|(_, id)| tokenizer.is_special(**id));
         let special = special.map(|(place, _)| place).collect();
         let text = segments.into_iter().map(|segment| segment.text).collect();
-        Ok(Self { text, ids, special })
+        Self { text, ids, special }
     }
 }

@@ -1,0 +1,117 @@
+//! Answers that must match a grammar.
+//!
+//! A [`Constraint`] says after each token which tokens may come next. That takes a while for a large
+//! vocabulary, so a thread of its own works it out as soon as a token is chosen, while the model
+//! computes the logits that the result will be applied to ([`masks`]). How much a grammar may cost is
+//! bounded: [`compile`] has the limits.
+
+mod compile;
+mod lark;
+mod masks;
+
+use std::fmt;
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use llguidance::{Matcher, ParserFactory};
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::tokenizer::Tokenizer;
+
+#[cfg(test)]
+pub(crate) use compile::matcher as matcher_of;
+pub(crate) use masks::{Following, Standing};
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// A JSON value that this JSON schema accepts.
+    JsonSchema(Value),
+    /// Text that this regular expression matches as a whole.
+    Regex(String),
+    /// Text of this grammar, written as llguidance's variant of Lark (guidance-ai/llguidance,
+    /// `docs/syntax.md`). Schemas behind `%json` are read as [`Self::JsonSchema`].
+    Lark(String),
+    /// Any text up to the first of `end`, at most two line ends, then an answer.
+    After {
+        /// Ends what comes before, for example reasoning.
+        end: String,
+        /// What the answer must look like.
+        answer: Box<Grammar>,
+    },
+}
+
+impl Grammar {
+    /// Compiles it for a tokenizer whose tokens are single bytes.
+    ///
+    /// # Errors
+    /// If it is malformed or too large.
+    pub fn check(&self) -> Result<(), Error> {
+        let factory = BYTEWISE.get_or_init(|| {
+            compile::factory_of(&llguidance::toktrie::ApproximateTokEnv::single_byte_env())
+        });
+        let made = factory.as_ref().map_err(Clone::clone);
+        let made = made.and_then(|factory| compile::matcher(factory, self));
+        made.map(drop).map_err(one_line)
+    }
+}
+
+static BYTEWISE: OnceLock<Result<ParserFactory, String>> = OnceLock::new();
+
+fn one_line(problem: String) -> Error {
+    Error::Grammar(problem.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Makes constraints for one tokenizer, and works out masks.
+#[derive(Default)]
+pub(crate) struct Grammars {
+    factory: OnceLock<Result<ParserFactory, String>>,
+    /// The threads that work out masks, once there are some.
+    jobs: Mutex<Option<Sender<masks::Job>>>,
+}
+
+/// A grammar made ready for one answer.
+#[derive(Clone)]
+pub struct Constraint {
+    matcher: Matcher,
+    jobs: Sender<masks::Job>,
+}
+
+impl fmt::Debug for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Constraint")
+    }
+}
+
+impl Grammars {
+    /// A constraint for the answers of a model with these end tokens.
+    ///
+    /// # Errors
+    /// If the grammar is malformed or too large.
+    pub fn constraint(
+        &self,
+        grammar: &Grammar,
+        tokenizer: &Tokenizer,
+        eos: &[u32],
+    ) -> Result<Constraint, Error> {
+        let factory = self.factory.get_or_init(|| compile::factory(tokenizer, eos));
+        let made = factory.as_ref().map_err(Clone::clone);
+        let made = made.and_then(|factory| compile::matcher(factory, grammar));
+        Ok(Constraint { matcher: made.map_err(one_line)?, jobs: self.jobs()? })
+    }
+
+    fn jobs(&self) -> Result<Sender<masks::Job>, Error> {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(jobs) = &*jobs {
+            return Ok(jobs.clone());
+        }
+        let sender = masks::start().map_err(Error::Thread)?;
+        Ok(jobs.insert(sender).clone())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod suite;
+#[cfg(test)]
+mod tests;
