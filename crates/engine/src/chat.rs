@@ -31,6 +31,7 @@ use serde_json::Map;
 pub use crate::chat_message::{Content, Message, MessageError, Part};
 use crate::chat_probe::{Forms, probe};
 use crate::chat_time::strftime;
+use crate::wanted;
 
 /// Why a chat template was refused or could not be rendered.
 #[derive(Debug, thiserror::Error)]
@@ -252,7 +253,11 @@ impl Compiled {
         }
         let prompt = serde_json::Value::Bool(options.add_generation_prompt);
         inputs.push(("add_generation_prompt", Input::Foreign(prompt)));
-        let cancelled = || options.cancel.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed));
+        let (cancel, gone) = (options.cancel.clone(), wanted::flag());
+        let set = |flag: &Option<Arc<AtomicBool>>| {
+            flag.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
+        };
+        let cancelled = || set(&cancel) || set(&gone);
         let host = Host { strftime: &|format| strftime(options.now, format), given_up: &cancelled };
         // What is given is in use as well, and parts of it are copied many times.
         let limits = Limits {

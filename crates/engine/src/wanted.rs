@@ -28,10 +28,14 @@ pub fn until<T>(given_up: Arc<AtomicBool>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
+/// What is set as soon as nobody wants the work of this thread any more, for work that goes on on others.
+pub(crate) fn flag() -> Option<Arc<AtomicBool>> {
+    GIVEN_UP.with(|flag| flag.borrow().clone())
+}
+
 /// # Errors
 /// If nobody wants the work of this thread any more.
 pub(crate) fn check() -> Result<(), Error> {
-    let given_up = GIVEN_UP
-        .with(|flag| flag.borrow().as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)));
+    let given_up = flag().is_some_and(|flag| flag.load(Ordering::Relaxed));
     if given_up { Err(Error::GivenUp) } else { Ok(()) }
 }

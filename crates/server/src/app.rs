@@ -71,6 +71,8 @@ pub(crate) struct App {
     pub config: ServerConfig,
     pub models: Models,
     pub images: ImageWork,
+    /// Room for the bodies that are being read.
+    pub bodies: Arc<tokio::sync::Semaphore>,
     /// Whether the server is ending.
     pub draining: AtomicBool,
     /// Whether the address is this machine's own, so that only it can connect.
@@ -87,6 +89,7 @@ impl App {
             config,
             models,
             images: ImageWork::default(),
+            bodies: crate::body::room(),
             draining: AtomicBool::new(false),
             loopback,
             ids: AtomicU64::new(1),

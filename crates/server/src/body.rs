@@ -1,12 +1,26 @@
 //! JSON bodies: bounded in size and time, and strict.
 
-use axum::body::to_bytes;
+use std::sync::Arc;
+
+use axum::body::Body as Raw;
 use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
+use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 
 use crate::app::Shared;
 use crate::error::ApiError;
+
+/// Bytes that bodies which are being read may have together, beyond the first [`FREE`] of each; in units.
+const ROOM: usize = 256;
+const UNIT: usize = 1 << 20;
+const FREE: usize = 1 << 20;
+
+/// Room for the bodies that are being read.
+pub(crate) fn room() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(ROOM))
+}
 
 /// The JSON body of a request. An unknown field is an error that names it.
 pub struct Body<T>(pub T);
@@ -33,16 +47,40 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
         if announced.is_some_and(|length| length > limit as u64) {
             return Err(too_long());
         }
-        let read =
-            tokio::time::timeout(app.config.body_timeout, to_bytes(request.into_body(), limit))
-                .await;
+        // What is held of the room is given back when the body has been parsed.
+        let mut held = vec![];
+        let read = collect(request.into_body(), limit, &app.bodies, &mut held);
+        let read = tokio::time::timeout(app.config.body_timeout, read).await;
         let Ok(read) = read else {
             let message = "the body did not arrive in time";
             return Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT, message));
         };
-        let bytes = read.map_err(|_| too_long())?;
+        let bytes = read.ok_or_else(too_long)?;
         parse(&bytes).map(Self)
     }
+}
+
+/// All of a body; `None` if it is too long or breaks off. A long one waits for room as it comes, so that
+/// clients which only announce one take none.
+async fn collect(
+    body: Raw,
+    limit: usize,
+    room: &Arc<Semaphore>,
+    held: &mut Vec<tokio::sync::OwnedSemaphorePermit>,
+) -> Option<Vec<u8>> {
+    let mut pieces = body.into_data_stream();
+    let mut bytes = vec![];
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.ok()?;
+        if bytes.len().saturating_add(piece.len()) > limit {
+            return None;
+        }
+        while bytes.len() + piece.len() > FREE + held.len() * UNIT {
+            held.push(room.clone().acquire_owned().await.ok()?);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Some(bytes)
 }
 
 /// Reads JSON, naming the field in errors.
@@ -86,6 +124,26 @@ mod tests {
     struct Outer {
         #[serde(rename = "inner")]
         _inner: Vec<Inner>,
+    }
+
+    #[test]
+    fn long_bodies_wait_for_room_and_short_ones_do_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let room = Arc::new(Semaphore::new(1));
+            let body = |length: usize| Raw::from(vec![b' '; length]);
+            let mut first = vec![];
+            let long = collect(body(FREE + 5), 8 << 20, &room, &mut first).await;
+            assert_eq!(long.map(|bytes| bytes.len()), Some(FREE + 5));
+            let mut second = vec![];
+            let mut waits = Box::pin(collect(body(FREE + 5), 8 << 20, &room, &mut second));
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(waits.as_mut().poll(&mut context).is_pending());
+            assert!(collect(body(FREE), 8 << 20, &room, &mut vec![]).await.is_some());
+            drop(first);
+            assert!(waits.await.is_some());
+            assert!(collect(body(100), 99, &room, &mut vec![]).await.is_none());
+        });
     }
 
     #[test]

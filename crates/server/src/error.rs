@@ -172,7 +172,7 @@ impl From<&keeve_engine::Error> for ApiError {
         use keeve_engine::Error as E;
         let message = error.to_string();
         match error {
-            E::PromptTooLong { .. } => {
+            E::PromptTooLong { .. } | E::TextTooLong { .. } => {
                 Self { code: Some("context_length_exceeded"), ..Self::bad_request(message) }
             }
             E::Sampling(SamplingError::Range { field, .. }) => Self::field(*field, message),
@@ -188,7 +188,8 @@ impl From<&keeve_engine::Error> for ApiError {
             | E::NoTokenizer
             | E::Unusable(_)
             | E::Grammar(_)
-            | E::EmbeddingOnly => Self::bad_request(message),
+            | E::EmbeddingOnly
+            | E::GivenUp => Self::bad_request(message),
             _ => Self::internal(message),
         }
     }

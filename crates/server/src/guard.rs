@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
@@ -69,11 +70,12 @@ impl App {
     }
 
     fn admit(&self, request: &Request) -> Result<(), ApiError> {
+        let host = host(request)?;
         let open = OPEN.contains(&request.uri().path());
         if !open && !self.has_key(request.headers()) {
             return Err(ApiError::unauthorized());
         }
-        if self.config.api_keys.is_empty() && self.loopback && !is_local(request.headers()) {
+        if self.config.api_keys.is_empty() && self.loopback && !host.as_ref().is_none_or(is_local) {
             let message = "this server answers to its own machine only: unexpected Host header";
             return Err(ApiError::refused(StatusCode::FORBIDDEN, message));
         }
@@ -112,16 +114,39 @@ impl App {
     }
 }
 
-/// Whether a request names this machine as its host. A page on the web can make its own name point
-/// here, but cannot make the browser send another.
-fn is_local(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // HTTP/1.0 clients send none; browsers always do.
-    let Some(host) = host else { return true };
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
+/// The host that a request names; `None` if it is of a client too old to name one.
+///
+/// # Errors
+/// If it names none, several, one that is malformed, or two that differ: a proxy in front of this server
+/// could take another one than the server does (RFC 9112, section 3.2).
+fn host(request: &Request) -> Result<Option<Authority>, ApiError> {
+    let wrong = |what: &str| Err(ApiError::bad_request(format!("Host: {what}")));
+    let mut all = request.headers().get_all(header::HOST).iter();
+    let host = match (all.next(), all.next()) {
+        (None, _) if request.version() < Version::HTTP_11 => return Ok(None),
+        (None, _) => return wrong("it is missing, expected exactly one"),
+        (Some(_), Some(_)) => return wrong("there are several, expected exactly one"),
+        (Some(host), None) => host,
     };
+    let read = host.to_str().ok().and_then(|text| text.parse::<Authority>().ok());
+    let whole = |host: &Authority| {
+        let (name, port) = (host.host(), host.as_str().len() - host.host().len());
+        // What is not the name is nothing, or a colon and a port.
+        !name.is_empty() && !host.as_str().contains('@') && (port <= 1 || host.port_u16().is_some())
+    };
+    let Some(host) = read.filter(whole) else {
+        return wrong("it is malformed, expected a name or an address, and perhaps a port");
+    };
+    match request.uri().authority() {
+        Some(other) if *other != host => wrong("it differs from the request's target"),
+        _ => Ok(Some(host)),
+    }
+}
+
+/// Whether a host is this machine. A page on the web can make its own name point here, but cannot make
+/// the browser send another.
+fn is_local(host: &Authority) -> bool {
+    let name = host.host().trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }
 
@@ -144,26 +169,62 @@ mod tests {
         let router: axum::Router<()> = axum::Router::new()
             .route("/broken", axum::routing::get(broken))
             .layer(axum::middleware::from_fn_with_state(app, guard));
-        let request = Request::get("/broken").body(Body::empty()).unwrap();
+        let request =
+            Request::get("/broken").header("host", "localhost").body(Body::empty()).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let response = runtime.block_on(tower::ServiceExt::oneshot(router, request)).unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 
+    /// A request with these hosts: `None` if it is refused, else whether it is for this machine.
+    fn local(target: &str, hosts: &[&str]) -> Option<bool> {
+        let mut request = Request::get(target);
+        for host in hosts {
+            request =
+                request.header(header::HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
+        }
+        let host = host(&request.body(Body::empty()).unwrap()).ok()?;
+        Some(host.as_ref().is_none_or(is_local))
+    }
+
     #[test]
     fn only_names_of_this_machine_are_local() {
-        for (host, local) in [
-            ("localhost:8341", true),
-            ("127.0.0.1", true),
-            ("[::1]:80", true),
-            ("evil.example", false),
-            ("localhost.evil.example:8341", false),
-            ("127.0.0.1.evil.example", false),
-            ("", false),
+        for (host, expected) in [
+            ("localhost:8341", Some(true)),
+            ("LOCALHOST", Some(true)),
+            ("127.0.0.1", Some(true)),
+            ("127.0.0.1:", Some(true)),
+            ("[::1]:80", Some(true)),
+            ("[::1]", Some(true)),
+            ("evil.example", Some(false)),
+            ("localhost.evil.example:8341", Some(false)),
+            ("127.0.0.1.evil.example", Some(false)),
+            ("", None),
+            (":80", None),
+            ("local host", None),
+            ("localhost:80:80", None),
+            ("localhost:x", None),
+            ("localhost:99999", None),
+            ("a@localhost", None),
+            ("localhost/", None),
+            ("localhost, localhost", None),
+            ("[::1", None),
+            ("http://localhost", None),
+            ("localhost\u{e9}", None),
         ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_static(host));
-            assert_eq!(is_local(&headers), local, "{host}");
+            assert_eq!(local("/", &[host]), expected, "{host}");
         }
+    }
+
+    #[test]
+    fn there_is_exactly_one_host() {
+        assert_eq!(local("/", &[]), None);
+        assert_eq!(local("/", &["localhost", "localhost"]), None);
+        assert_eq!(local("/", &["localhost", "evil.example"]), None);
+        assert_eq!(local("http://evil.example/", &["localhost"]), None);
+        assert_eq!(local("http://localhost/", &["localhost"]), Some(true));
+        let mut old = Request::get("/").body(Body::empty()).unwrap();
+        *old.version_mut() = Version::HTTP_10;
+        assert!(matches!(host(&old), Ok(None)));
     }
 }

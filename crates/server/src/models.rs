@@ -14,6 +14,7 @@ use crate::app::now;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::parse::ToolStyle;
+use crate::prepare::Lanes;
 
 /// Where a model comes from.
 pub struct ModelSource {
@@ -75,6 +76,8 @@ pub(crate) struct Model {
     /// How tokens are chosen where a request does not say.
     pub sampling: SamplingParams,
     pub tools: ToolSupport,
+    /// Where requests wait to be prepared.
+    pub lanes: Arc<Lanes>,
     /// Requests that were accepted and have not ended.
     accepted: Arc<AtomicUsize>,
     most: usize,
@@ -351,6 +354,7 @@ fn prepare(opened: &Opened, config: &ModelsConfig, entry: &Entry) -> Result<Mode
         metrics: entry.metrics.clone(),
         sampling: default_sampling(checkpoint.generation_config()),
         tools: tool_support(tool_template(checkpoint)),
+        lanes: Arc::default(),
         accepted: Arc::default(),
         most: config.engine.max_sequences.saturating_add(config.max_queue).max(1),
         used: AtomicU64::new(0),

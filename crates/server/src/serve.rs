@@ -8,14 +8,14 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use keeve_engine::ModelInfo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::api;
 use crate::app::{App, ServerConfig, Shared};
 use crate::error::ApiError;
+use crate::idle::{Connections, Counting};
 use crate::models::{ModelSource, Models, ModelsConfig};
 use crate::slow::Patient;
 
@@ -25,6 +25,9 @@ const HEAD_BYTES: usize = 32 << 10;
 
 /// Threads that talk to clients. The work is done by the engine's own.
 const WORKERS: usize = 2;
+
+/// Idle connections that are ended when the system has no file handles left.
+const ENDED_FOR_HANDLES: usize = 32;
 
 /// How often the engines are looked at.
 const WATCH: Duration = Duration::from_millis(500);
@@ -96,23 +99,27 @@ impl Server {
         let Self { listener, app } = self;
         let router = api::router(app.clone());
         let connections = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(app.config.max_connections.clamp(1, 1 << 20)));
+        let open = Connections::new(app.config.max_connections.clamp(1, 1 << 20));
         let accept = async {
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
                     Err(_) => {
                         // Out of file handles, most likely: connections must end first.
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        (0..ENDED_FOR_HANDLES).for_each(|_| open.end_idle());
+                        tokio::time::sleep(Duration::from_millis(10)).await;
                         continue;
                     }
                 };
-                let connection = connections.watch(connection(stream, router.clone(), &app.config));
+                let place = open.place().await;
+                let service = Counting::new(router.clone(), place.clone());
+                let connection = connections.watch(connection(stream, service, &app.config));
                 tokio::spawn(async move {
-                    // A connection that breaks off concerns nobody else.
-                    let _ = connection.await;
-                    drop(place);
+                    tokio::select! {
+                        // A connection that breaks off concerns nobody else.
+                        _ = connection => {}
+                        () = place.wanted_elsewhere() => {}
+                    }
                 });
             }
         };
@@ -155,12 +162,11 @@ impl Server {
 /// One connection: HTTP/1.1, with limits on the head of each request.
 fn connection(
     stream: TcpStream,
-    router: axum::Router,
+    service: Counting,
     config: &ServerConfig,
-) -> http1::Connection<TokioIo<Patient<TcpStream>>, TowerToHyperService<axum::Router>> {
+) -> http1::Connection<TokioIo<Patient<TcpStream>>, Counting> {
     // Without it, small pieces of an answer wait for each other. It works without, too.
     let _ = stream.set_nodelay(true);
-    let service = TowerToHyperService::new(router);
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(config.head_timeout)

@@ -17,7 +17,7 @@ use crate::answer::Answers;
 use crate::app::{Shared, now};
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
-use crate::models::{Model, blocking};
+use crate::models::Model;
 use crate::sse;
 
 choosing_request! {
@@ -115,7 +115,8 @@ pub(crate) async fn create(
     let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
     let (owner, prompts) = (model.clone(), request.prompt.clone());
     let format = request.response_format.clone().and_then(ResponseFormat::grammar);
-    let prepared = blocking(move || {
+    let bytes = prompts.bytes();
+    let prepared = model.lanes.clone().prepare(bytes, format.is_some(), move || {
         let prompts = prompts.ids(&owner)?;
         let constraint = format.map(|grammar| owner.engine.constraint(&grammar)).transpose();
         let constraint =
@@ -169,13 +170,19 @@ fn refuse_unsupported(request: &CompletionRequest) -> Result<(), ApiError> {
 }
 
 impl Prompts {
+    /// Bytes of all texts.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Texts(texts) => texts.iter().map(String::len).sum(),
+            Self::Ids(_) | Self::ManyIds(_) => 0,
+        }
+    }
+
     /// Token ids of each prompt. Text is a person's: it becomes no special token.
     pub fn ids(self, model: &Model) -> Result<Vec<Vec<u32>>, ApiError> {
         let encode = |text: &String| -> Result<Vec<u32>, ApiError> {
-            let tokenizer = model.engine.tokenizer()?;
-            tokenizer
-                .encode(text, true, false)
-                .map_err(|error| ApiError::from(keeve_engine::Error::from(error)))
+            Ok(model.engine.text_prompt(text, true)?)
         };
         match self {
             Self::Text(text) => Ok(vec![encode(&text)?]),

@@ -14,7 +14,6 @@ use crate::app::Shared;
 use crate::base64::base64;
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
-use crate::models::blocking;
 
 /// Texts to embed. Fields that are not listed are refused.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -109,7 +108,8 @@ pub(crate) async fn create(
 ) -> Result<Json<Embeddings>, ApiError> {
     let model = app.models.get(&request.model).await?;
     let (owner, input) = (model.clone(), request.input);
-    let prompts = blocking(move || input.ids(&owner)).await??;
+    let (lanes, length) = (model.lanes.clone(), input.bytes());
+    let prompts = lanes.prepare(length, false, move || input.ids(&owner)).await??;
     if prompts.is_empty() || prompts.len() > MOST_INPUTS {
         let message = format!("expected 1 to {MOST_INPUTS} texts");
         return Err(ApiError::field("input", message));

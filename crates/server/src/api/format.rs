@@ -5,8 +5,6 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::error::ApiError;
-
 /// What the answer has to look like.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -64,31 +62,7 @@ impl ResponseFormat {
     }
 }
 
-/// A grammar's rules as Lark text, whose first one is `body`, for use inside another grammar.
-fn lark_body(grammar: &Grammar) -> Option<String> {
-    match grammar {
-        Grammar::JsonSchema(schema) => Some(format!("body: %json {schema}")),
-        Grammar::Regex(regex) => Some(format!("body: /{}/", regex.replace('/', "\\/"))),
-        Grammar::Lark(_) => None,
-    }
-}
-
 /// The grammar of an answer that ends its reasoning first.
-///
-/// # Errors
-/// If the grammar is one that cannot be made part of another.
-pub(crate) fn after_reasoning(grammar: Grammar) -> Result<Grammar, ApiError> {
-    let body = match &grammar {
-        // Tool calls come as rules whose first one is `start`.
-        Grammar::Lark(rules) => {
-            rules.strip_prefix("start: calls\n").map(|rules| format!("body: calls\n{rules}"))
-        }
-        other => lark_body(other),
-    };
-    let Some(body) = body else {
-        let message = "a Lark grammar cannot be combined with reasoning: turn thinking off";
-        return Err(ApiError::field("response_format", message));
-    };
-    let reasoning = "reasoning[lazy]: /(.|\\n)*<\\/think>/";
-    Ok(Grammar::Lark(format!("start: reasoning /\\n{{0,2}}/ body\n{reasoning}\n{body}\n")))
+pub(crate) fn after_reasoning(grammar: Grammar) -> Grammar {
+    Grammar::After { end: "</think>".into(), answer: Box::new(grammar) }
 }

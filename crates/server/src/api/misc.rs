@@ -12,7 +12,7 @@ use crate::app::Shared;
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
 use crate::metrics::{Labelled, render};
-use crate::models::{Listed, blocking};
+use crate::models::Listed;
 
 /// All models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -187,14 +187,14 @@ pub(crate) async fn tokenize(
     Body(request): Body<TokenizeRequest>,
 ) -> Result<Json<Tokenized>, ApiError> {
     let model = app.models.get(&request.model).await?;
+    let (lanes, bytes) = (model.lanes.clone(), request.prompt.len());
     let encode = move || {
-        let tokenizer = model.engine.tokenizer()?;
         let special = request.add_special_tokens.unwrap_or(true);
-        let tokens = tokenizer.encode(&request.prompt, special, false)?;
+        let tokens = model.engine.text_prompt(&request.prompt, special)?;
         let max_model_len = model.engine.info().max_context;
         Ok::<_, keeve_engine::Error>(Tokenized { count: tokens.len(), tokens, max_model_len })
     };
-    Ok(Json(blocking(encode).await??))
+    Ok(Json(lanes.prepare(bytes, false, encode).await??))
 }
 
 /// Token ids to turn into text.

@@ -2,7 +2,6 @@
 //! that takes conversations goes through here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use keeve_engine::chat::{Content, Part};
 use keeve_engine::sampling::TokenLogprob;
@@ -16,7 +15,7 @@ use crate::answer::Answers;
 use crate::app::Shared;
 use crate::error::ApiError;
 use crate::images::{Images, Prepared};
-use crate::models::{Model, blocking};
+use crate::models::Model;
 use crate::parse::{AnswerParser, Delta};
 
 /// What the model is asked.
@@ -82,25 +81,23 @@ impl Turn {
         if !model.tools.in_template {
             self.tools.write_into(&mut self.messages);
         }
-        let (wanted, options) = self.render_options(model);
+        let options = self.render_options(model);
         let _images = self.images.prepare(app, model).await?;
         let (messages, owner) = (self.messages, model.clone());
-        let rendered = blocking(move || owner.engine.rendered(&messages, &options)).await?;
-        drop(wanted);
-        Ok(rendered?)
+        let bytes = messages.iter().map(text_bytes).sum();
+        model.engine.check_length(bytes)?;
+        let work = move || owner.engine.rendered(&messages, &options);
+        Ok(model.lanes.clone().prepare(bytes, false, work).await??)
     }
 
-    /// How the prompt is rendered, for as long as the first of these is there.
-    fn render_options(&mut self, model: &Model) -> (Wanted, RenderOptions) {
-        let wanted = Wanted::default();
-        let options = RenderOptions {
+    /// How the prompt is rendered.
+    fn render_options(&mut self, model: &Model) -> RenderOptions {
+        RenderOptions {
             tools: self.tools.for_template().filter(|_| model.tools.in_template),
             add_generation_prompt: true,
             extra: std::mem::take(&mut self.template_args),
-            cancel: Some(wanted.0.clone()),
             ..RenderOptions::default()
-        };
-        (wanted, options)
+        }
     }
 
     /// Begins the answers.
@@ -117,16 +114,19 @@ impl Turn {
         }
         let style = (!self.tools.tools.is_empty()).then_some(support.style);
         let one_call = style.is_some() && !self.tools.several;
-        let (wanted, options) = self.render_options(model);
+        let options = self.render_options(model);
         let grammar = forced.or(self.format);
         let images = self.images.prepare(app, model).await?;
         let (messages, owner) = (self.messages, model.clone());
+        let bytes = messages.iter().map(text_bytes).sum();
+        model.engine.check_length(bytes)?;
         // Rendering and compiling take a while.
-        let prepared = blocking(move || {
+        let bound = grammar.is_some();
+        let prepared = model.lanes.clone().prepare(bytes, bound, move || {
             let prompt = owner.engine.chat_prompt(&messages, &options)?;
             let reasoning = begins_reasoning(&owner, &prompt);
             let grammar = match grammar {
-                Some(grammar) if reasoning => Some(after_reasoning(grammar)?),
+                Some(grammar) if reasoning => Some(after_reasoning(grammar)),
                 grammar => grammar,
             };
             let constraint = grammar.map(|grammar| owner.engine.constraint(&grammar));
@@ -136,7 +136,6 @@ impl Turn {
             Ok::<_, ApiError>((prompt, reasoning, constraint))
         });
         let (prompt, reasoning, constraint) = prepared.await??;
-        drop(wanted);
         let mut requests = self.choosing.requests(app, model, prompt, constraint)?;
         for request in &mut requests {
             request.images = images.patches.clone();
@@ -152,13 +151,14 @@ impl Turn {
     }
 }
 
-/// Says that nobody waits any more when it is dropped, as it is with a request whose client left.
-#[derive(Default)]
-struct Wanted(Arc<AtomicBool>);
-
-impl Drop for Wanted {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+/// Bytes of text that a message has.
+fn text_bytes(message: &Message) -> usize {
+    match &message.content {
+        None => 0,
+        Some(Content::Text(text)) => text.len(),
+        Some(Content::Parts(parts)) => {
+            parts.iter().filter_map(|part| part.text.as_ref()).map(String::len).sum()
+        }
     }
 }
 
