@@ -52,7 +52,7 @@ fn orders(value: &Value) -> Vec<Value> {
                 let longer = orders(item).into_iter().flat_map(|item| {
                     lists
                         .iter()
-                        .map(move |list| [&list[..], &[item.clone()]].concat())
+                        .map(move |list| [&list[..], std::slice::from_ref(&item)].concat())
                         .collect::<Vec<_>>()
                 });
                 let longer: Vec<_> = longer.take(MOST).collect();

@@ -47,7 +47,8 @@ class Server:
                 with open(os.path.join(folder, "chat_template.jinja"), "w") as out:
                     out.write(template)
             paths.append(folder)
-        command = [KEEVE, "serve", *paths, "--port", str(self.port)]
+        command = [KEEVE, "serve", paths[0], "--model", f"endless={paths[1]}",
+                   "--port", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         for _ in range(600):
             try:
