@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::body::Bodies;
 use crate::images::{ImageRules, ImageWork};
 use crate::models::Models;
 
@@ -72,7 +73,7 @@ pub(crate) struct App {
     pub models: Models,
     pub images: ImageWork,
     /// Room for the bodies that are being read.
-    pub bodies: Arc<tokio::sync::Semaphore>,
+    pub bodies: Bodies,
     /// Whether the server is ending.
     pub draining: AtomicBool,
     /// Whether the address is this machine's own, so that only it can connect.
@@ -89,7 +90,7 @@ impl App {
             config,
             models,
             images: ImageWork::default(),
-            bodies: crate::body::room(),
+            bodies: Bodies::default(),
             draining: AtomicBool::new(false),
             loopback,
             ids: AtomicU64::new(1),

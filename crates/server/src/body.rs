@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::app::Shared;
+use crate::background::background;
 use crate::error::ApiError;
 
 /// Bytes that bodies which are being read may have together, beyond the first [`FREE`] of each; in units.
@@ -17,15 +18,28 @@ const ROOM: usize = 256;
 const UNIT: usize = 1 << 20;
 const FREE: usize = 1 << 20;
 
-/// Room for the bodies that are being read.
-pub(crate) fn room() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(ROOM))
+/// Bodies longer than this are parsed in the background, few at once: the threads that serve have others
+/// to talk to.
+const SHORT: usize = 64 << 10;
+const PARSED_AT_ONCE: usize = 2;
+
+/// Room for the bodies that are being read, and places for long ones to be parsed.
+pub(crate) struct Bodies {
+    room: Arc<Semaphore>,
+    parsing: Arc<Semaphore>,
+}
+
+impl Default for Bodies {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { room: places(ROOM), parsing: places(PARSED_AT_ONCE) }
+    }
 }
 
 /// The JSON body of a request. An unknown field is an error that names it.
 pub struct Body<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<Shared> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &Shared) -> Result<Self, ApiError> {
@@ -49,14 +63,22 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
         }
         // What is held of the room is given back when the body has been parsed.
         let mut held = vec![];
-        let read = collect(request.into_body(), limit, &app.bodies, &mut held);
+        let read = collect(request.into_body(), limit, &app.bodies.room, &mut held);
         let read = tokio::time::timeout(app.config.body_timeout, read).await;
         let Ok(read) = read else {
             let message = "the body did not arrive in time";
             return Err(ApiError::refused(StatusCode::REQUEST_TIMEOUT, message));
         };
         let bytes = read.ok_or_else(too_long)?;
-        parse(&bytes).map(Self)
+        if bytes.len() <= SHORT {
+            return parse(&bytes).map(Self);
+        }
+        let place = app.bodies.parsing.clone().acquire_owned().await;
+        let parsed = background(move || {
+            let _held = (place, held);
+            parse(&bytes)
+        });
+        parsed.await?.map(Self)
     }
 }
 

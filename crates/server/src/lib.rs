@@ -7,6 +7,7 @@
 mod answer;
 mod api;
 mod app;
+mod background;
 mod base64;
 mod body;
 mod error;

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
 
+use crate::background::background;
 use crate::error::ApiError;
 use crate::models::blocking;
 
@@ -98,11 +99,11 @@ impl Lanes {
         let held = Held { lanes: self.clone(), long };
         let gone = Arc::new(AtomicBool::new(false));
         let _gone = Gone(gone.clone());
-        blocking(move || {
+        let work = move || {
             let _held = (held, room);
             keeve_engine::wanted::until(gone, work)
-        })
-        .await
+        };
+        if long { background(work).await } else { blocking(work).await }
     }
 }
 
