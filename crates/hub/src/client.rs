@@ -8,13 +8,14 @@
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use ureq::config::RedirectAuthHeaders;
 use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE};
 use ureq::http::{HeaderMap, Response};
 use ureq::tls::TlsConfig;
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 use crate::name::{self, ModelName, Revision};
+use crate::origin::{Origin, followed};
 use crate::{Error, Settings};
 
 /// How often a request may fail in a row.
@@ -26,12 +27,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The most bytes of a list of files.
 const MAX_LIST: u64 = 32 << 20;
 
-/// Redirects within the hub that are followed to learn about a file.
+/// Redirects that are followed: within the hub to learn about a file, to anywhere to read it.
 const MAX_HOPS: usize = 5;
 
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
+    /// Who may see the token.
+    origin: Option<Origin>,
     token: Option<String>,
     retry_wait: Duration,
 }
@@ -111,7 +114,10 @@ impl Client {
     pub fn new(settings: &Settings) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
-            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            // Redirects are followed here: the library compares hosts, and would show the token to
+            // another port or without encryption.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .tls_config(tls())
             .timeout_connect(Some(settings.timeout))
             .timeout_recv_response(Some(settings.timeout))
@@ -121,6 +127,7 @@ impl Client {
             .new_agent();
         Self {
             agent,
+            origin: Origin::of(&settings.endpoint),
             endpoint: settings.endpoint.clone(),
             token: settings.token.clone(),
             retry_wait: settings.retry_wait,
@@ -194,22 +201,15 @@ impl Client {
     fn try_head(&self, what: &str, url: &str) -> Result<FileHead, Failed> {
         let mut url = url.to_owned();
         for _ in 0..MAX_HOPS {
-            let request = self.agent.head(&url).config().max_redirects(0);
-            let request = request.max_redirects_will_error(false).build();
-            let mut request = request.header(ACCEPT_ENCODING, "identity");
-            if let Some(token) = &self.token {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-            }
-            let response = request.call().map_err(|error| failure(&error))?;
+            let response = self.send(self.agent.head(&url), &url, 0)?;
             let headers = response.headers();
-            let location = text(headers, LOCATION.as_str());
             if response.status().is_redirection() {
                 // Within the hub (a repository that was renamed): the description is there. To
                 // elsewhere (where large files lie): it is here.
-                let inside = location
-                    .filter(|location| location.starts_with('/') && !location.starts_with("//"));
-                if let (Some(location), None) = (inside, text(headers, "x-linked-etag")) {
-                    url = format!("{}{location}", origin(&self.endpoint));
+                let next = next_address(&url, headers)?;
+                let inside = Origin::of(&next).is_some() && Origin::of(&next) == self.origin;
+                if inside && text(headers, "x-linked-etag").is_none() {
+                    url = next;
                     continue;
                 }
             } else {
@@ -223,17 +223,43 @@ impl Client {
 
     /// The content at `url` from byte `from` on; status 200 or 206.
     pub fn get(&self, what: &str, url: &str, from: u64) -> Result<Response<Body>, Failed> {
-        let mut request = self.agent.get(url).header(ACCEPT_ENCODING, "identity");
-        if let Some(token) = &self.token {
+        let mut url = url.to_owned();
+        for _ in 0..=MAX_HOPS {
+            let response = self.send(self.agent.get(&url), &url, from)?;
+            if response.status().is_redirection() {
+                url = next_address(&url, response.headers())?;
+                continue;
+            }
+            check(what, &response)?;
+            return Ok(response);
+        }
+        Err(Failed::again("the server redirects in circles"))
+    }
+
+    /// One request. The token goes with it only to the hub itself: its scheme, host and port.
+    fn send(
+        &self,
+        request: RequestBuilder<WithoutBody>,
+        url: &str,
+        from: u64,
+    ) -> Result<Response<Body>, Failed> {
+        let mut request = request.header(ACCEPT_ENCODING, "identity");
+        let own = self.origin.is_some() && Origin::of(url) == self.origin;
+        if let Some(token) = self.token.as_ref().filter(|_| own) {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));
         }
-        let response = request.call().map_err(|error| failure(&error))?;
-        check(what, &response)?;
-        Ok(response)
+        request.call().map_err(|error| failure(&error))
     }
+}
+
+/// Where a redirect leads.
+fn next_address(url: &str, headers: &HeaderMap) -> Result<String, Failed> {
+    let location = text(headers, LOCATION.as_str());
+    let next = location.and_then(|location| followed(url, location));
+    next.ok_or_else(|| Failed::again("the server redirects to no address that can be followed"))
 }
 
 /// How connections are secured, for any client of `ureq`: by the system's own TLS where `Cargo.toml` says that
@@ -245,12 +271,6 @@ pub fn tls() -> TlsConfig {
         .provider(ureq::tls::TlsProvider::NativeTls)
         .root_certs(ureq::tls::RootCerts::PlatformVerifier);
     config.build()
-}
-
-/// Scheme, host and port of an address.
-fn origin(address: &str) -> &str {
-    let host = address.find("://").map_or(0, |at| at + 3);
-    address[host..].find('/').map_or(address, |at| &address[..host + at])
 }
 
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

@@ -17,6 +17,7 @@ mod error;
 mod fetch;
 mod hash;
 mod name;
+mod origin;
 mod select;
 mod settings;
 

@@ -1,7 +1,7 @@
 //! Where the hub and the cache are, and who asks. The variables are those of Python's `huggingface_hub`
 //! (its documentation, "Environment variables").
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keeve_files::whole;
@@ -68,13 +68,17 @@ impl Settings {
             return Err(Error::Setting { name: "HF_ENDPOINT".into(), problem });
         }
         let file = folder("HF_TOKEN_PATH").or_else(|| Some(home?.join("token")));
-        // A file that cannot be read is no token; whoever needs one is told so by the server.
-        let stored = || whole::text(&file?, 1 << 16, "a token").ok();
-        let token = variable("HF_TOKEN").or_else(stored).map(|token| token.trim().to_owned());
+        let (name, token) = match variable("HF_TOKEN") {
+            Some(token) => ("HF_TOKEN".to_owned(), Some(token)),
+            None => file
+                .map_or_else(Default::default, |file| (file.display().to_string(), stored(&file))),
+        };
+        let token =
+            token.map(|token| token.trim().trim_start_matches('\u{feff}').trim().to_owned());
         let token = token.filter(|token| !token.is_empty());
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             let problem = "holds characters that a token cannot have";
-            return Err(Error::Setting { name: "HF_TOKEN".into(), problem });
+            return Err(Error::Setting { name, problem });
         }
         let offline = variable("HF_HUB_OFFLINE").is_some_and(|value| {
             ["1", "on", "yes", "true"].contains(&value.trim().to_ascii_lowercase().as_str())
@@ -88,6 +92,14 @@ impl Settings {
             timeout: Duration::from_secs(30),
         })
     }
+}
+
+/// The longest file with a token, in bytes.
+const MOST_TOKEN: u64 = 64 << 10;
+
+/// The token of a file. One that cannot be read is none; whoever needs one is told so by the server.
+fn stored(file: &Path) -> Option<String> {
+    whole::text(file, MOST_TOKEN, "a token").ok()
 }
 
 #[cfg(test)]
@@ -119,10 +131,15 @@ mod tests {
         let xdg = settings(&[("XDG_CACHE_HOME", "/x"), ("HF_HUB_OFFLINE", "0")]).unwrap();
         assert_eq!((xdg.cache, xdg.offline), ("/x/huggingface/hub".into(), false));
         let stored = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(stored.path(), "hf_stored\n").unwrap();
         let path = stored.path().to_str().unwrap();
-        let stored = settings(&[("HF_HOME", "/h"), ("HF_TOKEN_PATH", path)]).unwrap();
-        assert_eq!(stored.token.as_deref(), Some("hf_stored"));
+        for text in ["hf_stored\n", "\u{feff}hf_stored\r\n"] {
+            std::fs::write(stored.path(), text).unwrap();
+            let stored = settings(&[("HF_HOME", "/h"), ("HF_TOKEN_PATH", path)]).unwrap();
+            assert_eq!(stored.token.as_deref(), Some("hf_stored"));
+        }
+        std::fs::write(stored.path(), "two words").unwrap();
+        let wrong = settings(&[("HF_HOME", "/h"), ("HF_TOKEN_PATH", path)]).unwrap_err();
+        assert!(wrong.to_string().contains(path), "{wrong}");
     }
 
     #[test]

@@ -296,6 +296,55 @@ fn the_token_goes_to_the_hub() {
 }
 
 #[test]
+fn the_token_goes_to_no_other_origin() {
+    // The same host at another port, by an address of its own and by one that only names the host.
+    for scheme in ["http://", "//"] {
+        let content = vec![7; 1000];
+        let elsewhere = {
+            let body = content.clone();
+            Server::new(vec![], move |_, _| Some(Reply { body: body.clone(), ..status(200) }))
+        };
+        let place = elsewhere.address.replace("http://", scheme) + "/blob";
+        let etag = server::sha256(&content);
+        let hub = Server::new(vec![("m.gguf", content.clone())], move |asked, _| {
+            asked.path.ends_with("m.gguf").then(|| Reply {
+                headers: vec![
+                    ("Location", place.clone()),
+                    ("X-Linked-Etag", format!("\"{etag}\"")),
+                    ("X-Linked-Size", "1000".into()),
+                ],
+                ..status(302)
+            })
+        });
+        let folder = TempDir::new().unwrap();
+        let client = hub.hub_with(&folder, |settings| settings.token = Some("hf_secret".into()));
+        fetch(&client, "some/model").unwrap();
+        let seen = elsewhere.asked.lock().unwrap();
+        assert!(!seen.is_empty());
+        assert!(seen.iter().all(|asked| asked.header("authorization").is_none()), "{seen:?}");
+        let asked = hub.asked.lock().unwrap();
+        assert!(asked.iter().all(|asked| asked.header("authorization").is_some()));
+    }
+}
+
+#[test]
+fn the_token_follows_a_repository_that_was_renamed() {
+    let listed = Server::new(gguf(), |asked, _| {
+        if asked.header("authorization") != Some("Bearer hf_secret") {
+            return Some(status(401));
+        }
+        let path = asked.path.clone();
+        path.contains("old/name").then(|| Reply {
+            headers: vec![("Location", path.replace("old/name", "some/model"))],
+            ..status(307)
+        })
+    });
+    let folder = TempDir::new().unwrap();
+    let client = listed.hub_with(&folder, |settings| settings.token = Some("hf_secret".into()));
+    fetch(&client, "old/name").unwrap();
+}
+
+#[test]
 fn what_the_server_says_never_becomes_a_path_unchecked() {
     let list = |body: &'static str| {
         Server::new(gguf(), move |asked, _| {
