@@ -157,18 +157,43 @@ impl Engine {
     ) -> Result<Rendered, Error> {
         let template = self.chat_template()?.ok_or(Error::NoChatTemplate)?;
         let segments = template.render_segments(messages, options)?;
+        self.encoded(segments)
+    }
+
+    /// A prompt of what [`ChatTemplate::render_segments`] gives, or a part of it.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer, or the text cannot fit the context.
+    pub fn encoded(&self, segments: Vec<Segment>) -> Result<Rendered, Error> {
         let ids = self.tokens(&segments, false)?;
         Ok(Rendered::of(segments, ids, self.tokenizer()?))
     }
 
-    /// Token ids of a text that is to be a prompt; names of special tokens in it are text. `add_special`
-    /// puts the tokens around it that the tokenizer asks for.
+    /// Token ids of a text that is to be a prompt. `add_special` puts the tokens around it that the tokenizer
+    /// asks for; names of special tokens in it are text unless `parse_special`.
     ///
     /// # Errors
     /// If the model has no tokenizer, or the text cannot fit the context.
-    pub fn text_prompt(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
-        let segment = Segment { text: text.to_owned(), trusted: false };
+    pub fn text_prompt(
+        &self,
+        text: &str,
+        add_special: bool,
+        parse_special: bool,
+    ) -> Result<Vec<u32>, Error> {
+        let segment = Segment { text: text.to_owned(), trusted: parse_special };
         self.tokens(std::slice::from_ref(&segment), add_special)
+    }
+
+    /// As [`Self::text_prompt`] without special tokens in the text, cut to as many tokens as the context holds.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer, or nobody wants to know any more.
+    pub fn text_beginning(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        let (tokenizer, context) = (self.tokenizer()?, self.info.max_context);
+        let beginning = length::beginning(tokenizer, text, context)?;
+        let mut ids = tokenizer.encode(beginning, add_special, false)?;
+        ids.truncate(context);
+        Ok(ids)
     }
 
     /// Whether a prompt with a text of so many bytes in it may fit the context.
@@ -257,11 +282,19 @@ impl Engine {
         }
         let vocabulary = self.info.vocabulary;
         let biased = request.sampling.logit_bias.keys();
-        if let Some(&id) = prompt.tokens.iter().chain(biased).find(|&&id| id as usize >= vocabulary)
-        {
+        let mut named = prompt.tokens.iter().chain(biased).chain(&request.stop_tokens);
+        if let Some(&id) = named.find(|&&id| id as usize >= vocabulary) {
             return Err(Error::TokenId { id, vocabulary });
         }
-        let detokenizer = self.tokenizer().ok().map(|tokenizer| tokenizer.detokenizer(true));
+        let skip_special = !request.keep_special;
+        let tokenizer = self.tokenizer().ok();
+        let mut detokenizer = tokenizer.map(|tokenizer| tokenizer.detokenizer(skip_special));
+        if let (Some(detokenizer), Some(&last)) = (&mut detokenizer, prompt.tokens.last())
+            && request.continues
+        {
+            // What it is the text of has been said; ids without a text say nothing.
+            let _ = detokenizer.push(last);
+        }
         let cancelled = Arc::new(AtomicBool::new(false));
         let events: Sink = Box::new(sink);
         let link = Link { events, cancelled: cancelled.clone() };

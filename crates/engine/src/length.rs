@@ -56,11 +56,7 @@ pub(crate) fn check(
         let mut rest = segment.text.as_str();
         while !rest.is_empty() {
             wanted::check()?;
-            let mut end = rest.len().min(PIECE);
-            while !rest.is_char_boundary(end) {
-                end -= 1;
-            }
-            let (piece, after) = rest.split_at(end);
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(PIECE));
             tokens += tokenizer.encode(piece, false, segment.trusted)?.len();
             if tokens > context + tolerance {
                 return Err(Error::PromptTooLong { tokens, context });
@@ -69,6 +65,25 @@ pub(crate) fn check(
         }
     }
     wanted::check()
+}
+
+/// The beginning of a text, with at least `context` tokens where the text has so many.
+///
+/// # Errors
+/// If it cannot be encoded, or nobody wants to know any more.
+pub(crate) fn beginning<'a>(
+    tokenizer: &Tokenizer,
+    text: &'a str,
+    context: usize,
+) -> Result<&'a str, Error> {
+    let (mut end, mut tokens) = (0, 0);
+    while end < text.len() && tokens <= context + context / 8 + 64 {
+        wanted::check()?;
+        let next = text.floor_char_boundary(end + PIECE);
+        tokens += tokenizer.encode(&text[end..next], false, false)?.len();
+        end = next;
+    }
+    Ok(&text[..end])
 }
 
 #[cfg(test)]
@@ -101,6 +116,15 @@ mod tests {
         // It was not read to its end.
         assert!(tokens < 300_000, "{tokens}");
         assert!(checked("the cat sat on the mat. ".repeat(8000), 100_000).is_ok());
+    }
+
+    #[test]
+    fn the_beginning_of_a_text_has_as_many_tokens_as_the_context() {
+        let (tokenizer, text) = (tokenizer(), "12 ".repeat(200_000));
+        let cut = beginning(&tokenizer, &text, 1000).unwrap();
+        assert_eq!(cut.len(), PIECE);
+        assert!(tokenizer.encode(cut, false, false).unwrap().len() > 1000);
+        assert_eq!(beginning(&tokenizer, "short", 1000).unwrap(), "short");
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Whether to go on after the model's end tokens.
     pub ignore_eos: bool,
+    /// Further tokens that end the answer, whatever `ignore_eos` says; they are not part of it.
+    pub stop_tokens: Vec<u32>,
+    /// Tokens of the answer before which no end token is chosen.
+    pub min_tokens: usize,
+    /// Whether the texts of special tokens are part of the answer's text.
+    pub keep_special: bool,
+    /// Whether the answer's text goes on with the prompt's: a space that it begins with is then part of it
+    /// also where the tokenizer drops that of a text.
+    pub continues: bool,
     /// Whether to report the logits of prompt positions, each once and in order. They run, whatever
     /// the prefix cache holds.
     pub prompt_logits: bool,

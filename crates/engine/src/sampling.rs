@@ -413,6 +413,21 @@ fn best(scores: &[f32]) -> Result<u32, SamplingError> {
     best.map(|best| best.id).ok_or(SamplingError::NoToken(scores.len()))
 }
 
+/// What would be reported of the token `id`, had it been chosen from `logits`.
+///
+/// # Errors
+/// As for [`Sampler::sample`]; also if there is no logit of `id`.
+pub fn report(logits: &[f32], id: u32, top_logprobs: usize) -> Result<Sampled, SamplingError> {
+    let mut sampler = Sampler::new(SamplingParams { top_logprobs, ..SamplingParams::default() })?;
+    let normalizer = log_sum_exp(logits)?;
+    let logprob = |logit: f32| (f64::from(logit) - normalizer) as f32;
+    let chosen = logits.get(id as usize).ok_or(SamplingError::NoToken(logits.len()))?;
+    let alternatives = sampler.top(logits);
+    let alternatives =
+        alternatives.map(|id| TokenLogprob { id, logprob: logprob(logits[id as usize]) });
+    Ok(Sampled { id, logprob: logprob(*chosen), alternatives: alternatives.collect() })
+}
+
 /// `ln(sum(exp(logits)))`, checking every logit on the way.
 fn log_sum_exp(logits: &[f32]) -> Result<f64, SamplingError> {
     let mut largest = f32::NEG_INFINITY;

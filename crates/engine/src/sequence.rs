@@ -39,6 +39,10 @@ pub(crate) struct Sequence {
     /// not repeat those before.
     reported: usize,
     ignore_eos: bool,
+    /// Further tokens at which the answer ends.
+    stop_tokens: Vec<u32>,
+    /// Tokens of the answer before which none of those that end it is chosen.
+    min_tokens: usize,
     pub sampler: Sampler,
     /// Tokens that may come next.
     pub drafting: Drafting,
@@ -99,6 +103,8 @@ impl Sequence {
             prompt_logits: request.prompt_logits,
             reported: request.prompt_logits_from,
             ignore_eos: request.ignore_eos,
+            stop_tokens: request.stop_tokens,
+            min_tokens: request.min_tokens,
             sampler: Sampler::new(request.sampling)?,
             drafting: Drafting::default(),
             detokenizer,
@@ -312,12 +318,23 @@ impl Sequence {
     fn choose(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
         let (prompt, generated) = self.tokens.split_at(self.prompt_len);
         let history = History { prompt, generated };
+        let early = generated.len() < self.min_tokens;
+        let ends = || eos.iter().chain(&self.stop_tokens);
         let (sampled, allowed) = match &self.constraint {
+            None if early => {
+                let mut among = vec![u32::MAX; logits.len().div_ceil(32)];
+                exclude(&mut among, ends());
+                (self.sampler.sample_among(logits, history, &among)?, None)
+            }
             None => (self.sampler.sample(logits, history)?, None),
             Some(constraint) => match constraint.standing()? {
                 Standing::Complete => return Ok(Some(FinishReason::Stop)),
                 Standing::Open(allowed) => {
-                    let sampled = self.sampler.sample_among(logits, history, allowed.bits())?;
+                    let mut among = std::borrow::Cow::from(allowed.bits());
+                    if early {
+                        exclude(among.to_mut(), ends());
+                    }
+                    let sampled = self.sampler.sample_among(logits, history, &among)?;
                     (sampled, Some(allowed))
                 }
             },
@@ -326,7 +343,8 @@ impl Sequence {
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
         self.tokens.push(sampled.id);
-        if eos.contains(&sampled.id) && (!self.ignore_eos || allowed.is_some()) {
+        let at_end = eos.contains(&sampled.id) && (!self.ignore_eos || allowed.is_some());
+        if at_end || self.stop_tokens.contains(&sampled.id) {
             return Ok(Some(FinishReason::Stop));
         }
         if let (Some(constraint), Some(allowed)) = (&mut self.constraint, allowed) {
@@ -391,6 +409,15 @@ impl Sequence {
             decode_tokens: self.generated(),
             drafted_tokens: self.drafting.drafted,
             accepted_tokens: self.drafting.accepted,
+        }
+    }
+}
+
+/// Takes tokens from a set of them, 32 a word.
+fn exclude<'a>(set: &mut [u32], tokens: impl Iterator<Item = &'a u32>) {
+    for &id in tokens {
+        if let Some(word) = set.get_mut(id as usize / 32) {
+            *word &= !(1 << (id % 32));
         }
     }
 }

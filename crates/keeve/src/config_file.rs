@@ -1,9 +1,11 @@
-//! `keeve serve --config FILE`: flags from a TOML file, and `--print-config`.
+//! `keeve serve --config FILE`: flags from a TOML or YAML file, and `--print-config`.
 //!
 //! A key is a flag's name without its dashes. `model` is the MODEL, the table `models` has further
-//! ones by name. What the command line says comes after what the file says, so it prevails.
+//! ones by name. What the command line says comes after what the file says, so it prevails. What else YAML may say is
+//! in `config_yaml.rs`.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::Path;
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};
@@ -11,6 +13,7 @@ use keeve_files::whole;
 use toml::{Table, Value};
 
 use crate::args::Args;
+use crate::config_yaml;
 use crate::limits;
 use crate::output::Failure;
 
@@ -61,7 +64,14 @@ fn known() -> Vec<Arg> {
 fn read(path: &Path) -> Result<Vec<OsString>, Failure> {
     let wrong = |problem: String| Failure::from(format!("{}: {problem}", path.display()));
     let text = whole::text(path, limits::SETTINGS, "--config")?;
-    let table: Table = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let yaml = path
+        .extension()
+        .is_some_and(|ext| ext.eq_ignore_ascii_case("yaml") || ext.eq_ignore_ascii_case("yml"));
+    let table: Table = match yaml {
+        true => config_yaml::settings(text).map_err(wrong)?,
+        false => toml::from_str(text).map_err(|error| wrong(error.to_string()))?,
+    };
     let known = known();
     let (mut flags, mut model) = (vec![], None);
     for (key, value) in table {
@@ -155,5 +165,7 @@ fn print(matches: &clap::ArgMatches) -> String {
 }
 
 fn typed(text: &str) -> Value {
-    text.parse::<i64>().map(Value::Integer).unwrap_or_else(|_| text.into())
+    let whole = text.parse::<i64>().map(Value::Integer).ok();
+    let broken = || text.parse::<f64>().ok().filter(|value| value.is_finite()).map(Value::Float);
+    whole.or_else(broken).unwrap_or_else(|| text.into())
 }

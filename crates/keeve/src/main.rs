@@ -5,13 +5,17 @@ mod chat;
 mod checksums;
 mod commands;
 mod config_file;
+mod config_yaml;
 mod hub;
 mod images;
 mod interrupt;
+mod keys;
 mod limits;
 mod model;
 mod output;
+mod terminal;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -21,6 +25,7 @@ use serde_json::json;
 use args::Command;
 use config_file::Problem;
 use output::{Failure, Output};
+use terminal::Escaping;
 
 fn main() -> ExitCode {
     // Without it such an end says nothing. Where the system refuses, it says nothing still.
@@ -30,7 +35,7 @@ fn main() -> ExitCode {
         Err(Problem::Usage(error)) => return usage(&error),
         Err(Problem::File(failure)) => return Output::new(wants_json(), false).fail(&failure),
     };
-    let output = Output::new(args.json, args.quiet);
+    let output = Output::new(args.json, args.quiet).raw(args.raw);
     if let Some(text) = config {
         let printed = match output.json {
             true => output.result(&json!({ "config": text })),
@@ -100,7 +105,12 @@ fn usage(error: &clap::Error) -> ExitCode {
         }
         _ => {}
     }
-    // If nobody reads it there is nothing to do about it.
-    let _ = error.print();
+    // If nobody reads it there is nothing to do about it. The library colours what it prints, and repeats
+    // arguments as they are; a name of a file that commands the terminal is shown without colour.
+    let shown = Escaping::All.shown(&text);
+    let _ = match (asked.is_some(), shown == text) {
+        (false, false) => writeln!(io::stderr(), "{}", shown.trim_end()),
+        _ => error.print(),
+    };
     if asked.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }

@@ -13,6 +13,8 @@ use keeve::graph::Progress;
 use keeve_files::whole;
 use serde_json::{Value, json};
 
+use crate::terminal::Escaping;
+pub use crate::terminal::one_line;
 use crate::{interrupt, limits};
 
 /// Why a command did not do what it was asked.
@@ -60,20 +62,37 @@ pub struct Output {
     /// Whether standard output is one JSON object.
     pub json: bool,
     quiet: bool,
+    /// What is escaped on standard output.
+    escaping: Escaping,
 }
 
 impl Output {
+    /// Standard output is escaped, as a terminal behind a pipe needs it, or all that a terminal shows.
     pub fn new(json: bool, quiet: bool) -> Self {
-        Self { json, quiet }
+        let escaping = match io::stdout().is_terminal() {
+            true => Escaping::All,
+            false => Escaping::Controls,
+        };
+        Self { json, quiet, escaping }
+    }
+
+    /// With `raw`, standard output gets what models and files say as it is.
+    pub fn raw(self, raw: bool) -> Self {
+        Self { escaping: if raw { Escaping::Nothing } else { self.escaping }, ..self }
     }
 
     /// Prints the result of a command in JSON mode.
     pub fn result(&self, value: &Value) -> Result<(), Failure> {
-        self.text(&format!("{value}\n"))
+        let text = value.to_string();
+        self.write(&format!("{}\n", self.escaping.json(&text)))
     }
 
-    /// Prints text on standard output at once.
+    /// Prints text on standard output at once, escaped as [`Self::new`] says.
     pub fn text(&self, text: &str) -> Result<(), Failure> {
+        self.write(&self.escaping.shown(text))
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // Whoever read it has seen enough.
@@ -82,19 +101,19 @@ impl Output {
         }
     }
 
-    /// Prints a line on standard error, unless the user wants quiet.
+    /// Prints a line on standard error, escaped, unless the user wants quiet.
     pub fn note(&self, line: &str) {
         if !self.quiet {
             // There is nowhere left to complain to if standard error is closed.
-            let _ = writeln!(io::stderr(), "{line}");
+            let _ = writeln!(io::stderr(), "{}", Escaping::All.shown(line));
         }
     }
 
-    /// Asks something on standard error; the answer comes on the same line.
+    /// Asks something on standard error, escaped; the answer comes on the same line.
     pub fn ask(&self, question: &str) {
         let mut out = io::stderr().lock();
         // As above.
-        let _ = out.write_all(question.as_bytes()).and_then(|()| out.flush());
+        let _ = out.write_all(Escaping::All.shown(question).as_bytes()).and_then(|()| out.flush());
     }
 
     /// Reports a failure on one line: on standard error, and in JSON mode as an object on standard
@@ -106,7 +125,8 @@ impl Output {
         // There is nowhere left to complain to if these fail.
         let _ = writeln!(io::stderr(), "error: {message}");
         if self.json {
-            let _ = writeln!(io::stdout(), "{}", json!({ "error": message }));
+            let text = json!({ "error": message }).to_string();
+            let _ = writeln!(io::stdout(), "{}", self.escaping.json(&text));
         }
         ExitCode::from(failure.code)
     }
@@ -164,7 +184,7 @@ pub struct StageBar(ProgressBar);
 impl StageBar {
     /// Shows that `done` of `total` parts of `stage` are done.
     pub fn set(&self, stage: &str, done: usize, total: usize) {
-        self.0.set_message(stage.to_owned());
+        self.0.set_message(one_line(stage));
         self.0.set_length(total as u64);
         self.0.set_position(done as u64);
     }
@@ -264,24 +284,6 @@ pub fn write_f32(path: &Path, name: &str, shape: &[usize], values: &[f32]) -> Re
     let tensor = Announced { name: name.into(), kind: StoredType::F32, shape: shape.into() };
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Ok(safetensors::write(path, [(tensor, &bytes[..])], &[])?)
-}
-
-/// Text that may come from a file, made fit to be shown: lines are joined, other control characters
-/// (which could command the terminal) escaped.
-pub fn one_line(text: &str) -> String {
-    let mut line = String::new();
-    for part in text.lines().map(str::trim).filter(|part| !part.is_empty()) {
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        for character in part.chars() {
-            match character.is_control() {
-                true => line.extend(character.escape_default()),
-                false => line.push(character),
-            }
-        }
-    }
-    line
 }
 
 /// A message of a length that a person reads.

@@ -85,6 +85,28 @@ fn a_server_answers_until_it_is_told_to_stop() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+#[cfg(unix)]
+#[test]
+fn keys_are_read_as_people_write_them() {
+    let folder = temporary();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "\u{feff}key1\r\n# staging\r\n\r\n  key2  \r\n").unwrap();
+    let file = ["--api-key-file", keys.to_str().unwrap(), "--threads", "1"];
+    let (mut child, address) = started(&file, Some("key3\n"));
+    let status = |key: &str| {
+        let answer = get(&address, "/v1/models", &format!("Authorization: Bearer {key}\r\n"));
+        answer[9..12].to_owned()
+    };
+    for key in ["key1", "key2", "key3"] {
+        assert_eq!(status(key), "200", "{key}");
+    }
+    for key in ["# staging", "staging", "", "key4"] {
+        assert_eq!(status(key), "401", "{key}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn settings_come_from_a_file_and_flags_prevail() {
     let folder = temporary();
@@ -128,6 +150,15 @@ fn what_cannot_be_served_is_refused() {
     fs::write(&keys, " \n\n").unwrap();
     let message = keeve(["serve", "--api-key-file", keys.to_str().unwrap()]).fails(1);
     assert!(message.contains("no key"), "{message}");
+    for (text, named) in [("a\nb c\n", "line 2"), ("a\u{1b}[1m", "U+001B"), ("#a", "no key")] {
+        fs::write(&keys, text).unwrap();
+        let message = keeve(["serve", "--api-key-file", keys.to_str().unwrap()]).fails(1);
+        assert!(message.contains(named) && message.contains("--api-key-file"), "{message}");
+    }
+    for value in ["", " \n", "a b"] {
+        let message = keeve(["serve"]).env("KEEVE_API_KEY", value).fails(1);
+        assert!(message.contains("KEEVE_API_KEY"), "{message}");
+    }
     assert!(
         keeve(["serve", "--port", "0", "/no/such/model"])
             .run()

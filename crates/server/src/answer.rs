@@ -1,9 +1,10 @@
 //! From a prompt to the events of its answers.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use keeve_engine::sampling::{Sampled, report};
 use keeve_engine::{Canceller, Event, FinishReason, Request};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -23,8 +24,13 @@ pub(crate) struct Answers {
     left: usize,
     begun: Instant,
     last_token: Vec<Option<Instant>>,
+    /// By number: what the model made of each prompt token but the first, where that was asked for.
+    prompts: Vec<Reports>,
     _places: Vec<Place>,
 }
+
+/// What the model made of the tokens of a prompt.
+type Reports = Arc<Mutex<Vec<Sampled>>>;
 
 impl Answers {
     /// Begins to answer. Each request is an answer, by number; all those with the same prompt as the
@@ -42,6 +48,7 @@ impl Answers {
             left: count,
             begun: Instant::now(),
             last_token: vec![None; count],
+            prompts: vec![Reports::default(); count],
             _places: places,
         };
         let first = requests.first().map(|request| request.prompt.clone()).unwrap_or_default();
@@ -59,7 +66,21 @@ impl Answers {
 
     fn submit(&mut self, index: usize, request: Request) -> Result<(), ApiError> {
         let Some(sender) = self.sender.clone() else { return Ok(()) };
-        let sink = move |event| sender.send((index, event)).is_ok();
+        let reports = Reports::default();
+        self.prompts[index] = reports.clone();
+        let prompt = if request.prompt_logits { request.prompt.clone() } else { vec![] };
+        let top = request.sampling.top_logprobs;
+        let sink = move |event: Event| {
+            let Event::PromptLogits { start, vocabulary, values } = event else {
+                return sender.send((index, event)).is_ok();
+            };
+            // Reduced at once: the logits of a prompt are far more than there is memory for.
+            let next = prompt.get(start + 1..).unwrap_or_default();
+            let rows = values.chunks_exact(vocabulary.max(1)).zip(next);
+            let made = rows.filter_map(|(logits, &id)| report(logits, id, top).ok());
+            reports.lock().unwrap_or_else(PoisonError::into_inner).extend(made);
+            !sender.is_closed()
+        };
         self.cancellers[index] = Some(self.model.engine.submit_to(request, sink)?);
         Ok(())
     }
@@ -116,6 +137,12 @@ impl Answers {
             Event::PromptLogits { .. } | Event::Embedding(_) => {}
         }
         Ok(event)
+    }
+
+    /// What the model made of each token of an answer's prompt but the first. It is complete when the
+    /// answer's first token is there, or its end.
+    pub fn prompt_reports(&self, index: usize) -> Vec<Sampled> {
+        self.prompts[index].lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends an answer within one step of the engine; its last event still comes.

@@ -46,6 +46,34 @@ pub struct ErrorDetail {
     pub code: Option<String>,
 }
 
+/// The forms that errors have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorForm {
+    OpenAi,
+    Anthropic,
+    Ollama,
+}
+
+impl ErrorForm {
+    /// The form that clients of a path expect.
+    pub fn of(path: &str) -> Self {
+        match path {
+            _ if path.starts_with("/v1/messages") => Self::Anthropic,
+            _ if path == "/api" || path.starts_with("/api/") => Self::Ollama,
+            _ => Self::OpenAi,
+        }
+    }
+
+    /// The response that says what went wrong.
+    pub fn response(self, error: ApiError) -> Response {
+        match self {
+            Self::OpenAi => error.into_response(),
+            Self::Anthropic => error.into_anthropic(),
+            Self::Ollama => error.into_ollama(),
+        }
+    }
+}
+
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
@@ -140,6 +168,11 @@ impl ApiError {
         json!({ "type": "error", "error": { "type": kind, "message": self.message } })
     }
 
+    /// The body in Ollama's form (ollama/ollama, `docs/api/errors.mdx`).
+    pub fn ollama(&self) -> Value {
+        json!({ "error": self.message })
+    }
+
     fn respond(&self, body: impl Serialize) -> Response {
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = self.retry_after {
@@ -151,6 +184,11 @@ impl ApiError {
     /// The response in Anthropic's form.
     pub fn into_anthropic(self) -> Response {
         self.respond(self.anthropic())
+    }
+
+    /// The response in Ollama's form.
+    pub fn into_ollama(self) -> Response {
+        self.respond(self.ollama())
     }
 }
 

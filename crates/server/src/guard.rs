@@ -13,36 +13,40 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::app::{App, Shared};
 use crate::base64::base64;
-use crate::error::ApiError;
+use crate::body::Ignored;
+use crate::error::{ApiError, ErrorForm};
 
 /// Paths that need no key.
 const OPEN: [&str; 1] = ["/health"];
 
 /// Everything that a request passes on its way in and out.
-pub(crate) async fn guard(State(app): State<Shared>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let allowed = origin.filter(|origin| app.allows_origin(origin));
-    let messages = request.uri().path().starts_with("/v1/messages");
+    let form = ErrorForm::of(request.uri().path());
     let page = request.uri().path() == "/";
+    let ignored = Ignored::default();
+    request.extensions_mut().insert(ignored.clone());
+    let path = request.uri().path().to_owned();
     let preflight = request.method() == Method::OPTIONS
         && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match (&allowed, preflight) {
         (Some(_), true) => StatusCode::NO_CONTENT.into_response(),
         _ => match app.admit(&request) {
-            Err(error) if messages => error.into_anthropic(),
             Err(error) if page && error.status == StatusCode::UNAUTHORIZED => {
                 let challenge = HeaderValue::from_static(
                     "Basic realm=\"keeve: the API key as password, no name\"",
                 );
                 ([(header::WWW_AUTHENTICATE, challenge)], error).into_response()
             }
-            Err(error) => error.into_response(),
+            Err(error) => form.response(error),
             Ok(()) => match AssertUnwindSafe(next.run(request)).catch_unwind().await {
                 Ok(response) => response,
-                Err(_) => ApiError::panicked().into_response(),
+                Err(_) => form.response(ApiError::panicked()),
             },
         },
     };
+    ignored.tell(&path, response.headers_mut());
     finish(&mut response, allowed, preflight);
     response
 }
@@ -54,6 +58,8 @@ fn finish(response: &mut Response<Body>, origin: Option<HeaderValue>, preflight:
     let Some(origin) = origin else { return };
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    let exposed = HeaderValue::from_static("x-keeve-ignored");
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     if preflight {
         let methods = HeaderValue::from_static("GET, POST");
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);

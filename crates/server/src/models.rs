@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use keeve_checkpoint::Checkpoint;
 use keeve_engine::{Engine, EngineOptions, SamplingParams, Speculation};
 use serde_json::Value;
 
+use crate::about::About;
 use crate::app::now;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
@@ -60,11 +61,50 @@ pub struct ModelsConfig {
     pub ttl: Option<Duration>,
     /// The most bytes that the weights of loaded models may take together.
     pub memory: Option<u64>,
+    /// How tokens are chosen where requests do not say.
+    pub sampling: SamplingDefaults,
+}
+
+/// How tokens are chosen where requests do not say; `None`: as the model's files recommend.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SamplingDefaults {
+    /// As [`SamplingParams::temperature`].
+    pub temperature: Option<f32>,
+    /// As [`SamplingParams::top_k`].
+    pub top_k: Option<usize>,
+    /// As [`SamplingParams::top_p`].
+    pub top_p: Option<f32>,
+    /// As [`SamplingParams::min_p`].
+    pub min_p: Option<f32>,
+    /// As [`SamplingParams::repetition_penalty`].
+    pub repetition_penalty: Option<f32>,
+    /// The most tokens to generate; `None`: as many as fit.
+    pub max_tokens: Option<usize>,
+}
+
+impl SamplingDefaults {
+    /// These, and the others as `model` has them.
+    fn over(&self, model: SamplingParams) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature.unwrap_or(model.temperature),
+            top_k: self.top_k.unwrap_or(model.top_k),
+            top_p: self.top_p.unwrap_or(model.top_p),
+            min_p: self.min_p.unwrap_or(model.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(model.repetition_penalty),
+            ..model
+        }
+    }
 }
 
 impl Default for ModelsConfig {
     fn default() -> Self {
-        Self { engine: EngineOptions::default(), max_queue: 128, ttl: None, memory: None }
+        Self {
+            engine: EngineOptions::default(),
+            max_queue: 128,
+            ttl: None,
+            memory: None,
+            sampling: SamplingDefaults::default(),
+        }
     }
 }
 
@@ -75,6 +115,8 @@ pub(crate) struct Model {
     pub metrics: Arc<Metrics>,
     /// How tokens are chosen where a request does not say.
     pub sampling: SamplingParams,
+    /// The most tokens to generate where a request does not say.
+    pub max_tokens: Option<usize>,
     pub tools: ToolSupport,
     /// Where requests wait to be prepared.
     pub lanes: Arc<Lanes>,
@@ -143,6 +185,7 @@ struct Entry {
     loaded: tokio::sync::Mutex<Option<Arc<Model>>>,
     /// The same, for whoever must not wait.
     current: Mutex<Option<Arc<Model>>>,
+    about: OnceLock<Arc<About>>,
     loaded_before: AtomicBool,
 }
 
@@ -161,6 +204,8 @@ pub(crate) struct Listed {
     pub created: u64,
     pub model: Option<Arc<Model>>,
     pub metrics: Arc<Metrics>,
+    /// What its files say about it, once it has been loaded.
+    pub about: Option<Arc<About>>,
     /// Whether it has been loaded before; it may have been unloaded since.
     pub loaded_before: bool,
 }
@@ -190,6 +235,7 @@ impl Models {
                 created: now(),
                 loaded: tokio::sync::Mutex::new(None),
                 current: Mutex::new(None),
+                about: OnceLock::new(),
                 loaded_before: AtomicBool::new(false),
             }));
         }
@@ -206,6 +252,7 @@ impl Models {
             created: entry.created,
             model: entry.current(),
             metrics: entry.metrics.clone(),
+            about: entry.about.get().cloned(),
             loaded_before: entry.loaded_before.load(Ordering::Relaxed),
         };
         self.entries.iter().map(listed).collect()
@@ -222,6 +269,37 @@ impl Models {
             None => return Err(ApiError::no_model(name)),
         };
         self.load(index).await
+    }
+
+    /// Whether there is a model of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name) || name.is_empty() && self.entries.len() == 1
+    }
+
+    /// What the files of a model say about it, once it has been loaded.
+    pub fn about(&self, name: &str) -> Option<Arc<About>> {
+        let index = self.by_name.get(name).copied();
+        let index = index.or_else(|| (name.is_empty() && self.entries.len() == 1).then_some(0))?;
+        self.entries[index].about.get().cloned()
+    }
+
+    /// How long a loaded model stays if nobody uses it; `None`: for ever.
+    pub fn time_left(&self, model: &Model) -> Option<Duration> {
+        Some(self.config.ttl?.saturating_sub(model.unused_for()))
+    }
+
+    /// Unloads a model. It is loaded again when it is next needed.
+    ///
+    /// # Errors
+    /// If there is no such model, or it is in use.
+    pub async fn unload_by_name(&self, name: &str) -> Result<(), ApiError> {
+        let index = self.by_name.get(name).copied();
+        let index = index.or_else(|| (name.is_empty() && self.entries.len() == 1).then_some(0));
+        let Some(index) = index else { return Err(ApiError::no_model(name)) };
+        if self.entries[index].current().is_some() && !self.unload(index).await {
+            return Err(ApiError::unavailable("the model is in use"));
+        }
+        Ok(())
     }
 
     /// Loads the first model, which is then ready for the first request.
@@ -349,10 +427,12 @@ fn prepare(opened: &Opened, config: &ModelsConfig, entry: &Entry) -> Result<Mode
     }
     let engine = Engine::load_with_draft(checkpoint, draft.as_ref(), &options, &|_| true);
     let engine = engine.map_err(|error| error.to_string())?;
+    entry.about.get_or_init(|| Arc::new(About::of(checkpoint)));
     Ok(Model {
         name: entry.source.names[0].clone(),
         metrics: entry.metrics.clone(),
-        sampling: default_sampling(checkpoint.generation_config()),
+        sampling: config.sampling.over(default_sampling(checkpoint.generation_config())),
+        max_tokens: config.sampling.max_tokens,
         tools: tool_support(tool_template(checkpoint)),
         lanes: Arc::default(),
         accepted: Arc::default(),

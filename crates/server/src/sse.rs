@@ -1,4 +1,4 @@
-//! Server-sent events.
+//! Answers in pieces: server-sent events, or a JSON value a line.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -22,6 +22,9 @@ pub struct Gone;
 /// Where the events of a response go.
 pub struct Out(mpsc::Sender<Bytes>);
 
+/// The type of a JSON value a line.
+const LINES: &str = "application/x-ndjson";
+
 impl Out {
     /// Sends an event: `data` as JSON.
     pub async fn data(&self, data: &impl Serialize) -> Result<(), Gone> {
@@ -31,6 +34,12 @@ impl Out {
     /// Sends an event with a name.
     pub async fn event(&self, name: &str, data: &impl Serialize) -> Result<(), Gone> {
         self.raw(Some(name), &json(data)).await
+    }
+
+    /// Sends a value on a line of its own.
+    pub async fn json_line(&self, value: &impl Serialize) -> Result<(), Gone> {
+        let bytes = Bytes::from(json(value) + "\n");
+        self.0.send(bytes).await.map_err(|_| Gone)
     }
 
     /// Sends an event whose data is this line.
@@ -61,22 +70,53 @@ pub fn respond<F>(work: impl FnOnce(Out) -> F + Send + 'static) -> Response
 where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
+    let events = pieces(work, |out| async move {
+        // Nobody listening is no error.
+        let _ = out.data(&ApiError::panicked().openai()).await;
+    });
+    typed("text/event-stream", events)
+}
+
+/// A response of lines that `work` sends. It ends when `work` does.
+pub fn respond_lines<F>(work: impl FnOnce(Out) -> F + Send + 'static) -> Response
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
+    let lines = pieces(work, |out| async move {
+        // As above.
+        let _ = out.json_line(&ApiError::panicked().ollama()).await;
+    });
+    typed(LINES, lines)
+}
+
+fn typed(kind: &'static str, body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (headers, body).into_response()
+}
+
+/// What `work` sends; after a panic, what `panicked` does.
+fn pieces<F, P>(
+    work: impl FnOnce(Out) -> F + Send + 'static,
+    panicked: impl FnOnce(Out) -> P + Send + 'static,
+) -> Body
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+    P: Future<Output = ()> + Send + 'static,
+{
     let (sender, receiver) = mpsc::channel(WAITING);
     let last = Out(sender.clone());
     tokio::spawn(async move {
         let done = AssertUnwindSafe(async { work(Out(sender)).await }).catch_unwind().await;
         if done.is_err() {
-            // Nobody listening is no error.
-            let _ = last.data(&ApiError::panicked().openai()).await;
+            panicked(last).await;
         }
     });
     let events = stream::unfold(receiver, |mut receiver| async {
         let bytes = receiver.recv().await?;
         Some((Ok::<_, Infallible>(bytes), receiver))
     });
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    ];
-    (headers, Body::from_stream(events)).into_response()
+    Body::from_stream(events)
 }

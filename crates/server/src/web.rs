@@ -2,10 +2,11 @@
 //! the content security policy makes sure of.
 
 use axum::Router;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::api::ollama;
 use crate::app::Shared;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
@@ -23,8 +24,20 @@ const FILES: [(&str, &str, &str); 5] = [
 /// The page's files.
 pub(crate) fn routes() -> Router<Shared> {
     FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
-        router.route(path, get(move || async move { file(kind, content) }))
+        let answer = move |headers: HeaderMap| async move {
+            match path == "/" && !wants_page(&headers) {
+                true => ollama::RUNNING.into_response(),
+                false => file(kind, content),
+            }
+        };
+        router.route(path, get(answer))
     })
+}
+
+/// Whether whoever asks may take a page. Programs that look for an Ollama server say that they do not.
+fn wants_page(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_none_or(|accept| accept.contains("text/html") || accept.contains("*/*"))
 }
 
 fn file(kind: &'static str, content: &'static str) -> Response {

@@ -71,7 +71,7 @@ fn responses_whole_and_in_pieces() {
     for (field, value) in [
         ("previous_response_id", json!("resp_1")),
         ("background", json!(true)),
-        ("bogus", json!(1)),
+        ("reasonin", json!(1)),
     ] {
         let mut wrong = json!({ "input": "Hi" });
         wrong[field] = value;
@@ -155,9 +155,12 @@ fn messages_keep_to_a_schema_and_their_blocks_are_closed() {
         serde_json::from_str(answer["content"][0]["text"].as_str().unwrap()).unwrap();
     assert!(["Ulm", "Bonn"].contains(&formed["city"].as_str().unwrap()), "{formed}");
     request["messages"][0]["content"][0]["loud"] = json!(true);
+    let named = "x-keeve-ignored: messages[0].content[0].loud\r\n";
+    assert!(server.post(path, &request).head.contains(named));
+    request["messages"][0]["content"][0]["type"] = json!("video");
     let refused = server.post(path, &request);
     let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
-    assert!(refused.status == 400 && message.contains("messages[0].content"), "{message}");
+    assert!(refused.status == 400 && message.contains("\"video\" cannot stand here"), "{message}");
 }
 
 #[test]

@@ -23,6 +23,9 @@ pub struct Args {
     /// No progress and no summary on standard error.
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Print what models and files say on standard output as it is: control characters are not escaped.
+    #[arg(long, global = true)]
+    pub raw: bool,
     #[command(flatten)]
     pub hub: Hub,
     #[command(subcommand)]
@@ -279,8 +282,9 @@ pub struct Serve {
     /// The MODEL of a config file.
     #[arg(long, hide = true, value_name = "PATH")]
     pub default_model: Option<String>,
-    /// Take settings from this TOML file: a key is a flag's name without its dashes, `model` the
-    /// MODEL, and the table `models` has further ones by name. Flags prevail.
+    /// Take settings from this TOML or YAML file: a key is a flag's name without its dashes, `model` the
+    /// MODEL, and the table `models` has further ones by name. YAML may also be the config.yaml of
+    /// vlm_service (`model_name_or_path`, `sampling`, `server`, `w8a8`). Flags prevail.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Print all settings as such a file, and do nothing else.
@@ -298,8 +302,8 @@ pub struct Serve {
     /// The port; 0: any that is free.
     #[arg(long, default_value_t = 8341)]
     pub port: u16,
-    /// A file with keys, one a line; requests must have one of them. The variable KEEVE_API_KEY
-    /// holds a further one.
+    /// A file with keys, one a line (lines that begin with # are comments); requests must have one of
+    /// them. The variable KEEVE_API_KEY holds a further one.
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// Let web pages of this origin (or `*`) use the server; may be given several times.
@@ -340,11 +344,40 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     pub memory_budget: Option<u64>,
     #[command(flatten)]
+    pub sampling: DefaultSampling,
+    #[command(flatten)]
     pub speculate: Speculate,
     #[command(flatten)]
     pub seeing: Seeing,
     #[command(flatten)]
     pub compute: Compute,
+}
+
+/// How tokens are chosen where a request does not say.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DefaultSampling {
+    /// Temperature where a request has none [default: what the model recommends].
+    #[arg(long, alias = "temperature")]
+    pub temp: Option<f32>,
+    /// Choose among this many likeliest tokens where a request does not say; 0: among all [default: what the
+    /// model recommends].
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Choose among the likeliest tokens that together have this probability, where a request does not say
+    /// [default: what the model recommends].
+    #[arg(long)]
+    pub top_p: Option<f32>,
+    /// Drop tokens less likely than this times the likeliest, where a request does not say [default: what the
+    /// model recommends].
+    #[arg(long)]
+    pub min_p: Option<f32>,
+    /// Divide the scores of tokens already in prompt or answer, where a request does not say [default: what
+    /// the model recommends].
+    #[arg(long)]
+    pub repetition_penalty: Option<f32>,
+    /// The most tokens to generate where a request does not say [default: as many as fit].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_tokens: Option<usize>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::args::Bench;
 use crate::output::{Failure, Outcome, Output, StageBar};
-use crate::{interrupt, limits, model};
+use crate::{interrupt, keys, limits, model};
 
 /// The codec of random weights where none is named.
 const DEFAULT_CODEC: &str = "q4_k_m";
@@ -156,7 +156,7 @@ fn server(args: &Bench, url: &str, output: &Output) -> Result<(), Failure> {
     }
     let options = ServerOptions {
         url: url.into(),
-        key: std::env::var("KEEVE_API_KEY").ok().filter(|key| !key.is_empty()),
+        key: keys::from_variable(std::env::var_os(keys::VARIABLE))?,
         clients: args.clients,
         requests: args.requests,
         duration: args.seconds.map(Duration::from_secs),

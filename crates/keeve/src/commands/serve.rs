@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keeve::{EngineOptions, ModelInfo};
-use keeve_files::whole;
-use keeve_server::{ImageRules, ModelSource, ModelsConfig, Observer, Opener, ServerConfig, Stop};
+use keeve::{EngineOptions, ModelInfo, SamplingParams};
+use keeve_server::{
+    ImageRules, ModelSource, ModelsConfig, Observer, Opener, SamplingDefaults, ServerConfig, Stop,
+};
 
-use crate::args::{Serve, SpeculateMode};
+use crate::args::{DefaultSampling, Serve, SpeculateMode};
 use crate::output::{Failure, Outcome, Output, bytes};
-use crate::{interrupt, limits, model};
-
-/// The variable with a key.
-const KEY_VARIABLE: &str = "KEEVE_API_KEY";
+use crate::{interrupt, keys, model};
 
 pub fn run(args: &Serve, output: &Output) -> Outcome {
     let config = config(args)?;
@@ -27,6 +25,7 @@ pub fn run(args: &Serve, output: &Output) -> Outcome {
         max_queue: args.max_queue,
         ttl: args.ttl.and_then(seconds),
         memory: args.memory_budget.map(|mib| mib.saturating_mul(1 << 20)),
+        sampling: sampling(&args.sampling)?,
     };
     if !config.host_is_local() && config.api_keys.is_empty() {
         output.note("note: anybody who can reach this address can use the server: there is no key");
@@ -60,16 +59,11 @@ impl Observer for Said<'_> {
 }
 
 fn config(args: &Serve) -> Result<ServerConfig, Failure> {
-    let mut api_keys = vec![];
-    if let Some(path) = &args.api_key_file {
-        let text = whole::text(path, limits::KEYS, "--api-key-file")?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-        api_keys.extend(lines.map(str::to_owned));
-        if api_keys.is_empty() {
-            return Err(format!("{}: there is no key in it", path.display()).into());
-        }
-    }
-    api_keys.extend(std::env::var(KEY_VARIABLE).ok().filter(|key| !key.is_empty()));
+    let mut api_keys = match &args.api_key_file {
+        Some(path) => keys::from_file(path)?,
+        None => vec![],
+    };
+    api_keys.extend(keys::from_variable(std::env::var_os(keys::VARIABLE))?);
     Ok(ServerConfig {
         host: args.host.clone(),
         port: args.port,
@@ -86,6 +80,28 @@ fn config(args: &Serve) -> Result<ServerConfig, Failure> {
             .then(|| Duration::from_secs(args.request_timeout)),
         drain_timeout: Duration::from_secs(args.drain_timeout),
         ..ServerConfig::default()
+    })
+}
+
+/// How tokens are chosen where requests do not say.
+fn sampling(flags: &DefaultSampling) -> Result<SamplingDefaults, Failure> {
+    let plain = SamplingParams::default();
+    let params = SamplingParams {
+        temperature: flags.temp.unwrap_or(plain.temperature),
+        top_k: flags.top_k.unwrap_or(plain.top_k),
+        top_p: flags.top_p.unwrap_or(plain.top_p),
+        min_p: flags.min_p.unwrap_or(plain.min_p),
+        repetition_penalty: flags.repetition_penalty.unwrap_or(plain.repetition_penalty),
+        ..plain
+    };
+    params.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(SamplingDefaults {
+        temperature: flags.temp,
+        top_k: flags.top_k,
+        top_p: flags.top_p,
+        min_p: flags.min_p,
+        repetition_penalty: flags.repetition_penalty,
+        max_tokens: flags.max_tokens,
     })
 }
 

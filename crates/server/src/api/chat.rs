@@ -10,13 +10,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::chat_types::{
-    Alternative, AnswerMessage, CallDelta, ChatChoice, ChatChunk, ChatCompletion, ChatRequest,
-    ChunkChoice, ChunkDelta, FunctionDelta, Logprobs, MadeCall, MadeFunction, TokenReport,
+    Alternative, AnswerMessage, CallDelta, CallKind, ChatChoice, ChatChunk, ChatCompletion,
+    ChatRequest, ChunkChoice, ChunkDelta, FunctionDelta, Logprobs, MadeCall, MadeFunction,
+    TokenReport,
 };
-use super::common::{Choosing, Delivery, Usage, token_text};
-use super::format::ResponseFormat;
-use super::tool_use::ToolUse;
-use super::turn::{Chosen, Running, Turn};
+use super::common::{Choosing, Delivery, Spelling, Usage, effort_args};
+use super::fields::{Given, TextOr};
+use super::tool_use::{NamedTool, ToolChoice, ToolKind, ToolMode, ToolUse};
+use super::turn::{Chosen, Ending, Running, Turn};
 use crate::app::{Shared, now};
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
@@ -39,12 +40,16 @@ pub(crate) async fn create(
     State(app): State<Shared>,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, ApiError> {
+    refuse_unsupported(&request)?;
     let model = app.models.get(&request.model).await?;
     let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
     let logprobs = request.logprobs.unwrap_or(false);
     let count = request.n.unwrap_or(1) as usize;
+    let spelling = Spelling::of(request.return_tokens_as_token_ids);
+    let functions = request.functions.is_some();
     let running = turn(request)?.start(&app, &model).await?;
-    let reply = Reply { id: app.id("chatcmpl-"), created: now(), model, logprobs, app };
+    let id = app.id("chatcmpl-");
+    let reply = Reply { id, created: now(), model, logprobs, spelling, functions, app };
     match delivery {
         Delivery::Stream { usage } => Ok(reply.stream(running, count, usage)),
         Delivery::Whole => Ok(Json(reply.whole(running, count).await?).into_response()),
@@ -100,7 +105,67 @@ pub(crate) async fn apply_template(
     Ok(Json(AppliedTemplate { prompt: rendered.text }))
 }
 
-fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
+fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
+    request.refuse_unsupported()?;
+    for (given, name, why) in [
+        (&request.audio, "audio", "answers are text"),
+        (&request.web_search_options, "web_search_options", "this server searches nothing"),
+        (&request.moderation, "moderation", "this server moderates nothing"),
+        (&request.echo, "echo", "/v1/completions repeats prompts"),
+        (&request.add_special_tokens, "add_special_tokens", "the chat template adds them"),
+        (&request.chat_template, "chat_template", "only who starts the server chooses it"),
+        (&request.prompt_logprobs, "prompt_logprobs", "/v1/completions reports them"),
+        (&request.mm_processor_kwargs, "mm_processor_kwargs", "the model's own settings hold"),
+    ] {
+        Given::refuse(given.as_ref(), f64::NAN, name, why)?;
+    }
+    if request.modalities.iter().flatten().any(|kind| kind != "text") {
+        return Err(ApiError::field("modalities", "answers are text: modalities can only be text"));
+    }
+    if request.skip_special_tokens == Some(false) {
+        let message =
+            "the answer is taken apart by its special tokens: only /v1/completions keeps them";
+        return Err(ApiError::field("skip_special_tokens", message));
+    }
+    if request.include_reasoning == Some(false) {
+        let message = "the reasoning is always part of the response";
+        return Err(ApiError::field("include_reasoning", message));
+    }
+    if request.functions.is_some() && request.tools.is_some() {
+        return Err(ApiError::field("functions", "functions and tools cannot both be given"));
+    }
+    Ok(())
+}
+
+/// The tools of a request, and whether one must be called, whichever fields say so.
+fn tools(request: &mut ChatRequest) -> Result<ToolUse, ApiError> {
+    let Some(functions) = request.functions.take() else {
+        if request.function_call.is_some() {
+            return Err(ApiError::field("function_call", "function_call needs functions"));
+        }
+        let tools = request.tools.take().into_iter().flatten().map(|tool| tool.function);
+        let several = request.parallel_tool_calls;
+        return ToolUse::new(tools.collect(), request.tool_choice.take(), several);
+    };
+    let choice = match request.function_call.take() {
+        None => None,
+        Some(TextOr::Text(mode)) => Some(ToolChoice::Mode(match &*mode {
+            "auto" => ToolMode::Auto,
+            "none" => ToolMode::None,
+            _ => {
+                let message = "function_call is none, auto or {\"name\": NAME}";
+                return Err(ApiError::field("function_call", message));
+            }
+        })),
+        Some(TextOr::Other(function)) => {
+            Some(ToolChoice::Named(NamedTool { _kind: ToolKind::Function, function }))
+        }
+    };
+    // There was one call in an answer, before there were tools.
+    ToolUse::new(functions, choice, Some(false))
+}
+
+fn turn(mut request: ChatRequest) -> Result<Turn, ApiError> {
     if request.messages.is_empty() {
         return Err(ApiError::field("messages", "messages is empty"));
     }
@@ -113,19 +178,28 @@ fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
         top_logprobs: top_logprobs as usize,
         ..request.choosing()
     };
-    let tools = request.tools.unwrap_or_default().into_iter().map(|tool| tool.function).collect();
+    let tools = tools(&mut request)?;
+    let format = request.form()?;
+    let prefixed = request.messages.last().is_some_and(|last| last.prefix == Some(true));
+    let ending = match (request.continue_final_message, request.add_generation_prompt) {
+        (Some(true), Some(true)) => {
+            let message = "continue_final_message and add_generation_prompt cannot both be true";
+            return Err(ApiError::field("continue_final_message", message));
+        }
+        (Some(true), _) => Ending::Continued,
+        (_, Some(false)) => Ending::Bare,
+        _ if prefixed => Ending::Continued,
+        _ => Ending::Answer,
+    };
     let mut images = Images::default();
     let messages = request.messages.into_iter().enumerate();
     let messages = messages.map(|(at, message)| message.into_message(at, &mut images));
     let messages = messages.collect::<Result<_, _>>()?;
-    Ok(Turn {
-        messages,
-        images,
-        tools: ToolUse::new(tools, request.tool_choice, request.parallel_tool_calls)?,
-        format: request.response_format.and_then(ResponseFormat::grammar),
-        template_args: request.chat_template_kwargs.unwrap_or_default(),
-        choosing,
-    })
+    let mut template_args = effort_args(request.reasoning_effort);
+    template_args.extend(request.verbosity.map(|level| ("verbosity".into(), level.into())));
+    template_args.extend(request.documents.map(|list| ("documents".into(), list.into())));
+    template_args.extend(request.chat_template_kwargs.unwrap_or_default());
+    Ok(Turn { messages, images, tools, format, template_args, ending, choosing })
 }
 
 /// What all pieces of a response share.
@@ -134,6 +208,9 @@ struct Reply {
     created: u64,
     model: Arc<Model>,
     logprobs: bool,
+    spelling: Spelling,
+    /// Whether calls are told as they were before there were tools.
+    functions: bool,
     app: Shared,
 }
 
@@ -151,13 +228,17 @@ impl Reply {
                 logprobs.content.push(self.report(&token));
             }
             if let Some(end) = update.end {
-                choice.finish_reason = end.reason.into();
+                choice.finish_reason = self.finish_reason(end.reason).into();
                 usage.add(&end.timings, end.reasoning_tokens, update.index == 0);
             }
         }
         for choice in &mut choices {
             let message = &mut choice.message;
-            if message.tool_calls.is_none() {
+            if self.functions {
+                let calls = message.tool_calls.take().into_iter().flatten();
+                message.function_call = calls.map(|call| call.function).next();
+            }
+            if message.tool_calls.is_none() && message.function_call.is_none() {
                 message.content.get_or_insert_default();
             }
         }
@@ -185,7 +266,7 @@ impl Reply {
             }
             Delta::ToolStart { name, .. } => {
                 let function = MadeFunction { name, arguments: String::new() };
-                let (id, kind) = (self.app.id("call_"), "function".into());
+                let (id, kind) = (self.app.id("call_"), CallKind::Function);
                 let call = MadeCall { id, kind, function, _index: None };
                 message.tool_calls.get_or_insert_default().push(call);
             }
@@ -197,10 +278,15 @@ impl Reply {
         }
     }
 
+    /// Why an answer ended, as the request's form has it.
+    fn finish_reason(&self, reason: &'static str) -> &'static str {
+        if self.functions && reason == "tool_calls" { "function_call" } else { reason }
+    }
+
     fn report(&self, token: &Chosen) -> TokenReport {
-        let (text, bytes) = token_text(&self.model, token.id);
+        let (text, bytes) = self.spelling.token(&self.model, token.id);
         let alternatives = token.alternatives.iter().map(|other| {
-            let (token, bytes) = token_text(&self.model, other.id);
+            let (token, bytes) = self.spelling.token(&self.model, other.id);
             Alternative { token, logprob: other.logprob, bytes }
         });
         let top_logprobs = alternatives.collect();
@@ -209,6 +295,7 @@ impl Reply {
 
     fn stream(self, mut running: Running, count: usize, include_usage: bool) -> Response {
         sse::respond(move |out| async move {
+            let nothing_yet = include_usage.then_some(None);
             for index in 0..count {
                 let delta = ChunkDelta {
                     role: Some("assistant"),
@@ -216,7 +303,7 @@ impl Reply {
                     ..ChunkDelta::default()
                 };
                 let choice = ChunkChoice { index, delta, ..ChunkChoice::default() };
-                out.data(&self.chunk(vec![choice], None)).await?;
+                out.data(&self.chunk(vec![choice], nothing_yet.clone())).await?;
             }
             let mut usage = Usage::default();
             let mut held: Vec<Logprobs> = vec![Logprobs::default(); count];
@@ -242,7 +329,7 @@ impl Reply {
                     let logprobs = (!logprobs.content.is_empty()).then_some(logprobs);
                     let delta = self.delta(delta);
                     let choice = ChunkChoice { index, delta, logprobs, finish_reason: None };
-                    out.data(&self.chunk(vec![choice], None)).await?;
+                    out.data(&self.chunk(vec![choice], nothing_yet.clone())).await?;
                 }
                 if let Some(end) = update.end {
                     usage.add(&end.timings, end.reasoning_tokens, index == 0);
@@ -250,20 +337,20 @@ impl Reply {
                     let choice = ChunkChoice {
                         index,
                         logprobs: (!logprobs.content.is_empty()).then_some(logprobs),
-                        finish_reason: Some(end.reason),
+                        finish_reason: Some(self.finish_reason(end.reason)),
                         ..ChunkChoice::default()
                     };
-                    out.data(&self.chunk(vec![choice], None)).await?;
+                    out.data(&self.chunk(vec![choice], nothing_yet.clone())).await?;
                 }
             }
             if include_usage {
-                out.data(&self.chunk(vec![], Some(usage))).await?;
+                out.data(&self.chunk(vec![], Some(Some(usage)))).await?;
             }
             out.line("[DONE]").await
         })
     }
 
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatChunk<'_> {
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk<'_> {
         ChatChunk {
             id: &self.id,
             object: "chat.completion.chunk",
@@ -279,6 +366,13 @@ impl Reply {
         match delta {
             Delta::Text(text) => chunk.content = Some(text),
             Delta::Reasoning(text) => chunk.reasoning_content = Some(text),
+            Delta::ToolStart { name, .. } if self.functions => {
+                let arguments = String::new();
+                chunk.function_call = Some(FunctionDelta { name: Some(name), arguments });
+            }
+            Delta::ToolArguments { text, .. } if self.functions => {
+                chunk.function_call = Some(FunctionDelta { name: None, arguments: text });
+            }
             Delta::ToolStart { index, name } => {
                 chunk.tool_calls = Some(vec![CallDelta {
                     index,

@@ -6,13 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::common::{Unused, Usage, choosing_request};
-use super::tool_use::{Tool, ToolChoice};
+use super::common::{Usage, choosing_request};
+use super::fields::{Given, TextOr, Unused, or_default};
+use super::tool_use::{NamedFunction, Tool, ToolChoice, ToolFunction};
 use crate::error::ApiError;
 use crate::images::Images;
 
 choosing_request! {
-    /// A conversation to go on with. Fields that are not listed are refused.
+    /// A conversation to go on with. Fields that are not listed are left alone, and named in the response's
+    /// `x-keeve-ignored`.
     pub(crate) struct ChatRequest {
         /// The conversation.
         #[schema(min_items = 1)]
@@ -29,8 +31,38 @@ choosing_request! {
         pub tool_choice: Option<ToolChoice>,
         /// Whether an answer may have several tool calls.
         pub parallel_tool_calls: Option<bool>,
+        /// Functions, as they were called before there were tools.
+        pub functions: Option<Vec<ToolFunction>>,
+        /// `none`, `auto`, or the function that must be called.
+        pub function_call: Option<TextOr<NamedFunction>>,
         /// Further variables for the chat template.
         pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// Given to the chat template; `none` also as `enable_thinking` false.
+        pub reasoning_effort: Option<String>,
+        /// Given to the chat template.
+        pub verbosity: Option<String>,
+        /// Given to the chat template.
+        pub documents: Option<Vec<Value>>,
+        /// Whether the prompt ends with the beginning of an answer; true if not given.
+        pub add_generation_prompt: Option<bool>,
+        /// Whether the answer goes on with the last message.
+        pub continue_final_message: Option<bool>,
+        /// Only `text`.
+        pub modalities: Option<Vec<String>>,
+        /// Only false: chat templates say which special tokens a prompt has.
+        pub add_special_tokens: Option<Given>,
+        pub echo: Option<Given>,
+        pub chat_template: Option<Given>,
+        pub prompt_logprobs: Option<Given>,
+        pub mm_processor_kwargs: Option<Given>,
+        pub audio: Option<Given>,
+        pub web_search_options: Option<Given>,
+        pub moderation: Option<Given>,
+        /// Only true: whether the reasoning is part of the response.
+        pub include_reasoning: Option<bool>,
+        /// Has no effect: guesses are made, but no text that is predicted is one of them.
+        #[serde(rename = "prediction")]
+        pub _prediction: Option<Unused>,
         /// Has no effect.
         #[serde(rename = "metadata")]
         pub _metadata: Option<Unused>,
@@ -46,6 +78,12 @@ choosing_request! {
         /// Has no effect.
         #[serde(rename = "prompt_cache_key")]
         pub _prompt_cache_key: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "prompt_cache_options")]
+        pub _prompt_cache_options: Option<Unused>,
+        /// Has no effect.
+        #[serde(rename = "prompt_cache_retention")]
+        pub _prompt_cache_retention: Option<Unused>,
     }
 }
 
@@ -59,15 +97,16 @@ pub(crate) enum Role {
     User,
     Assistant,
     Tool,
+    /// What a function gave, as it was before there were tools.
+    Function,
 }
 
 /// One message.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ChatMessage {
     pub role: Role,
     /// Text or parts; an assistant that only calls tools has none.
-    pub content: Option<MessageContent>,
+    pub content: Option<TextOr<Vec<ContentPart>>>,
     /// The speaker's name.
     pub name: Option<String>,
     /// The calls that the assistant made.
@@ -75,58 +114,49 @@ pub(crate) struct ChatMessage {
     /// The call that a tool message answers.
     pub tool_call_id: Option<String>,
     /// What the assistant thought before it answered.
+    #[serde(alias = "reasoning")]
     pub reasoning_content: Option<String>,
-    /// Has no effect.
-    #[serde(rename = "refusal")]
-    pub _refusal: Option<Unused>,
+    /// What the assistant said when it refused: text of its message where there is no other.
+    pub refusal: Option<String>,
+    /// The call that the assistant made, as it was before there were tools.
+    pub function_call: Option<MadeFunction>,
+    /// Of the last message: whether the answer goes on with it.
+    pub prefix: Option<bool>,
     /// Has no effect.
     #[serde(rename = "annotations")]
     pub _annotations: Option<Unused>,
-    /// Has no effect unless there is audio, which is refused.
-    pub audio: Option<Value>,
-    /// Only null.
-    pub function_call: Option<Value>,
-}
-
-/// What a message says.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum MessageContent {
-    /// Text.
-    Text(String),
-    /// Parts in order.
-    Parts(Vec<ContentPart>),
+    /// Has no effect.
+    #[serde(rename = "id")]
+    pub _id: Option<Unused>,
+    /// Refused unless there is none.
+    pub audio: Option<Given>,
 }
 
 /// A part of a message.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ContentPart {
-    /// `text` or `image_url`.
+    /// `text` (also `input_text` and `output_text`), `refusal` or `image_url` (also `input_image`).
     #[serde(rename = "type")]
     pub kind: String,
     /// The text of a `text` part.
     pub text: Option<String>,
+    /// The text of a `refusal` part.
+    pub refusal: Option<String>,
     /// The image of an `image_url` part.
-    pub image_url: Option<ImageAddress>,
+    pub image_url: Option<TextOr<DetailedAddress>>,
     /// Has no effect.
     #[serde(rename = "cache_control")]
     pub _cache_control: Option<Unused>,
+    /// Has no effect.
+    #[serde(rename = "detail")]
+    pub _detail: Option<Unused>,
+    /// Has no effect.
+    #[serde(rename = "annotations")]
+    pub _annotations: Option<Unused>,
 }
 
 /// Where an image is.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum ImageAddress {
-    /// The address alone.
-    Plain(String),
-    /// The address and how it is wanted.
-    Detailed(DetailedAddress),
-}
-
-/// Where an image is.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct DetailedAddress {
     /// `data:image/...;base64,...`; also `http:` and `https:` where the server is told to fetch images.
     pub url: String,
@@ -135,22 +165,44 @@ pub(crate) struct DetailedAddress {
     pub _detail: Option<Unused>,
 }
 
-impl ImageAddress {
-    fn into_text(self) -> String {
-        match self {
-            Self::Plain(address) => address,
-            Self::Detailed(detailed) => detailed.url,
+impl ContentPart {
+    /// The part as the engine takes it. `field` is its place, for errors.
+    pub fn into_part(self, field: &str, images: &mut Images) -> Result<Part, ApiError> {
+        let wrong = |message: String| Err(ApiError::field(field, message));
+        match (&*self.kind, self.text, self.refusal, self.image_url) {
+            ("text" | "input_text" | "output_text", Some(text), None, None)
+            | ("refusal", None, Some(text), None) => Ok(Part::text(text)),
+            ("image_url" | "input_image", None, None, Some(address)) => {
+                let address = match address {
+                    TextOr::Text(address) => address,
+                    TextOr::Other(detailed) => detailed.url,
+                };
+                images.add_address(format!("{field}.image_url"), address);
+                Ok(Part::image())
+            }
+            (kind @ ("text" | "input_text" | "output_text"), ..) => {
+                wrong(format!("a part of type {kind} needs text alone"))
+            }
+            ("refusal", ..) => wrong("a part of type refusal needs refusal alone".into()),
+            (kind @ ("image_url" | "input_image"), ..) => {
+                wrong(format!("a part of type {kind} needs image_url alone"))
+            }
+            (kind, ..) => {
+                let kind: String = kind.chars().take(40).collect();
+                wrong(format!("parts of type {kind:?} are not supported"))
+            }
         }
     }
 }
 
 /// A call that the assistant made.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct MadeCall {
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
     pub id: String,
-    #[serde(rename = "type", default = "function")]
-    pub kind: String,
+    /// `function`
+    #[serde(rename = "type", default)]
+    pub kind: CallKind,
     pub function: MadeFunction,
     /// Its number, which pieces of a stream have.
     #[serde(skip_serializing)]
@@ -158,17 +210,30 @@ pub(crate) struct MadeCall {
     pub _index: Option<u32>,
 }
 
-fn function() -> String {
-    "function".into()
+/// The kind of a call.
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CallKind {
+    #[default]
+    Function,
 }
 
 /// The function of a call.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct MadeFunction {
     pub name: String,
-    /// JSON text.
+    /// JSON text. An object is taken too.
+    #[serde(default, deserialize_with = "json_text")]
     pub arguments: String,
+}
+
+/// JSON text, or the object that it would be the text of.
+fn json_text<'de, D: serde::Deserializer<'de>>(source: D) -> Result<String, D::Error> {
+    Ok(match Option::<TextOr<Map<String, Value>>>::deserialize(source)? {
+        None => String::new(),
+        Some(TextOr::Text(text)) => text,
+        Some(TextOr::Other(object)) => Value::Object(object).to_string(),
+    })
 }
 
 impl ChatMessage {
@@ -177,60 +242,47 @@ impl ChatMessage {
         let wrong = |field: &str, message: &str| {
             Err(ApiError::field(format!("messages[{at}].{field}"), message))
         };
-        if self.audio.is_some_and(|audio| !audio.is_null()) {
+        if !matches!(self.audio, None | Some(Given::Nothing)) {
             return wrong("audio", "this model cannot hear audio");
         }
-        if self.function_call.is_some_and(|call| !call.is_null()) {
-            return wrong("function_call", "use tool_calls instead of function_call");
-        }
+        let mut calls: Vec<_> = self.tool_calls.into_iter().flatten().collect();
+        calls.extend(self.function_call.map(|function| MadeCall {
+            id: String::new(),
+            kind: CallKind::Function,
+            function,
+            _index: None,
+        }));
         let content = match self.content {
-            None => None,
-            Some(MessageContent::Text(text)) => Some(Content::Text(text)),
-            Some(MessageContent::Parts(parts)) => {
-                let mut content = vec![];
-                for (index, part) in parts.into_iter().enumerate() {
-                    let field = format!("content[{index}]");
-                    content.push(match (&*part.kind, part.text, part.image_url) {
-                        ("text", Some(text), None) => Part::text(text),
-                        ("text", ..) => {
-                            return wrong(&field, "a part of type text needs text alone");
-                        }
-                        ("image_url", None, Some(address)) => {
-                            let field = format!("messages[{at}].{field}.image_url");
-                            images.add_address(field, address.into_text());
-                            Part::image()
-                        }
-                        ("image_url", ..) => {
-                            let message = "a part of type image_url needs image_url alone";
-                            return wrong(&field, message);
-                        }
-                        (kind, ..) => {
-                            let kind: String = kind.chars().take(40).collect();
-                            let message = format!("parts of type {kind:?} are not supported");
-                            return wrong(&field, &message);
-                        }
-                    });
-                }
-                Some(Content::Parts(content))
+            None => self.refusal.map(Content::Text),
+            Some(TextOr::Text(text)) => Some(Content::Text(text)),
+            Some(TextOr::Other(parts)) => {
+                let part = |(index, part): (usize, ContentPart)| {
+                    part.into_part(&format!("messages[{at}].content[{index}]"), images)
+                };
+                let parts = parts.into_iter().enumerate().map(part);
+                Some(Content::Parts(parts.collect::<Result<_, _>>()?))
             }
         };
-        if content.is_none() && self.role != Role::Assistant {
-            return wrong("content", "content is needed");
-        }
+        let content = match (self.role, content) {
+            (Role::Tool | Role::Function, None) => Some(Content::Text(String::new())),
+            (Role::System | Role::Developer | Role::User, None) => {
+                return wrong("content", "content is needed");
+            }
+            (_, content) => content,
+        };
         let role = match self.role {
             Role::System | Role::Developer => "system",
             Role::User => "user",
             Role::Assistant => "assistant",
-            Role::Tool => "tool",
+            Role::Tool | Role::Function => "tool",
         };
-        let calls = self.tool_calls.map(|calls| {
-            calls.into_iter().filter_map(|call| serde_json::to_value(call).ok()).collect()
-        });
+        let calls = calls.into_iter().filter_map(|call| serde_json::to_value(call).ok());
+        let calls: Vec<_> = calls.collect();
         Ok(Message {
             role: role.into(),
             content,
             name: self.name,
-            tool_calls: calls,
+            tool_calls: (!calls.is_empty()).then_some(calls),
             tool_call_id: self.tool_call_id,
             reasoning_content: self.reasoning_content,
             other: Map::new(),
@@ -272,6 +324,9 @@ pub(crate) struct AnswerMessage {
     pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<MadeCall>>,
+    /// In place of `tool_calls` where the request has `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<MadeFunction>,
 }
 
 /// A piece of a stream.
@@ -283,8 +338,9 @@ pub(crate) struct ChatChunk<'a> {
     pub created: u64,
     pub model: &'a str,
     pub choices: Vec<ChunkChoice>,
+    /// Where the request asks for it: null but in the last piece.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
+    pub usage: Option<Option<Usage>>,
 }
 
 /// A piece of one of the answers.
@@ -308,6 +364,9 @@ pub(crate) struct ChunkDelta {
     pub reasoning_content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_calls: Option<Vec<CallDelta>>,
+    /// In place of `tool_calls` where the request has `functions`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function_call: Option<FunctionDelta>,
 }
 
 /// A piece of a tool call.

@@ -5,9 +5,8 @@ use std::time::Instant;
 
 use keeve_engine::{Constraint, FinishReason, Request, SamplingParams, Timings};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{Schema, SchemaType};
-use utoipa::{PartialSchema, ToSchema};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -32,32 +31,8 @@ impl Texts {
     }
 }
 
-/// A field that cannot change the answer: taken, and not used.
-#[derive(Debug, Clone)]
-pub(crate) struct Unused;
-
-/// Anything but null, which is what `Option` adds: only one alternative of `oneOf` may hold.
-impl PartialSchema for Unused {
-    fn schema() -> RefOr<Schema> {
-        use utoipa::openapi::Type::{Array, Boolean, Number, Object, String};
-        utoipa::openapi::ObjectBuilder::new()
-            .schema_type(SchemaType::from_iter([Object, Array, String, Number, Boolean]))
-            .description(Some("A field that cannot change the answer: taken, and not used."))
-            .into()
-    }
-}
-
-impl ToSchema for Unused {}
-
-impl<'de> Deserialize<'de> for Unused {
-    fn deserialize<D: serde::Deserializer<'de>>(source: D) -> Result<Self, D::Error> {
-        serde::de::IgnoredAny::deserialize(source).map(|_| Self)
-    }
-}
-
 /// How a stream is wanted.
 #[derive(Debug, Clone, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct StreamOptions {
     /// Send the usage after the last piece.
     pub include_usage: Option<bool>,
@@ -154,6 +129,9 @@ pub(crate) struct Choosing {
     pub logit_bias: Option<BTreeMap<String, f32>>,
     pub top_logprobs: usize,
     pub ignore_eos: bool,
+    pub stop_tokens: Vec<u32>,
+    pub min_tokens: usize,
+    pub keep_special: bool,
 }
 
 /// Defines a request whose tokens are chosen: the fields given, and those that OpenAI's forms share.
@@ -162,10 +140,9 @@ macro_rules! choosing_request {
     ($(#[$about:meta])* pub(crate) struct $name:ident { $($own:tt)* }) => {
         $(#[$about])*
         #[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
-        #[serde(deny_unknown_fields)]
         pub(crate) struct $name {
             /// The model. May be left out where there is only one.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "crate::api::fields::or_default")]
             pub model: String,
             $($own)*
             /// Send the answer in pieces as it is generated.
@@ -196,15 +173,72 @@ macro_rules! choosing_request {
             #[schema(minimum = -2, maximum = 2)]
             pub frequency_penalty: Option<f32>,
             #[schema(exclusive_minimum = 0, maximum = 10)]
+            #[serde(alias = "repeat_penalty")]
             pub repetition_penalty: Option<f32>,
             /// Added to the scores of tokens, by id: -100 to 100.
             pub logit_bias: Option<std::collections::BTreeMap<String, f32>>,
             pub response_format: Option<$crate::api::format::ResponseFormat>,
             /// Go on after the model's end tokens.
             pub ignore_eos: Option<bool>,
+            /// Further tokens that end the answer.
+            pub stop_token_ids: Option<Vec<u32>>,
+            /// Tokens before which no end token is chosen.
+            pub min_tokens: Option<u32>,
+            /// Whether the texts of special tokens are left out of the answer.
+            pub skip_special_tokens: Option<bool>,
+            /// Spell tokens in log probabilities as `token_id:ID`.
+            pub return_tokens_as_token_ids: Option<bool>,
+            /// A JSON schema of the answer (or its text), as `response_format` has it too.
+            pub guided_json: Option<serde_json::Value>,
+            /// A regular expression of the answer.
+            pub guided_regex: Option<String>,
+            /// The answers to choose among.
+            pub guided_choice: Option<Vec<String>>,
+            pub structured_outputs: Option<$crate::api::structured::StructuredOutputs>,
+            /// A JSON schema of the answer, as llama.cpp's server takes it.
+            pub json_schema: Option<serde_json::Value>,
+            pub guided_grammar: Option<$crate::api::fields::Given>,
+            pub guided_whitespace_pattern: Option<$crate::api::fields::Given>,
+            pub grammar: Option<$crate::api::fields::Given>,
+            pub include_stop_str_in_output: Option<$crate::api::fields::Given>,
+            pub use_beam_search: Option<$crate::api::fields::Given>,
+            pub length_penalty: Option<$crate::api::fields::Given>,
+            pub early_stopping: Option<$crate::api::fields::Given>,
+            pub logits_processors: Option<$crate::api::fields::Given>,
+            pub bad_words: Option<$crate::api::fields::Given>,
+            pub allowed_token_ids: Option<$crate::api::fields::Given>,
+            pub truncate_prompt_tokens: Option<$crate::api::fields::Given>,
+            pub thinking_token_budget: Option<$crate::api::fields::Given>,
+            pub vllm_xargs: Option<$crate::api::fields::Given>,
+            pub cache_salt: Option<$crate::api::fields::Given>,
+            pub samplers: Option<$crate::api::fields::Given>,
+            pub mirostat: Option<$crate::api::fields::Given>,
+            pub typical_p: Option<$crate::api::fields::Given>,
+            pub tfs_z: Option<$crate::api::fields::Given>,
+            pub top_a: Option<$crate::api::fields::Given>,
+            pub top_n_sigma: Option<$crate::api::fields::Given>,
+            pub dynatemp_range: Option<$crate::api::fields::Given>,
+            pub dry_multiplier: Option<$crate::api::fields::Given>,
+            pub xtc_probability: Option<$crate::api::fields::Given>,
+            pub lora: Option<$crate::api::fields::Given>,
             /// Has no effect.
             #[serde(rename = "user")]
-            pub _user: Option<$crate::api::common::Unused>,
+            pub _user: Option<$crate::api::fields::Unused>,
+            /// Has no effect: requests take turns as they come.
+            #[serde(rename = "priority")]
+            pub _priority: Option<$crate::api::fields::Unused>,
+            /// Has no effect: answers have identifiers of their own.
+            #[serde(rename = "request_id")]
+            pub _request_id: Option<$crate::api::fields::Unused>,
+            /// Has no effect: beginnings that were computed are always found again.
+            #[serde(rename = "cache_prompt")]
+            pub _cache_prompt: Option<$crate::api::fields::Unused>,
+            /// Has no effect.
+            #[serde(rename = "guided_decoding_backend")]
+            pub _guided_decoding_backend: Option<$crate::api::fields::Unused>,
+            /// Has no effect.
+            #[serde(rename = "spaces_between_special_tokens")]
+            pub _spaces_between_special_tokens: Option<$crate::api::fields::Unused>,
         }
 
         impl $name {
@@ -225,7 +259,71 @@ macro_rules! choosing_request {
                     logit_bias: self.logit_bias.clone(),
                     top_logprobs: 0,
                     ignore_eos: self.ignore_eos.unwrap_or(false),
+                    stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
+                    min_tokens: self.min_tokens.unwrap_or(0) as usize,
+                    keep_special: self.skip_special_tokens == Some(false),
                 }
+            }
+
+            /// What the answer has to look like, whichever field says so.
+            ///
+            /// # Errors
+            /// If two of them do, or one makes no sense.
+            pub(crate) fn form(
+                &mut self,
+            ) -> Result<Option<keeve_engine::Grammar>, $crate::error::ApiError> {
+                $crate::api::structured::Forms {
+                    response_format: self.response_format.take(),
+                    guided_json: self.guided_json.take(),
+                    guided_regex: self.guided_regex.take(),
+                    guided_choice: self.guided_choice.take(),
+                    structured_outputs: self.structured_outputs.take(),
+                    json_schema: self.json_schema.take(),
+                }
+                .grammar()
+            }
+
+            /// # Errors
+            /// If a field would change the answer in a way that is not supported; it is named.
+            pub(crate) fn refuse_unsupported(&self) -> Result<(), $crate::error::ApiError> {
+                const SAMPLER: &str = "there is no such sampler here";
+                let lark = "write the grammar in llguidance's Lark, as response_format {\"type\": \"lark\"}";
+                let nothing = f64::NAN;
+                for (given, neutral, name, why) in [
+                    (&self.guided_grammar, nothing, "guided_grammar", lark),
+                    (&self.grammar, nothing, "grammar", lark),
+                    (&self.guided_whitespace_pattern, nothing, "guided_whitespace_pattern",
+                        "a schema may have x-guidance with whitespace_pattern"),
+                    (&self.include_stop_str_in_output, nothing, "include_stop_str_in_output",
+                        "the text that ends an answer is never part of it"),
+                    (&self.use_beam_search, nothing, "use_beam_search", SAMPLER),
+                    (&self.length_penalty, 1.0, "length_penalty", SAMPLER),
+                    (&self.early_stopping, nothing, "early_stopping", SAMPLER),
+                    (&self.logits_processors, nothing, "logits_processors", SAMPLER),
+                    (&self.bad_words, nothing, "bad_words", "logit_bias excludes tokens"),
+                    (&self.allowed_token_ids, nothing, "allowed_token_ids",
+                        "response_format says what an answer may be"),
+                    (&self.truncate_prompt_tokens, nothing, "truncate_prompt_tokens",
+                        "prompts are never cut"),
+                    (&self.thinking_token_budget, nothing, "thinking_token_budget",
+                        "reasoning has no limit of its own"),
+                    (&self.vllm_xargs, nothing, "vllm_xargs", "this server is another"),
+                    (&self.cache_salt, nothing, "cache_salt",
+                        "all requests share the prefix cache; --no-prefix-cache turns it off"),
+                    (&self.samplers, nothing, "samplers", "the order of samplers is fixed"),
+                    (&self.mirostat, 0.0, "mirostat", SAMPLER),
+                    (&self.typical_p, 1.0, "typical_p", SAMPLER),
+                    (&self.tfs_z, 1.0, "tfs_z", SAMPLER),
+                    (&self.top_a, 0.0, "top_a", SAMPLER),
+                    (&self.top_n_sigma, -1.0, "top_n_sigma", SAMPLER),
+                    (&self.dynatemp_range, 0.0, "dynatemp_range", SAMPLER),
+                    (&self.dry_multiplier, 0.0, "dry_multiplier", SAMPLER),
+                    (&self.xtc_probability, 0.0, "xtc_probability", SAMPLER),
+                    (&self.lora, nothing, "lora", "adapters are not chosen by request"),
+                ] {
+                    $crate::api::fields::Given::refuse(given.as_ref(), neutral, name, why)?;
+                }
+                Ok(())
             }
         }
     };
@@ -235,6 +333,7 @@ pub(crate) use choosing_request;
 /// Stop texts of a request, and bytes of each, at most.
 const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 4096;
+const MOST_STOP_TOKENS: usize = 128;
 
 impl Choosing {
     /// What the engine is asked for each answer to a prompt.
@@ -261,12 +360,23 @@ impl Choosing {
                 format!("stop has more than {MOST_STOPS} texts, or one over {LONGEST_STOP} bytes");
             return Err(ApiError::field("stop", message));
         }
+        if self.stop_tokens.len() > MOST_STOP_TOKENS {
+            let message = format!("stop_token_ids has more than {MOST_STOP_TOKENS} ids");
+            return Err(ApiError::field("stop_token_ids", message));
+        }
+        if let Some(most) = self.max_tokens.filter(|&most| (most as usize) < self.min_tokens) {
+            let message = format!("min_tokens is {} but max_tokens {most}", self.min_tokens);
+            return Err(ApiError::field("min_tokens", message));
+        }
         let deadline = app.config.request_timeout.and_then(|time| Instant::now().checked_add(time));
         let request = Request {
             prompt,
-            max_tokens: self.max_tokens.map(|count| count as usize),
+            max_tokens: self.max_tokens.map(|count| count as usize).or(model.max_tokens),
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,
+            stop_tokens: self.stop_tokens.clone(),
+            min_tokens: self.min_tokens,
+            keep_special: self.keep_special,
             constraint,
             deadline,
             sampling: self.sampling(model)?,
@@ -323,9 +433,40 @@ pub(crate) fn finish_reason(reason: FinishReason) -> &'static str {
     }
 }
 
-/// A token for a person: its bytes as text, broken characters replaced.
-pub(crate) fn token_text(model: &Model, id: u32) -> (String, Vec<u8>) {
-    let tokenizer = model.engine.tokenizer().ok();
-    let bytes = tokenizer.and_then(|tokenizer| tokenizer.token_bytes(id)).unwrap_or_default();
-    (String::from_utf8_lossy(bytes).into_owned(), bytes.to_vec())
+/// What a chat template is told of how much the model is to think.
+pub(crate) fn effort_args(effort: Option<String>) -> Map<String, Value> {
+    let mut args = Map::new();
+    if let Some(effort) = effort {
+        if effort == "none" {
+            args.insert("enable_thinking".into(), false.into());
+        }
+        args.insert("reasoning_effort".into(), effort.into());
+    }
+    args
+}
+
+/// How reports of log probabilities spell tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    /// As text, broken characters replaced.
+    Text,
+    /// `token_id:ID`, as vLLM does where it is asked to.
+    Ids,
+}
+
+impl Spelling {
+    /// What `return_tokens_as_token_ids` of a request says.
+    pub fn of(ids: Option<bool>) -> Self {
+        if ids == Some(true) { Self::Ids } else { Self::Text }
+    }
+
+    /// A token as it is spelled, and its bytes.
+    pub fn token(self, model: &Model, id: u32) -> (String, Vec<u8>) {
+        let tokenizer = model.engine.tokenizer().ok();
+        let bytes = tokenizer.and_then(|tokenizer| tokenizer.token_bytes(id)).unwrap_or_default();
+        match self {
+            Self::Text => (String::from_utf8_lossy(bytes).into_owned(), bytes.to_vec()),
+            Self::Ids => (format!("token_id:{id}"), bytes.to_vec()),
+        }
+    }
 }

@@ -4,23 +4,24 @@ use axum::Json;
 use axum::extract::State;
 use keeve_engine::{Event, FinishReason, Pooling, Request};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Instant;
 use utoipa::ToSchema;
 
-use super::common::Unused;
 use super::completions::Prompts;
+use super::fields::{Given, Unused, or_default};
 use crate::answer::Answers;
 use crate::app::Shared;
 use crate::base64::base64;
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
 
-/// Texts to embed. Fields that are not listed are refused.
+/// Texts to embed. Fields that are not listed are left alone, and named in the response's
+/// `x-keeve-ignored`.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct EmbeddingsRequest {
     /// The model. May be left out where there is only one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub model: String,
     /// The text or texts, or their token ids.
     pub input: Prompts,
@@ -33,6 +34,7 @@ pub(crate) struct EmbeddingsRequest {
     pub pooling: Option<PoolingMode>,
     /// Whether vectors are scaled to length 1; true if not given.
     pub normalize: Option<bool>,
+    pub truncate_prompt_tokens: Option<Given>,
     /// Has no effect.
     #[serde(rename = "user")]
     pub _user: Option<Unused>,
@@ -106,40 +108,57 @@ pub(crate) async fn create(
     State(app): State<Shared>,
     Body(request): Body<EmbeddingsRequest>,
 ) -> Result<Json<Embeddings>, ApiError> {
+    let why = "texts that are too long are refused";
+    let cut = request.truncate_prompt_tokens.as_ref();
+    Given::refuse(cut, f64::NAN, "truncate_prompt_tokens", why)?;
     let model = app.models.get(&request.model).await?;
     let (owner, input) = (model.clone(), request.input);
     let (lanes, length) = (model.lanes.clone(), input.bytes());
-    let prompts = lanes.prepare(length, false, move || input.ids(&owner)).await??;
-    if prompts.is_empty() || prompts.len() > MOST_INPUTS {
-        let message = format!("expected 1 to {MOST_INPUTS} texts");
-        return Err(ApiError::field("input", message));
-    }
+    let prompts = lanes.prepare(length, false, move || input.ids(&owner, true)).await??;
     let pooling = match request.pooling.unwrap_or(PoolingMode::Mean) {
         PoolingMode::Mean => Pooling::Mean,
         PoolingMode::Last => Pooling::Last,
     };
     let normalize = request.normalize.unwrap_or(true);
+    let (vectors, used) = embed(&app, &model, prompts, pooling).await?;
     let mut data = vec![];
+    for (index, values) in vectors.into_iter().enumerate() {
+        if request.dimensions.is_some_and(|width| width as usize != values.len()) {
+            let message = format!("the model's vectors have {} numbers", values.len());
+            return Err(ApiError::field("dimensions", message));
+        }
+        let values = if normalize { unit(values) } else { values };
+        let embedding = match request.encoding_format {
+            Some(EncodingFormat::Base64) => Numbers::Base64(base64(&bytes(&values))),
+            _ => Numbers::Float(values),
+        };
+        data.push(Embedding { object: "embedding", index, embedding });
+    }
+    let usage = EmbeddingUsage { prompt_tokens: used, total_tokens: used };
+    Ok(Json(Embeddings { object: "list", data, model: model.name.clone(), usage }))
+}
+
+/// The vectors of prompts, as the model gives them, and how many tokens the prompts have.
+pub(crate) async fn embed(
+    app: &Shared,
+    model: &Arc<Model>,
+    prompts: Vec<Vec<u32>>,
+    pooling: Pooling,
+) -> Result<(Vec<Vec<f32>>, usize), ApiError> {
+    if prompts.is_empty() || prompts.len() > MOST_INPUTS {
+        let message = format!("expected 1 to {MOST_INPUTS} texts");
+        return Err(ApiError::field("input", message));
+    }
+    let mut vectors = vec![];
     let mut used = 0;
     let deadline = app.config.request_timeout.and_then(|time| Instant::now().checked_add(time));
     // One after another: each is a whole prompt, so together they would be no faster.
-    for (index, prompt) in prompts.into_iter().enumerate() {
+    for prompt in prompts {
         let asked = Request { prompt, embedding: Some(pooling), deadline, ..Request::default() };
         let mut answers = Answers::start(model.clone(), vec![asked])?;
         while let Some((_, event)) = answers.next().await {
             match event? {
-                Event::Embedding(values) => {
-                    if request.dimensions.is_some_and(|width| width as usize != values.len()) {
-                        let message = format!("the model's vectors have {} numbers", values.len());
-                        return Err(ApiError::field("dimensions", message));
-                    }
-                    let values = if normalize { unit(values) } else { values };
-                    let embedding = match request.encoding_format {
-                        Some(EncodingFormat::Base64) => Numbers::Base64(base64(&bytes(&values))),
-                        _ => Numbers::Float(values),
-                    };
-                    data.push(Embedding { object: "embedding", index, embedding });
-                }
+                Event::Embedding(values) => vectors.push(values),
                 Event::Finished { reason: FinishReason::TimedOut, .. } => {
                     return Err(ApiError::timed_out());
                 }
@@ -149,12 +168,11 @@ pub(crate) async fn create(
             }
         }
     }
-    let usage = EmbeddingUsage { prompt_tokens: used, total_tokens: used };
-    Ok(Json(Embeddings { object: "list", data, model: model.name.clone(), usage }))
+    Ok((vectors, used))
 }
 
 /// The vector scaled to length 1; a zero vector stays as it is.
-fn unit(values: Vec<f32>) -> Vec<f32> {
+pub(crate) fn unit(values: Vec<f32>) -> Vec<f32> {
     let length = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
     if length == 0.0 {
         return values;

@@ -8,15 +8,18 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use keeve_engine::chat::{Content, Part};
 use keeve_engine::{Grammar, Message};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
 
-use super::common::{Choosing, Unused};
+use super::common::{Choosing, effort_args};
+use super::fields::{Given, TextOr};
+use super::messages_types::{
+    InputBlock, InputContent, InputMessage, InputRole, InputToolChoice, MessagesAnswer,
+    MessagesRequest, OutputBlock, OutputFormat, OutputUsage, TokenCount,
+};
 use super::tool_use::{
     NamedFunction, NamedTool, ToolChoice, ToolFunction, ToolKind, ToolMode, ToolUse,
 };
-use super::turn::{End, Running, Turn, joined};
+use super::turn::{End, Ending, Running, Turn, joined};
 use crate::app::Shared;
 use crate::body::Body;
 use crate::error::ApiError;
@@ -24,292 +27,6 @@ use crate::images::Images;
 use crate::models::Model;
 use crate::parse::Delta;
 use crate::sse::{self, Gone, Out};
-
-/// A conversation to go on with, in Anthropic's form. Fields that are not listed are refused.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct MessagesRequest {
-    /// The model.
-    pub model: String,
-    /// The conversation.
-    #[schema(min_items = 1)]
-    pub messages: Vec<InputMessage>,
-    /// The most tokens to generate.
-    #[schema(minimum = 1)]
-    pub max_tokens: u32,
-    /// The system prompt.
-    pub system: Option<InputContent>,
-    /// Texts that end the answer.
-    pub stop_sequences: Option<Vec<String>>,
-    /// Send the answer in pieces as it is generated.
-    pub stream: Option<bool>,
-    /// 0 takes the likeliest token each time.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f32>,
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub top_p: Option<f32>,
-    #[schema(minimum = 0)]
-    pub top_k: Option<i64>,
-    pub tools: Option<Vec<InputTool>>,
-    pub tool_choice: Option<InputToolChoice>,
-    /// Whether the model is to reason first, where its chat template lets that be chosen.
-    pub thinking: Option<Thinking>,
-    pub output_config: Option<OutputConfig>,
-    /// Has no effect: beginnings that were computed are always found again.
-    #[serde(rename = "cache_control")]
-    pub _cache_control: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "metadata")]
-    pub _metadata: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "service_tier")]
-    pub _service_tier: Option<Unused>,
-}
-
-/// A message.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct InputMessage {
-    pub role: InputRole,
-    pub content: InputContent,
-}
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum InputRole {
-    User,
-    Assistant,
-}
-
-/// Text or blocks.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum InputContent {
-    /// Text.
-    Text(String),
-    /// Blocks in order.
-    Blocks(Vec<InputBlock>),
-}
-
-/// A block of a message.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum InputBlock {
-    /// Text.
-    Text {
-        /// The text.
-        text: String,
-        /// Has no effect.
-        #[serde(rename = "cache_control")]
-        _cache_control: Option<Unused>,
-        /// Has no effect.
-        #[serde(rename = "citations")]
-        _citations: Option<Unused>,
-    },
-    /// A call that the assistant made.
-    ToolUse {
-        /// The call.
-        id: String,
-        /// The tool.
-        name: String,
-        /// Its arguments.
-        input: Map<String, Value>,
-        /// Has no effect.
-        #[serde(rename = "cache_control")]
-        _cache_control: Option<Unused>,
-        /// Has no effect.
-        #[serde(rename = "caller")]
-        _caller: Option<Unused>,
-    },
-    /// What a tool answered.
-    ToolResult {
-        /// The call.
-        tool_use_id: String,
-        /// The answer.
-        #[schema(no_recursion)]
-        content: Option<Box<InputContent>>,
-        /// Has no effect: the answer says what went wrong.
-        #[serde(rename = "is_error")]
-        _is_error: Option<bool>,
-        /// Has no effect.
-        #[serde(rename = "cache_control")]
-        _cache_control: Option<Unused>,
-    },
-    /// What the assistant thought.
-    Thinking {
-        /// The thought.
-        thinking: String,
-        /// Has no effect: thoughts are not signed here.
-        #[serde(rename = "signature")]
-        _signature: Option<String>,
-    },
-    /// An image.
-    Image {
-        /// The image.
-        source: ImageSource,
-        /// Has no effect.
-        #[serde(rename = "cache_control")]
-        _cache_control: Option<Unused>,
-    },
-}
-
-/// Where an image is.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum ImageSource {
-    /// Here.
-    Base64 {
-        /// Has no effect: the image itself says what it is.
-        #[serde(rename = "media_type")]
-        _media_type: Option<Unused>,
-        /// The image in base64.
-        data: String,
-    },
-    /// Elsewhere.
-    Url {
-        /// `http:` and `https:`, where the server is told to fetch images.
-        url: String,
-    },
-}
-
-impl ImageSource {
-    /// Adds the image to those of the request.
-    fn add_to(self, images: &mut Images, field: &str) {
-        match self {
-            Self::Base64 { data, .. } => images.add_base64(format!("{field}.source.data"), data),
-            Self::Url { url } => images.add_address(format!("{field}.source.url"), url),
-        }
-    }
-}
-
-/// A tool.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct InputTool {
-    /// Only `custom`.
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
-    #[schema(min_length = 1, max_length = 128)]
-    pub name: String,
-    pub description: Option<String>,
-    /// A JSON schema.
-    pub input_schema: Map<String, Value>,
-    /// Has no effect.
-    #[serde(rename = "cache_control")]
-    pub _cache_control: Option<Unused>,
-    /// Has no effect: a forced call always follows the schema to the letter.
-    #[serde(rename = "strict")]
-    pub _strict: Option<bool>,
-}
-
-/// Whether the model has to use a tool.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum InputToolChoice {
-    /// As it likes.
-    Auto { disable_parallel_tool_use: Option<bool> },
-    /// Some tool.
-    Any { disable_parallel_tool_use: Option<bool> },
-    /// This tool.
-    Tool { name: String, disable_parallel_tool_use: Option<bool> },
-    /// No tool.
-    None {},
-}
-
-/// Whether the model is to reason first.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Thinking {
-    /// Yes; the budget has no effect.
-    Enabled {
-        /// Has no effect.
-        #[serde(rename = "budget_tokens")]
-        _budget_tokens: Option<u64>,
-    },
-    /// As the chat template has it.
-    Adaptive {},
-    /// No.
-    Disabled {},
-}
-
-impl Thinking {
-    /// What the chat template is told; `None`: nothing.
-    fn enabled(&self) -> Option<bool> {
-        match self {
-            Self::Enabled { .. } => Some(true),
-            Self::Adaptive {} => None,
-            Self::Disabled {} => Some(false),
-        }
-    }
-}
-
-/// What an answer has to look like.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct OutputConfig {
-    pub format: Option<OutputFormat>,
-}
-
-/// What the text of an answer has to look like.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum OutputFormat {
-    /// A JSON value of a schema.
-    JsonSchema {
-        /// The schema.
-        schema: Map<String, Value>,
-    },
-}
-
-/// An answer.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct MessagesAnswer {
-    pub id: String,
-    /// `message`
-    #[serde(rename = "type")]
-    pub kind: &'static str,
-    /// `assistant`
-    pub role: &'static str,
-    pub model: String,
-    pub content: Vec<OutputBlock>,
-    /// `end_turn`, `max_tokens`, `stop_sequence` or `tool_use`.
-    pub stop_reason: Option<&'static str>,
-    /// The stop sequence that ended the answer.
-    pub stop_sequence: Option<String>,
-    pub usage: OutputUsage,
-}
-
-/// A block of an answer.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub(crate) enum OutputBlock {
-    /// Text.
-    Text { text: String },
-    /// What the model thought.
-    Thinking { thinking: String, signature: String },
-    /// A call.
-    ToolUse { id: String, name: String, input: Map<String, Value> },
-}
-
-/// What was used.
-#[derive(Debug, Default, Clone, Copy, Serialize, ToSchema)]
-pub(crate) struct OutputUsage {
-    pub input_tokens: usize,
-    pub output_tokens: usize,
-    pub cache_read_input_tokens: usize,
-}
-
-impl From<&End> for OutputUsage {
-    fn from(end: &End) -> Self {
-        let cached = end.timings.cached_tokens;
-        Self {
-            input_tokens: end.timings.prompt_tokens - cached,
-            output_tokens: end.timings.decode_tokens,
-            cache_read_input_tokens: cached,
-        }
-    }
-}
 
 /// Go on with a conversation, in Anthropic's form.
 #[utoipa::path(
@@ -331,7 +48,32 @@ pub(crate) async fn create(
     }
 }
 
+/// Count the tokens of a conversation.
+#[utoipa::path(
+    post, path = "/v1/messages/count_tokens", request_body = MessagesRequest,
+    responses(
+        (status = 200, description = "How many there are.", body = TokenCount),
+        (status = "4XX", description = "The request is wrong.", body = Object),
+        (status = "5XX", description = "The server is at fault or busy.", body = Object),
+    ),
+)]
+pub(crate) async fn count(
+    State(app): State<Shared>,
+    body: Result<Body<MessagesRequest>, ApiError>,
+) -> Response {
+    let counted = async {
+        let Body(request) = body?;
+        let model = app.models.get(&request.model).await?;
+        let input_tokens = turn(request)?.prompt_tokens(&app, &model).await?;
+        Ok(Json(TokenCount { input_tokens }).into_response())
+    };
+    counted.await.unwrap_or_else(ApiError::into_anthropic)
+}
+
 async fn answer(app: Shared, request: MessagesRequest) -> Result<Response, ApiError> {
+    if request.max_tokens.is_none() {
+        return Err(ApiError::field("max_tokens", "max_tokens is needed"));
+    }
     let model = app.models.get(&request.model).await?;
     let stream = request.stream.unwrap_or(false);
     let stops = request.stop_sequences.clone().unwrap_or_default();
@@ -346,9 +88,22 @@ async fn answer(app: Shared, request: MessagesRequest) -> Result<Response, ApiEr
 }
 
 fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
-    if request.messages.is_empty() {
-        return Err(ApiError::field("messages", "messages is empty"));
+    for (given, name, why) in [
+        (&request.container, "container", "nothing is run here"),
+        (&request.mcp_servers, "mcp_servers", "this server calls no tools itself"),
+        (&request.thread, "thread", "nothing is stored"),
+        (&request.compaction, "compaction", "conversations are never shortened"),
+    ] {
+        Given::refuse(given.as_ref(), f64::NAN, name, why)?;
     }
+    let Some(last) = request.messages.last() else {
+        return Err(ApiError::field("messages", "messages is empty"));
+    };
+    // Anthropic, "Prefill Claude's response".
+    let ending = match last.role {
+        InputRole::Assistant => Ending::Continued,
+        InputRole::User | InputRole::System => Ending::Answer,
+    };
     let mut messages = vec![];
     let mut images = Images::default();
     if let Some(system) = request.system {
@@ -360,14 +115,19 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
     }
     let mut tools = vec![];
     for (at, tool) in request.tools.into_iter().flatten().enumerate() {
-        if tool.kind.is_some_and(|kind| kind != "custom") {
-            let message = "only tools of type custom are supported";
+        if let Some(kind) = tool.kind.filter(|kind| kind != "custom") {
+            let kind: String = kind.chars().take(40).collect();
+            let message = format!("tools of type {kind:?} are not supported, only custom ones");
             return Err(ApiError::field(format!("tools[{at}].type"), message));
+        }
+        if tool.input_schema.is_none() {
+            let message = "a tool needs an input_schema";
+            return Err(ApiError::field(format!("tools[{at}].input_schema"), message));
         }
         tools.push(ToolFunction {
             name: tool.name,
             description: tool.description,
-            parameters: Some(tool.input_schema),
+            parameters: tool.input_schema,
             _strict: None,
         });
     }
@@ -386,11 +146,12 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
             (Some(ToolChoice::Named(named)), disable_parallel_tool_use)
         }
     };
-    let mut template_args = Map::new();
-    if let Some(enabled) = request.thinking.and_then(|thinking| thinking.enabled()) {
+    let config = request.output_config.unwrap_or_default();
+    let mut template_args = effort_args(config.effort);
+    if let Some(enabled) = request.thinking.and_then(|thinking| thinking.kind.enabled()) {
         template_args.insert("enable_thinking".into(), enabled.into());
     }
-    let format = request.output_config.and_then(|config| config.format);
+    let format = config.format;
     let format = format
         .map(|OutputFormat::JsonSchema { schema }| Grammar::JsonSchema(Value::Object(schema)));
     Ok(Turn {
@@ -399,9 +160,10 @@ fn turn(request: MessagesRequest) -> Result<Turn, ApiError> {
         tools: ToolUse::new(tools, choice, single.map(|single| !single))?,
         format,
         template_args,
+        ending,
         choosing: Choosing {
             stop: request.stop_sequences.unwrap_or_default(),
-            max_tokens: Some(request.max_tokens),
+            max_tokens: request.max_tokens,
             temperature: request.temperature,
             top_p: request.top_p,
             top_k: request.top_k,
@@ -417,22 +179,50 @@ fn content_of(
     mut images: Option<&mut Images>,
 ) -> Result<Content, ApiError> {
     let blocks = match content {
-        InputContent::Text(text) => return Ok(Content::Text(text)),
-        InputContent::Blocks(blocks) => blocks,
+        TextOr::Text(text) => return Ok(Content::Text(text)),
+        TextOr::Other(blocks) => blocks,
     };
     let mut parts = vec![];
     for (index, block) in blocks.into_iter().enumerate() {
         let field = format!("{field}[{index}]");
-        parts.push(match (block, &mut images) {
-            (InputBlock::Text { text, .. }, _) => Part::text(text),
-            (InputBlock::Image { source, .. }, Some(images)) => {
-                source.add_to(images, &field);
-                Part::image()
-            }
-            _ => return Err(ApiError::field(field, "a block of this type cannot stand here")),
-        });
+        let images = images.as_deref_mut();
+        parts.push(part_of(block, &field, images)?);
     }
     Ok(joined(parts))
+}
+
+/// A block that says or shows something.
+fn part_of(block: InputBlock, field: &str, images: Option<&mut Images>) -> Result<Part, ApiError> {
+    let wrong = |problem: &str| Err(ApiError::field(field, problem));
+    match (&*block.kind, images) {
+        ("text", _) => match block.text {
+            Some(text) => Ok(Part::text(text)),
+            None => wrong("a block of type text needs text"),
+        },
+        ("image", Some(images)) => match block.source.is_some_and(|it| it.add_to(images, field)) {
+            true => Ok(Part::image()),
+            false => wrong("an image needs a source of type base64 with data, or url with url"),
+        },
+        ("document", _) => {
+            let text = match block.source.map(|source| (source.kind, source.data, source.content)) {
+                Some((kind, Some(text), _)) if kind == "text" => text,
+                Some((kind, _, Some(content))) if kind == "content" => {
+                    match content_of(*content, &format!("{field}.source.content"), None)? {
+                        Content::Text(text) => text,
+                        Content::Parts(_) => return wrong("only text can stand here"),
+                    }
+                }
+                _ => return wrong("only documents of text are supported"),
+            };
+            let heading = block.title.into_iter().chain(block.context);
+            let lines: Vec<_> = heading.chain([text]).collect();
+            Ok(Part::text(lines.join("\n")))
+        }
+        (kind, _) => {
+            let kind: String = kind.chars().take(40).collect();
+            wrong(&format!("a block of type {kind:?} cannot stand here"))
+        }
+    }
 }
 
 fn add_message(
@@ -442,40 +232,53 @@ fn add_message(
     at: usize,
 ) -> Result<(), ApiError> {
     let field = format!("messages[{at}].content");
-    let role = if message.role == InputRole::User { "user" } else { "assistant" };
+    let role = match message.role {
+        InputRole::User => "user",
+        InputRole::Assistant => "assistant",
+        InputRole::System => "system",
+    };
     let blocks = match message.content {
-        InputContent::Text(text) => {
+        TextOr::Text(text) => {
             messages.push(Message::text(role, text));
             return Ok(());
         }
-        InputContent::Blocks(blocks) => blocks,
+        TextOr::Other(blocks) => blocks,
     };
     let (mut parts, mut calls, mut thoughts) = (vec![], vec![], vec![]);
     let mut own = Images::default();
     for (index, block) in blocks.into_iter().enumerate() {
         let field = format!("{field}[{index}]");
-        match block {
-            InputBlock::Text { text, .. } => parts.push(Part::text(text)),
-            InputBlock::Thinking { thinking, .. } => thoughts.push(thinking),
-            InputBlock::Image { source, .. } => {
-                source.add_to(&mut own, &field);
-                parts.push(Part::image());
+        let wrong = |problem: &str| Err(ApiError::field(&field, problem));
+        match &*block.kind {
+            "thinking" => match block.thinking {
+                Some(thinking) => thoughts.push(thinking),
+                None => return wrong("a block of type thinking needs thinking"),
+            },
+            // What another server hid cannot be shown to this model.
+            "redacted_thinking" => {}
+            "tool_use" => {
+                let (Some(id), Some(name)) = (block.id, block.name) else {
+                    return wrong("a block of type tool_use needs id, name and input");
+                };
+                let arguments = Value::Object(block.input.unwrap_or_default()).to_string();
+                calls.push(json!({ "id": id, "type": "function",
+                    "function": { "name": name, "arguments": arguments } }));
             }
-            InputBlock::ToolUse { id, name, input, .. } => calls.push(json!({
-                "id": id, "type": "function",
-                "function": { "name": name, "arguments": Value::Object(input).to_string() },
-            })),
             // Results come before what the user says next, and so do their images.
-            InputBlock::ToolResult { tool_use_id, content, .. } => {
-                let content = content.map_or(Ok(Content::Text(String::new())), |content| {
+            "tool_result" => {
+                let Some(id) = block.tool_use_id else {
+                    return wrong("a block of type tool_result needs tool_use_id");
+                };
+                let content = block.content.map_or(Ok(Content::Text(String::new())), |content| {
                     content_of(*content, &format!("{field}.content"), Some(images))
                 });
                 messages.push(Message {
                     content: Some(content?),
-                    tool_call_id: Some(tool_use_id),
+                    tool_call_id: Some(id),
                     ..Message::text("tool", "")
                 });
             }
+            _ => parts.push(part_of(block, &field, Some(&mut own))?),
         }
     }
     if !parts.is_empty() || !calls.is_empty() || !thoughts.is_empty() {
@@ -565,8 +368,9 @@ impl Reply {
     }
 
     async fn stream(&self, mut running: Running, out: &Out) -> Result<(), Gone> {
-        out.event("message_start", &json!({ "type": "message_start", "message": self.empty() }))
-            .await?;
+        let mut begun = self.empty();
+        begun.usage.input_tokens = running.prompt_tokens;
+        out.event("message_start", &json!({ "type": "message_start", "message": begun })).await?;
         let mut blocks = Blocks { out, open: None, count: 0 };
         loop {
             let update = tokio::select! {

@@ -6,8 +6,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keeve_engine::Stats;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::fields::or_default;
 use crate::app::Shared;
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
@@ -158,23 +160,48 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Response {
 
 /// A text to turn into token ids.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct TokenizeRequest {
     /// The model. May be left out where there is only one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub model: String,
     /// The text. Names of special tokens in it are text.
-    pub prompt: String,
+    pub prompt: Option<String>,
+    /// The text, as llama.cpp's server takes it.
+    pub content: Option<String>,
     /// Whether to add the tokens that the tokenizer puts around a text; true if not given.
     pub add_special_tokens: Option<bool>,
+    /// The same with `content`; false if not given.
+    pub add_special: Option<bool>,
+    /// Whether names of special tokens in the text are these tokens; false if not given.
+    pub parse_special: Option<bool>,
+    /// Whether `tokens` has the texts of tokens with their ids, as llama.cpp's server gives them.
+    pub with_pieces: Option<bool>,
+    /// Whether to give the texts of tokens as `token_strs`.
+    pub return_token_strs: Option<bool>,
 }
 
 /// Token ids.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Tokenized {
-    pub tokens: Vec<u32>,
+    pub tokens: Vec<TokenOrPiece>,
     pub count: usize,
     pub max_model_len: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_strs: Option<Vec<String>>,
+}
+
+/// A token's id, perhaps with its text.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum TokenOrPiece {
+    /// The id.
+    Id(u32),
+    /// The id and the text, or the bytes of what is no text.
+    Piece {
+        id: u32,
+        #[schema(value_type = Object)]
+        piece: Value,
+    },
 }
 
 /// Turn text into token ids.
@@ -186,23 +213,41 @@ pub(crate) async fn tokenize(
     State(app): State<Shared>,
     Body(request): Body<TokenizeRequest>,
 ) -> Result<Json<Tokenized>, ApiError> {
-    let model = app.models.get(&request.model).await?;
-    let (lanes, bytes) = (model.lanes.clone(), request.prompt.len());
-    let encode = move || {
-        let special = request.add_special_tokens.unwrap_or(true);
-        let tokens = model.engine.text_prompt(&request.prompt, special)?;
-        let max_model_len = model.engine.info().max_context;
-        Ok::<_, keeve_engine::Error>(Tokenized { count: tokens.len(), tokens, max_model_len })
+    let (text, special) = match (request.prompt, request.content) {
+        (Some(text), None) => (text, request.add_special_tokens.unwrap_or(true)),
+        (None, Some(text)) => (text, request.add_special.unwrap_or(false)),
+        _ => return Err(ApiError::field("prompt", "either prompt or content is needed")),
     };
-    Ok(Json(lanes.prepare(bytes, false, encode).await??))
+    let model = app.models.get(&request.model).await?;
+    let (lanes, length) = (model.lanes.clone(), text.len());
+    let parse = request.parse_special.unwrap_or(false);
+    let (pieces, strings) =
+        (request.with_pieces == Some(true), request.return_token_strs == Some(true));
+    let encode = move || {
+        let ids = model.engine.text_prompt(&text, special, parse)?;
+        let tokenizer = model.engine.tokenizer()?;
+        let bytes = |id: u32| tokenizer.token_bytes(id).unwrap_or_default();
+        let lossy = |&id: &u32| String::from_utf8_lossy(bytes(id)).into_owned();
+        let token = |&id: &u32| match (pieces, std::str::from_utf8(bytes(id))) {
+            (false, _) => TokenOrPiece::Id(id),
+            (true, Ok(text)) => TokenOrPiece::Piece { id, piece: text.into() },
+            (true, Err(_)) => TokenOrPiece::Piece { id, piece: bytes(id).to_vec().into() },
+        };
+        Ok::<_, keeve_engine::Error>(Tokenized {
+            count: ids.len(),
+            max_model_len: model.engine.info().max_context,
+            token_strs: strings.then(|| ids.iter().map(lossy).collect()),
+            tokens: ids.iter().map(token).collect(),
+        })
+    };
+    Ok(Json(lanes.prepare(length, false, encode).await??))
 }
 
 /// Token ids to turn into text.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct DetokenizeRequest {
     /// The model. May be left out where there is only one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub model: String,
     pub tokens: Vec<u32>,
 }
@@ -211,6 +256,8 @@ pub(crate) struct DetokenizeRequest {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Detokenized {
     pub prompt: String,
+    /// The same, as llama.cpp's server calls it.
+    pub content: String,
 }
 
 /// Turn token ids into text, special tokens included.
@@ -231,5 +278,5 @@ pub(crate) async fn detokenize(
         prompt.push_str(&text.unwrap_or_default());
     }
     prompt.push_str(&detokenizer.finish().unwrap_or_default());
-    Ok(Json(Detokenized { prompt }))
+    Ok(Json(Detokenized { content: prompt.clone(), prompt }))
 }

@@ -5,12 +5,20 @@ mod chat_types;
 mod common;
 mod completions;
 mod embeddings;
+mod fields;
 mod format;
+mod infill;
 mod messages;
+mod messages_types;
+mod middle;
 mod misc;
+mod offsets;
+pub(crate) mod ollama;
 mod openapi;
 mod response_events;
 mod responses;
+mod responses_types;
+mod structured;
 mod tool_use;
 mod turn;
 
@@ -33,15 +41,18 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/v1/completions", post(completions::create))
         .route("/v1/responses", post(responses::create))
         .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(misc::models))
         .route("/v1/models/{model}", get(misc::model))
         .route("/v1/queue", get(misc::queue))
+        .route("/infill", post(infill::create))
         .route("/tokenize", post(misc::tokenize))
         .route("/detokenize", post(misc::detokenize))
         .route("/health", get(misc::health))
         .route("/metrics", get(misc::metrics))
         .route("/openapi.json", get(openapi::document))
+        .merge(ollama::routes())
         .merge(crate::web::routes())
         .fallback(|| async { ApiError::refused(StatusCode::NOT_FOUND, "no such path") })
         .method_not_allowed_fallback(|| async {

@@ -9,13 +9,14 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, Secur
 use utoipa::{Modify, OpenApi};
 
 use super::chat_types::ChatChunk;
-use super::{chat, completions, embeddings, messages, misc, responses};
+use super::ollama::{chat as ollama_chat, generate, models as ollama_models};
+use super::{chat, completions, embeddings, infill, messages, misc, responses};
 use crate::app::Shared;
 use crate::error::ApiError;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "keeve", description = "Language models in OpenAI's and Anthropic's forms."),
+    info(title = "keeve", description = "Language models in OpenAI's, Anthropic's and Ollama's forms."),
     paths(
         chat::create,
         chat::render,
@@ -23,6 +24,16 @@ use crate::error::ApiError;
         completions::create,
         responses::create,
         messages::create,
+        messages::count,
+        infill::create,
+        ollama_chat::create,
+        generate::create,
+        ollama_models::tags,
+        ollama_models::running,
+        ollama_models::show,
+        ollama_models::version,
+        ollama_models::embed,
+        ollama_models::embeddings,
         embeddings::create,
         misc::models,
         misc::model,

@@ -8,214 +8,22 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use keeve_engine::chat::{Content, Part};
 use keeve_engine::{Grammar, Message};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
+use serde_json::{Value, json};
 
-use super::common::{Choosing, Unused};
+use super::common::{Choosing, effort_args};
+use super::fields::{Given, TextOr};
 use super::response_events::Builder;
+use super::responses_types::{ChosenTool, InputItem, ItemPart, ResponsesRequest, TextFormat};
 use super::tool_use::{
     NamedFunction, NamedTool, ToolChoice, ToolFunction, ToolKind, ToolMode, ToolUse,
 };
-use super::turn::{Running, Turn, joined};
+use super::turn::{Ending, Running, Turn, joined};
 use crate::app::{Shared, now};
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
 use crate::images::Images;
 use crate::models::Model;
 use crate::sse::{self, Gone, Out};
-
-/// What to answer. Fields that are not listed are refused.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ResponsesRequest {
-    /// The model. May be left out where there is only one.
-    #[serde(default)]
-    pub model: String,
-    /// A question, or a conversation.
-    pub input: Input,
-    /// The system prompt.
-    pub instructions: Option<String>,
-    /// Send the answer in pieces as it is generated.
-    pub stream: Option<bool>,
-    /// The most tokens to generate.
-    #[schema(minimum = 1)]
-    pub max_output_tokens: Option<u32>,
-    /// 0 takes the likeliest token each time.
-    #[schema(minimum = 0, maximum = 2)]
-    pub temperature: Option<f32>,
-    #[schema(exclusive_minimum = 0, maximum = 1)]
-    pub top_p: Option<f32>,
-    pub tools: Option<Vec<ResponseTool>>,
-    pub tool_choice: Option<ResponseToolChoice>,
-    /// Whether an answer may have several tool calls.
-    pub parallel_tool_calls: Option<bool>,
-    pub text: Option<TextOptions>,
-    /// Only false: nothing runs in the background.
-    pub background: Option<bool>,
-    /// Only null: nothing is stored.
-    pub previous_response_id: Option<String>,
-    /// Only `disabled`: nothing is left out of a conversation that is too long.
-    pub truncation: Option<String>,
-    /// Has no effect: nothing is stored.
-    #[serde(rename = "store")]
-    pub _store: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "metadata")]
-    pub _metadata: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "user")]
-    pub _user: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "safety_identifier")]
-    pub _safety_identifier: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "prompt_cache_key")]
-    pub _prompt_cache_key: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "service_tier")]
-    pub _service_tier: Option<Unused>,
-}
-
-/// A question, or a conversation.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum Input {
-    /// A question.
-    Text(String),
-    /// A conversation.
-    Items(Vec<InputItem>),
-}
-
-/// A message, a call that was made, or what it gave.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct InputItem {
-    /// `message` (also if not given), `function_call`, `function_call_output` or `reasoning`.
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
-    /// Of a message: `system`, `developer`, `user` or `assistant`.
-    pub role: Option<String>,
-    /// Of a message.
-    pub content: Option<ItemContent>,
-    /// Of a call.
-    pub call_id: Option<String>,
-    /// Of a call.
-    pub name: Option<String>,
-    /// Of a call: JSON text.
-    pub arguments: Option<String>,
-    /// What a call gave.
-    pub output: Option<String>,
-    /// Has no effect.
-    #[serde(rename = "id")]
-    pub _id: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "status")]
-    pub _status: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "summary")]
-    pub _summary: Option<Unused>,
-}
-
-/// Text or parts.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum ItemContent {
-    /// Text.
-    Text(String),
-    /// Parts in order.
-    Parts(Vec<ItemPart>),
-}
-
-/// A part of a message.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ItemPart {
-    /// `input_text`, `output_text` or `input_image`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub text: Option<String>,
-    /// The image of an `input_image`: `data:image/...;base64,...`; also `http:` and `https:` where the
-    /// server is told to fetch images.
-    pub image_url: Option<String>,
-    /// Has no effect.
-    #[serde(rename = "detail")]
-    pub _detail: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "annotations")]
-    pub _annotations: Option<Unused>,
-    /// Has no effect.
-    #[serde(rename = "logprobs")]
-    pub _logprobs: Option<Unused>,
-}
-
-/// A tool.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ResponseTool {
-    /// `function`
-    #[serde(rename = "type")]
-    pub _kind: ToolKind,
-    #[schema(min_length = 1, max_length = 128)]
-    pub name: String,
-    pub description: Option<String>,
-    /// A JSON schema.
-    pub parameters: Option<Map<String, Value>>,
-    /// Has no effect.
-    #[serde(rename = "strict")]
-    pub _strict: Option<bool>,
-}
-
-/// Whether the model has to call a tool.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub(crate) enum ResponseToolChoice {
-    /// `auto`, `none` or `required`.
-    Mode(ToolMode),
-    /// One tool, which must be called.
-    Named(ChosenTool),
-}
-
-/// The tool that must be called.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ChosenTool {
-    /// `function`
-    #[serde(rename = "type")]
-    pub _kind: ToolKind,
-    pub name: String,
-}
-
-/// What the text of an answer has to look like.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct TextOptions {
-    pub format: Option<TextFormat>,
-}
-
-/// What the text of an answer has to look like.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum TextFormat {
-    /// Anything.
-    Text {},
-    /// A JSON object.
-    JsonObject {},
-    /// A JSON value of a schema.
-    JsonSchema {
-        /// Has no effect.
-        #[serde(rename = "name")]
-        _name: Option<String>,
-        /// Has no effect.
-        #[serde(rename = "description")]
-        _description: Option<String>,
-        /// Has no effect: a schema is always followed to the letter.
-        #[serde(rename = "strict")]
-        _strict: Option<bool>,
-        /// The schema.
-        schema: Map<String, Value>,
-    },
-}
 
 /// Answer a question or go on with a conversation.
 #[utoipa::path(
@@ -251,6 +59,19 @@ fn refuse_unsupported(request: &ResponsesRequest) -> Result<(), ApiError> {
         let message = "previous_response_id is not supported: nothing is stored";
         return Err(ApiError::field("previous_response_id", message));
     }
+    for (given, neutral, name, why) in [
+        (&request.conversation, f64::NAN, "conversation", "nothing is stored"),
+        (&request.prompt, f64::NAN, "prompt", "nothing is stored"),
+        (&request.context_management, f64::NAN, "context_management", "nothing is left out"),
+        (&request.moderation, f64::NAN, "moderation", "this server moderates nothing"),
+        (&request.top_logprobs, 0.0, "top_logprobs", "/v1/chat/completions reports them"),
+    ] {
+        Given::refuse(given.as_ref(), neutral, name, why)?;
+    }
+    if request.include.iter().flatten().any(|what| what == "message.output_text.logprobs") {
+        let message = "log probabilities are those of /v1/chat/completions";
+        return Err(ApiError::field("include", message));
+    }
     if request.truncation.as_ref().is_some_and(|mode| mode != "disabled") {
         return Err(ApiError::field("truncation", "truncation can only be disabled"));
     }
@@ -276,8 +97,8 @@ fn turn(request: ResponsesRequest) -> Result<Turn, ApiError> {
         request.instructions.iter().map(|text| Message::text("system", text)).collect();
     let mut images = Images::default();
     match request.input {
-        Input::Text(text) => messages.push(Message::text("user", text)),
-        Input::Items(items) => {
+        TextOr::Text(text) => messages.push(Message::text("user", text)),
+        TextOr::Other(items) => {
             for (at, item) in items.into_iter().enumerate() {
                 add_item(&mut messages, &mut images, item, at)?;
             }
@@ -286,30 +107,35 @@ fn turn(request: ResponsesRequest) -> Result<Turn, ApiError> {
     if messages.iter().all(|message| message.role == "system") {
         return Err(ApiError::field("input", "input has no message"));
     }
-    let tools = request.tools.into_iter().flatten().map(|tool| ToolFunction {
-        name: tool.name,
-        description: tool.description,
-        parameters: tool.parameters,
-        _strict: None,
-    });
-    let choice = request.tool_choice.map(|choice| match choice {
-        ResponseToolChoice::Mode(mode) => ToolChoice::Mode(mode),
-        ResponseToolChoice::Named(ChosenTool { name, .. }) => ToolChoice::Named(NamedTool {
-            _kind: ToolKind::Function,
-            function: NamedFunction { name },
-        }),
-    });
-    let format = match request.text.and_then(|text| text.format) {
+    let mut tools = vec![];
+    for (at, tool) in request.tools.into_iter().flatten().enumerate() {
+        if tool.kind != "function" {
+            let kind: String = tool.kind.chars().take(40).collect();
+            let message = format!("tools of type {kind:?} are not supported, only functions");
+            return Err(ApiError::field(format!("tools[{at}].type"), message));
+        }
+        let Some(name) = tool.name else {
+            return Err(ApiError::field(format!("tools[{at}].name"), "a function needs a name"));
+        };
+        let (description, parameters) = (tool.description, tool.parameters);
+        tools.push(ToolFunction { name, description, parameters, _strict: None });
+    }
+    let choice = request.tool_choice.map(|choice| chosen(choice, &mut tools)).transpose()?;
+    let text = request.text.unwrap_or_default();
+    let format = match text.format {
         None | Some(TextFormat::Text {}) => None,
         Some(TextFormat::JsonObject {}) => Some(json!({ "type": "object" })),
         Some(TextFormat::JsonSchema { schema, .. }) => Some(Value::Object(schema)),
     };
+    let mut template_args = effort_args(request.reasoning.and_then(|options| options.effort));
+    template_args.extend(text.verbosity.map(|level| ("verbosity".into(), level.into())));
     Ok(Turn {
         messages,
         images,
-        tools: ToolUse::new(tools.collect(), choice, request.parallel_tool_calls)?,
+        tools: ToolUse::new(tools, choice, request.parallel_tool_calls)?,
         format: format.map(Grammar::JsonSchema),
-        template_args: Map::new(),
+        template_args,
+        ending: Ending::Answer,
         choosing: Choosing {
             max_tokens: request.max_output_tokens,
             temperature: request.temperature,
@@ -317,6 +143,74 @@ fn turn(request: ResponsesRequest) -> Result<Turn, ApiError> {
             ..Choosing::default()
         },
     })
+}
+
+/// Whether a tool must be called. Tools that may not be are taken from the list.
+fn chosen(
+    choice: TextOr<ChosenTool>,
+    tools: &mut Vec<ToolFunction>,
+) -> Result<ToolChoice, ApiError> {
+    let wrong = |message: &str| Err(ApiError::field("tool_choice", message));
+    match choice {
+        TextOr::Text(mode) => Ok(ToolChoice::Mode(match &*mode {
+            "auto" => ToolMode::Auto,
+            "none" => ToolMode::None,
+            "required" => ToolMode::Required,
+            _ => return wrong("tool_choice is auto, none, required, or a function"),
+        })),
+        TextOr::Other(ChosenTool { kind, name: Some(name), .. }) if kind == "function" => {
+            let function = NamedFunction { name };
+            Ok(ToolChoice::Named(NamedTool { _kind: ToolKind::Function, function }))
+        }
+        TextOr::Other(ChosenTool { kind, mode, tools: Some(allowed), .. })
+            if kind == "allowed_tools" =>
+        {
+            let names: Vec<_> = allowed.into_iter().filter_map(|tool| tool.name).collect();
+            if let Some(name) =
+                names.iter().find(|name| tools.iter().all(|tool| tool.name != **name))
+            {
+                let name: String = name.chars().take(100).collect();
+                return wrong(&format!("{name:?} is not among the tools"));
+            }
+            tools.retain(|tool| names.contains(&tool.name));
+            Ok(ToolChoice::Mode(mode.unwrap_or(ToolMode::Auto)))
+        }
+        TextOr::Other(_) => wrong("only functions and allowed_tools can be chosen"),
+    }
+}
+
+/// What a message or a call's output says. `field` is its place, for errors.
+fn content_of(
+    content: TextOr<Vec<ItemPart>>,
+    field: &str,
+    images: &mut Images,
+) -> Result<Content, ApiError> {
+    let parts = match content {
+        TextOr::Text(text) => return Ok(Content::Text(text)),
+        TextOr::Other(parts) => parts,
+    };
+    let mut content = vec![];
+    for (index, part) in parts.into_iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        content.push(match (&*part.kind, part.text, part.refusal, part.image_url) {
+            ("input_text" | "output_text" | "text", Some(text), None, None)
+            | ("refusal", None, Some(text), None) => Part::text(text),
+            ("input_image", None, None, Some(address)) => {
+                images.add_address(format!("{field}.image_url"), address);
+                Part::image()
+            }
+            ("input_image", ..) => {
+                let message = "a part of type input_image needs image_url alone";
+                return Err(ApiError::field(field, message));
+            }
+            (kind, ..) => {
+                let kind: String = kind.chars().take(40).collect();
+                let message = format!("parts of type {kind:?} are not supported");
+                return Err(ApiError::field(field, message));
+            }
+        });
+    }
+    Ok(joined(content))
 }
 
 fn add_item(
@@ -336,36 +230,10 @@ fn add_item(
                 Some("assistant") => "assistant",
                 _ => return wrong("role", "expected system, developer, user or assistant".into()),
             };
-            let content = match item.content {
-                None => return wrong("content", "a message needs content".into()),
-                Some(ItemContent::Text(text)) => Content::Text(text),
-                Some(ItemContent::Parts(parts)) => {
-                    let mut content = vec![];
-                    for (index, part) in parts.into_iter().enumerate() {
-                        let field = format!("content[{index}]");
-                        content.push(match (&*part.kind, part.text, part.image_url) {
-                            ("input_text" | "output_text" | "text", Some(text), None) => {
-                                Part::text(text)
-                            }
-                            ("input_image", None, Some(address)) => {
-                                images
-                                    .add_address(format!("input[{at}].{field}.image_url"), address);
-                                Part::image()
-                            }
-                            ("input_image", ..) => {
-                                let message = "a part of type input_image needs image_url alone";
-                                return wrong(&field, message.into());
-                            }
-                            (kind, ..) => {
-                                let kind: String = kind.chars().take(40).collect();
-                                let message = format!("parts of type {kind:?} are not supported");
-                                return wrong(&field, message);
-                            }
-                        });
-                    }
-                    joined(content)
-                }
+            let Some(content) = item.content else {
+                return wrong("content", "a message needs content".into());
             };
+            let content = content_of(content, &format!("input[{at}].content"), images)?;
             messages.push(Message { content: Some(content), ..Message::text(role, "") });
         }
         "function_call" => {
@@ -388,9 +256,9 @@ fn add_item(
             let (Some(id), Some(output)) = (item.call_id, item.output) else {
                 return wrong("type", "a call's output needs call_id and output".into());
             };
-            let mut message = Message::text("tool", output);
-            message.tool_call_id = Some(id);
-            messages.push(message);
+            let content = content_of(output, &format!("input[{at}].output"), images)?;
+            let message = Message { content: Some(content), ..Message::text("tool", "") };
+            messages.push(Message { tool_call_id: Some(id), ..message });
         }
         // Templates leave the reasoning of earlier answers out.
         "reasoning" => {}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use keeve_engine::chat::{Content, Part};
 use keeve_engine::sampling::TokenLogprob;
 use keeve_engine::{Event, FinishReason, Grammar, Message, RenderOptions, Rendered, Timings};
+use keeve_image::Patches;
 use serde_json::{Map, Value};
 
 use super::common::{Choosing, finish_reason};
@@ -26,7 +27,20 @@ pub(crate) struct Turn {
     pub tools: ToolUse,
     pub format: Option<Grammar>,
     pub template_args: Map<String, Value>,
+    pub ending: Ending,
     pub choosing: Choosing,
+}
+
+/// How a prompt ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With the beginning of an answer.
+    #[default]
+    Answer,
+    /// With the last message.
+    Bare,
+    /// Within the last message, which the answer goes on with.
+    Continued,
 }
 
 /// A token that was chosen.
@@ -62,6 +76,8 @@ pub(crate) struct Running {
     answers: Answers,
     choices: Vec<Choice>,
     one_call: bool,
+    /// Of the prompt; images count as one.
+    pub prompt_tokens: usize,
     _images: Prepared,
 }
 
@@ -78,26 +94,21 @@ impl Turn {
         app: &Shared,
         model: &Arc<Model>,
     ) -> Result<Rendered, ApiError> {
+        let _images = std::mem::take(&mut self.images).prepare(app, model).await?;
+        self.render(model).await
+    }
+
+    /// The prompt, but for its images.
+    async fn render(mut self, model: &Arc<Model>) -> Result<Rendered, ApiError> {
         if !model.tools.in_template {
             self.tools.write_into(&mut self.messages);
         }
         let options = self.render_options(model);
-        let _images = self.images.prepare(app, model).await?;
-        let (messages, owner) = (self.messages, model.clone());
+        let (messages, owner, ending) = (self.messages, model.clone(), self.ending);
         let bytes = messages.iter().map(text_bytes).sum();
         model.engine.check_length(bytes)?;
-        let work = move || owner.engine.rendered(&messages, &options);
-        Ok(model.lanes.clone().prepare(bytes, false, work).await??)
-    }
-
-    /// How the prompt is rendered.
-    fn render_options(&mut self, model: &Model) -> RenderOptions {
-        RenderOptions {
-            tools: self.tools.for_template().filter(|_| model.tools.in_template),
-            add_generation_prompt: true,
-            extra: std::mem::take(&mut self.template_args),
-            ..RenderOptions::default()
-        }
+        let work = move || prompt(&owner, &messages, &options, ending);
+        model.lanes.clone().prepare(bytes, false, work).await?
     }
 
     /// Begins the answers.
@@ -117,13 +128,13 @@ impl Turn {
         let options = self.render_options(model);
         let grammar = forced.or(self.format);
         let images = self.images.prepare(app, model).await?;
-        let (messages, owner) = (self.messages, model.clone());
+        let (messages, owner, ending) = (self.messages, model.clone(), self.ending);
         let bytes = messages.iter().map(text_bytes).sum();
         model.engine.check_length(bytes)?;
         // Rendering and compiling take a while.
         let bound = grammar.is_some();
         let prepared = model.lanes.clone().prepare(bytes, bound, move || {
-            let prompt = owner.engine.chat_prompt(&messages, &options)?;
+            let prompt = prompt(&owner, &messages, &options, ending)?.ids;
             let reasoning = begins_reasoning(&owner, &prompt);
             let grammar = match grammar {
                 Some(grammar) if reasoning => Some(after_reasoning(grammar)),
@@ -146,8 +157,47 @@ impl Turn {
             reasoning_tokens: 0,
         };
         let choices = requests.iter().map(choice).collect();
+        let prompt_tokens = requests.first().map_or(0, |request| request.prompt.len());
         let answers = Answers::start(model.clone(), requests)?;
-        Ok(Running { answers, choices, one_call, _images: images })
+        Ok(Running { answers, choices, one_call, prompt_tokens, _images: images })
+    }
+
+    /// How many tokens the prompt has, those of images included.
+    pub async fn prompt_tokens(
+        mut self,
+        app: &Shared,
+        model: &Arc<Model>,
+    ) -> Result<usize, ApiError> {
+        let images = std::mem::take(&mut self.images).prepare(app, model).await?;
+        let tokens = self.render(model).await?.ids.len();
+        let merge = model.engine.image_processor().map_or(1, |processor| processor.merge()).max(1);
+        let of_image = |patches: &Arc<Patches>| patches.merged(merge);
+        let shown = images.patches.iter().map(|patches| of_image(patches).saturating_sub(1));
+        Ok(tokens + shown.sum::<usize>())
+    }
+
+    fn render_options(&mut self, model: &Model) -> RenderOptions {
+        let documents = self.template_args.remove("documents");
+        RenderOptions {
+            documents: documents.and_then(|list| list.as_array().cloned()),
+            tools: self.tools.for_template().filter(|_| model.tools.in_template),
+            add_generation_prompt: self.ending == Ending::Answer,
+            extra: std::mem::take(&mut self.template_args),
+            ..RenderOptions::default()
+        }
+    }
+}
+
+/// The prompt that a conversation becomes.
+fn prompt(
+    model: &Model,
+    messages: &[Message],
+    options: &RenderOptions,
+    ending: Ending,
+) -> Result<Rendered, ApiError> {
+    match ending {
+        Ending::Continued => continued(model, messages, options),
+        Ending::Answer | Ending::Bare => Ok(model.engine.rendered(messages, options)?),
     }
 }
 
@@ -170,6 +220,39 @@ pub(crate) fn joined(parts: Vec<Part>) -> Content {
     } else {
         Content::Parts(parts)
     }
+}
+
+/// The prompt up to the end of what the last message says, so that the answer goes on with it.
+fn continued(
+    model: &Model,
+    messages: &[Message],
+    options: &RenderOptions,
+) -> Result<Rendered, ApiError> {
+    let wrong = |problem: &str| ApiError::field("messages", problem);
+    let last = match messages.last().map(|last| (&*last.role, &last.content)) {
+        Some(("assistant", Some(Content::Text(text)))) => text.clone(),
+        Some(("assistant", Some(Content::Parts(parts)))) => {
+            parts.last().and_then(|part| part.text.clone()).unwrap_or_default()
+        }
+        _ => return Err(wrong("only a last message of the assistant can be gone on with")),
+    };
+    if last.trim().is_empty() {
+        return Err(wrong("the last message says nothing that could be gone on with"));
+    }
+    let template = model.engine.chat_template()?.ok_or(keeve_engine::Error::NoChatTemplate)?;
+    let mut segments =
+        template.render_segments(messages, options).map_err(keeve_engine::Error::from)?;
+    // Templates trim texts at will; white space at its end is the message's all the same.
+    let found = segments.iter().enumerate().rev().find_map(|(index, segment)| {
+        let at = |text: &str| segment.text.rfind(text).map(|at| (index, at + text.len()));
+        at(&last).or_else(|| at(last.trim_end())).or_else(|| at(last.trim()))
+    });
+    let Some((index, end)) = found else {
+        return Err(wrong("the chat template does not write what the last message says"));
+    };
+    segments.truncate(index + 1);
+    segments[index].text.truncate(end);
+    Ok(model.engine.encoded(segments)?)
 }
 
 /// Whether a prompt ends inside the model's reasoning.

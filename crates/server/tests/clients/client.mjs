@@ -1,5 +1,6 @@
 // The official Node client against a keeve server with the demo model.
 import assert from "node:assert";
+import { Ollama } from "ollama";
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: `${process.env.KEEVE_URL}/v1`, apiKey: process.env.KEEVE_KEY });
@@ -37,4 +38,19 @@ for await (const event of await client.responses.create({ model: "keeve-demo", i
 }
 assert.deepEqual([kinds[0], kinds.at(-1)], ["response.created", "response.incomplete"]);
 await assert.rejects(client.chat.completions.create({ ...asked, n: -1 }), OpenAI.BadRequestError);
+const ollama = new Ollama({
+  host: process.env.KEEVE_URL, headers: { Authorization: `Bearer ${process.env.KEEVE_KEY}` },
+});
+const local = { model: "keeve-demo", messages: asked.messages, options: { temperature: 0, num_predict: 40 } };
+const said = await ollama.chat(local);
+assert.equal(said.message.content, answer.choices[0].message.content);
+let streamed = "";
+for await (const piece of await ollama.chat({ ...local, stream: true })) {
+  streamed += piece.message.content;
+}
+assert.equal(streamed, said.message.content);
+assert.equal((await ollama.list()).models[0].name, "keeve-demo:latest");
+assert.equal((await ollama.embed({ model: "keeve-demo", input: "a cat" })).embeddings[0].length, 512);
+assert.ok((await ollama.show({ model: "keeve-demo" })).model_info["general.architecture"]);
+await assert.rejects(ollama.pull({ model: "llama3" }), /not supported/);
 console.log("ok node");

@@ -4,6 +4,7 @@ import json
 import os
 
 import anthropic
+import ollama
 import openai
 
 # Without this litellm looks for a price list on the network.
@@ -141,6 +142,55 @@ def lite():
     assert len(answer.data[0]["embedding"]) == 512
 
 
-for test in [chat, logprobs, schema, tools, embeddings, responses, completions, errors, messages, lite]:
+def ollamas():
+    olm = ollama.Client(host=URL, headers={"Authorization": "Bearer " + KEY})
+    greedy = {"temperature": 0, "num_predict": 40, "num_ctx": 4096}
+    assert [model.model for model in olm.list().models] == ["keeve-demo:latest", "gpt-test:latest"]
+    asked = {"model": "keeve-demo", "messages": FRANCE, "options": greedy}
+    answer = olm.chat(**asked)
+    assert "Paris" in answer.message.content and answer.done_reason == "stop" and answer.eval_duration > 0
+    pieces = list(olm.chat(**asked, stream=True, logprobs=True, top_logprobs=2))
+    assert "".join(piece.message.content for piece in pieces) == answer.message.content and pieces[-1].done
+    assert len(pieces[0].logprobs[0].top_logprobs) == 2
+    formed = olm.chat(**asked, format=CITY, think=False)
+    assert json.loads(formed.message.content)["city"] in ("Ulm", "Bonn")
+
+    def weather(city: str) -> str:
+        """The weather.
+
+        Args:
+            city: where
+        """
+        return city
+
+    olm.chat(**asked, tools=[weather])
+    told = FRANCE + [
+        {"role": "assistant", "content": "", "tool_calls": [
+            {"function": {"name": "weather", "arguments": {"city": "Ulm"}}}]},
+        {"role": "tool", "tool_name": "weather", "content": "sunny"}]
+    assert olm.chat(model="keeve-demo", messages=told, options=greedy).done
+    generated = olm.generate(model="keeve-demo", prompt=FRANCE[0]["content"], options=greedy, keep_alive="5m")
+    assert generated.response == answer.message.content and generated.prompt_eval_count > 0
+    pieces = olm.generate(model="keeve-demo", prompt="Once upon", raw=True, options=greedy, stream=True)
+    assert "".join(piece.response for piece in pieces)
+    assert olm.generate(model="keeve-demo", prompt="The capital", suffix=" is Paris.", options=greedy).done
+    vectors = olm.embed(model="keeve-demo", input=["a cat", "a dog"]).embeddings
+    assert [len(vector) for vector in vectors] == [512, 512]
+    assert len(olm.embeddings(model="keeve-demo", prompt="a cat").embedding) == 512
+    shown = olm.show("keeve-demo")
+    assert shown.details.family and "completion" in shown.capabilities and shown.modelinfo["general.architecture"]
+    assert olm.ps().models[0].context_length > 0
+    assert olm.pull("keeve-demo").status == "success"
+    for refused in [lambda: olm.pull("llama3"), lambda: olm.delete("keeve-demo"), lambda: olm.chat(model="llama3"),
+                    lambda: olm.copy("a", "b"), lambda: olm.create(model="a", from_="b")]:
+        try:
+            refused()
+        except ollama.ResponseError as error:
+            assert error.error and error.status_code in (404, 501), error
+        else:
+            raise AssertionError("not refused")
+
+
+for test in [ollamas, chat, logprobs, schema, tools, embeddings, responses, completions, errors, messages, lite]:
     test()
     print("ok", test.__name__)
