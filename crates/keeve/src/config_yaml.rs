@@ -139,9 +139,10 @@ mod tests {
 
     #[test]
     fn flags_have_their_own_names_too() {
-        let table = settings("model: x\nalias: [a, b]\nmodels:\n  big: y\nmax-queue: 5\n").unwrap();
+        let table =
+            settings("model: x\nalias: [a, b]\nmodels:\n  big: /y\nmax-queue: 5\n").unwrap();
         let expected =
-            "model = \"x\"\nalias = [\"a\", \"b\"]\nmax-queue = 5\n[models]\nbig = \"y\"";
+            "model = \"x\"\nalias = [\"a\", \"b\"]\nmax-queue = 5\n[models]\nbig = \"/y\"";
         assert_eq!(table, expected.parse::<Table>().unwrap());
     }
 

@@ -17,8 +17,10 @@ fn base(path: &str) -> Value {
         "/v1/completions" => {
             json!({ "model": "demo", "prompt": "Hi", "max_tokens": 3, "temperature": 0 })
         }
-        "/v1/responses" => json!({ "model": "demo", "input": "Hi", "max_output_tokens": 3 }),
-        "/v1/messages" => json!({ "model": "demo", "max_tokens": 3,
+        "/v1/responses" => {
+            json!({ "model": "demo", "input": "Hi", "max_output_tokens": 3, "temperature": 0 })
+        }
+        "/v1/messages" => json!({ "model": "demo", "max_tokens": 3, "temperature": 0,
             "messages": [{ "role": "user", "content": "Hi" }] }),
         "/v1/embeddings" => json!({ "model": "demo", "input": "Hi" }),
         _ => panic!("{path}"),

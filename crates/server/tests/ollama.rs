@@ -188,7 +188,7 @@ fn models_are_listed_and_described() {
         assert!(shown["template"].as_str().unwrap().contains("im_start"), "{shown}");
         let capabilities = shown["capabilities"].as_array().unwrap();
         assert!(
-            ["completion", "tools", "insert"].iter().all(|one| capabilities.contains(&json!(one))),
+            ["completion", "insert"].iter().all(|one| capabilities.contains(&json!(one))),
             "{shown}"
         );
         assert!(shown["modelfile"].is_string() && shown["parameters"].is_string());
