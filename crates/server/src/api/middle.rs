@@ -2,68 +2,11 @@
 //! tokens for that. Their order is that of ggml-org/llama.cpp, `tools/server/server-common.cpp`
 //! (`format_prompt_infill`), and of the models' cards: prefix, suffix, middle, files of the repository before them.
 
-use keeve_engine::Tokenizer;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
 use crate::models::Model;
-
-/// The tokens of a model for filling in. Their texts are those that ggml-org/llama.cpp, `src/llama-vocab.cpp`, knows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fim {
-    prefix: u32,
-    suffix: u32,
-    middle: u32,
-    /// Before the name of a repository, if there is one for that.
-    repository: Option<u32>,
-    /// Before the name of a file, if there is one for that.
-    separator: Option<u32>,
-}
-
-impl Fim {
-    /// Those of a tokenizer, if it has all that are needed.
-    pub fn of(tokenizer: &Tokenizer) -> Option<Self> {
-        let id = |texts: &[&str]| texts.iter().find_map(|text| tokenizer.token_id(text));
-        Some(Self {
-            prefix: id(&[
-                "<|fim_prefix|>",
-                "<fim-prefix>",
-                "<fim_prefix>",
-                "<\u{ff5c}fim\u{2581}begin\u{ff5c}>",
-                "<PRE>",
-                "\u{2581}<PRE>",
-                "<|code_prefix|>",
-            ])?,
-            suffix: id(&[
-                "<|fim_suffix|>",
-                "<fim-suffix>",
-                "<fim_suffix>",
-                "<\u{ff5c}fim\u{2581}hole\u{ff5c}>",
-                "<SUF>",
-                "\u{2581}<SUF>",
-                "<|code_suffix|>",
-            ])?,
-            middle: id(&[
-                "<|fim_middle|>",
-                "<fim-middle>",
-                "<fim_middle>",
-                "<\u{ff5c}fim\u{2581}end\u{ff5c}>",
-                "<MID>",
-                "\u{2581}<MID>",
-                "<|code_middle|>",
-            ])?,
-            repository: id(&[
-                "<|fim_repo|>",
-                "<|repo_name|>",
-                "<fim-repo>",
-                "<REPO>",
-                "<reponame>",
-            ]),
-            separator: id(&["<|file_sep|>"]),
-        })
-    }
-}
 
 /// What is around the text that is wanted.
 #[derive(Debug, Clone, Default)]
@@ -108,7 +51,7 @@ impl Middle {
         most: Option<usize>,
     ) -> Result<Vec<u32>, ApiError> {
         let tokenizer = model.engine.tokenizer()?;
-        let Some(fim) = Fim::of(tokenizer) else {
+        let Some(fim) = tokenizer.fim() else {
             let message = "this model's tokenizer has no tokens for filling in the middle";
             return Err(ApiError::field(field, message));
         };

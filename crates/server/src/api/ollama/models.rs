@@ -17,7 +17,6 @@ use super::{Body, Failed, model, plain, tagged, unsupported};
 use crate::about::About;
 use crate::api::embeddings::unit;
 use crate::api::fields::{Unused, or_default};
-use crate::api::middle::Fim;
 use crate::app::Shared;
 use crate::error::ApiError;
 use crate::models::Listed;
@@ -171,7 +170,7 @@ pub(crate) async fn show(
     let tokenizer = model.engine.tokenizer().ok();
     for (has, capability) in [
         (model.tools.in_template, "tools"),
-        (tokenizer.is_some_and(|tokenizer| Fim::of(tokenizer).is_some()), "insert"),
+        (tokenizer.is_some_and(|tokenizer| tokenizer.fim().is_some()), "insert"),
         (about.sees, "vision"),
     ] {
         if has {
