@@ -12,16 +12,26 @@
 //! * where the last token is spelled otherwise (`BPEDecoder`): one token;
 //! * where the text's end is stripped or a text within it replaced: what may be part of that.
 
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::decoding::{Join, Place, Tail};
 use crate::tokenizer::{Inner, TokenizerError};
+
+/// The private-use characters that can stand for special tokens in an answer's text, see
+/// [`Detokenizer::showing`]. They are not those of chat templates.
+pub const SHOWN: RangeInclusive<char> = '\u{10e000}'..='\u{10efff}';
+
+/// Special tokens that are shown, and the characters that stand for them.
+pub type Shown = BTreeMap<u32, char>;
 
 /// Turns the ids of one sequence into text as they arrive.
 #[derive(Debug, Clone)]
 pub struct Detokenizer {
     inner: Arc<Inner>,
     skip_special: bool,
+    shown: Arc<Shown>,
     /// Bytes that are not yet known to be whole characters.
     pending: Vec<u8>,
     /// No token has been seen yet.
@@ -54,6 +64,7 @@ impl Detokenizer {
         Self {
             inner,
             skip_special,
+            shown: Arc::default(),
             pending: Vec::new(),
             at_start: true,
             at_first: true,
@@ -61,6 +72,15 @@ impl Detokenizer {
             held: None,
             tails,
         }
+    }
+
+    /// Writes these special tokens as the characters given, which are of [`SHOWN`], though special
+    /// tokens are skipped otherwise. Where any are shown, no other token can write such a character:
+    /// it becomes U+FFFD.
+    #[must_use]
+    pub fn showing(mut self, shown: Arc<Shown>) -> Self {
+        self.shown = shown;
+        self
     }
 
     /// Adds one id and returns the text that became certain, if any.
@@ -72,7 +92,10 @@ impl Detokenizer {
         inner.vocabulary.require(id)?;
         let start = std::mem::replace(&mut self.at_start, false);
         if self.skip_special && inner.vocabulary.is_special(id) {
-            return Ok(None);
+            let Some(&mark) = self.shown.get(&id) else { return Ok(None) };
+            let mut text = self.rest(false);
+            text.push(mark);
+            return Ok(self.through_tails(text, false));
         }
         let decoding = &inner.vocabulary.decoding;
         if decoding.drops_repeats() {
@@ -93,20 +116,36 @@ impl Detokenizer {
         } else {
             self.text(id, start, Place { first, last: false })
         };
+        let text = self.without_marks(text);
         Ok(self.through_tails(text, false))
     }
 
     /// Ends the sequence: what was held back, with U+FFFD for what never became a character.
     pub fn finish(mut self) -> Option<String> {
+        let text = self.rest(true);
+        self.through_tails(text, true)
+    }
+
+    /// What tokens and bytes are held back, with U+FFFD for what is no character, leaving none.
+    fn rest(&mut self, last: bool) -> String {
         let mut text = match self.held.take() {
-            Some((id, first)) => self.text(id, false, Place { first, last: true }),
+            Some((id, first)) => self.text(id, false, Place { first, last }),
             None => String::new(),
         };
         match self.inner.vocabulary.decoding.join {
-            Join::Bytes { .. } => text.push_str(&String::from_utf8_lossy(&self.pending)),
+            Join::Bytes { .. } => {
+                text.push_str(&String::from_utf8_lossy(&std::mem::take(&mut self.pending)));
+            }
             Join::Pieces => text.push_str(&self.take_byte_run()),
         }
-        self.through_tails(text, true)
+        self.without_marks(text)
+    }
+
+    fn without_marks(&self, text: String) -> String {
+        match self.shown.is_empty() {
+            true => text,
+            false => text.replace(|c| SHOWN.contains(&c), "\u{fffd}"),
+        }
     }
 
     /// The text that a token makes certain.

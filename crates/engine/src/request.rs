@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use keeve_image::Patches;
 
 use crate::constraint::Constraint;
+use crate::detokenizer::Shown;
 use crate::error::Error;
 use crate::sampling::{SamplingParams, TokenLogprob};
 
@@ -49,6 +50,9 @@ pub struct Request {
     /// What the answer must look like, from [`crate::Engine::constraint`]. An end token then ends it
     /// even with `ignore_eos`.
     pub constraint: Option<Constraint>,
+    /// Special tokens that the answer's text shows, each as a character that stands for it. All others
+    /// are left out.
+    pub shown: Arc<Shown>,
     /// When to give up, whether or not the answer is complete.
     pub deadline: Option<Instant>,
 }

@@ -107,7 +107,7 @@ impl Sequence {
             min_tokens: request.min_tokens,
             sampler: Sampler::new(request.sampling)?,
             drafting: Drafting::default(),
-            detokenizer,
+            detokenizer: detokenizer.map(|detokenizer| detokenizer.showing(request.shown)),
             stop: StopMatcher::new(&request.stop)?,
             constraint: request.constraint.map(Following::start),
             embedding: request.embedding.map(|pooling| Embedding { pooling, sum: vec![], rows: 0 }),

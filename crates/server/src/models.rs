@@ -14,7 +14,7 @@ use crate::about::About;
 use crate::app::now;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
-use crate::parse::ToolStyle;
+use crate::parse::{Probed, probe};
 use crate::prepare::Lanes;
 
 /// Where a model comes from.
@@ -117,7 +117,8 @@ pub(crate) struct Model {
     pub sampling: SamplingParams,
     /// The most tokens to generate where a request does not say.
     pub max_tokens: Option<usize>,
-    pub tools: ToolSupport,
+    /// How it writes its answers.
+    pub probed: Probed,
     /// Where requests wait to be prepared.
     pub lanes: Arc<Lanes>,
     /// Requests that were accepted and have not ended.
@@ -125,15 +126,6 @@ pub(crate) struct Model {
     most: usize,
     used: AtomicU64,
     started: Instant,
-}
-
-/// What a model's chat template does with tools.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ToolSupport {
-    /// Whether the template tells the model about tools.
-    pub in_template: bool,
-    /// How the model writes calls.
-    pub style: ToolStyle,
 }
 
 /// A place among the requests of a model. Dropping it gives the place back.
@@ -428,12 +420,19 @@ fn prepare(opened: &Opened, config: &ModelsConfig, entry: &Entry) -> Result<Mode
     let engine = Engine::load_with_draft(checkpoint, draft.as_ref(), &options, &|_| true);
     let engine = engine.map_err(|error| error.to_string())?;
     entry.about.get_or_init(|| Arc::new(About::of(checkpoint)));
+    let probed = probe(
+        engine.chat_template().ok().flatten(),
+        tool_template(checkpoint),
+        engine.tokenizer().ok(),
+    );
+    let notation = probed.style.notation().name;
+    tracing::debug!(notation, tools = probed.tools, calls = probed.calls, "chat template probed");
     Ok(Model {
         name: entry.source.names[0].clone(),
         metrics: entry.metrics.clone(),
         sampling: config.sampling.over(default_sampling(checkpoint.generation_config())),
         max_tokens: config.sampling.max_tokens,
-        tools: tool_support(tool_template(checkpoint)),
+        probed,
         lanes: Arc::default(),
         accepted: Arc::default(),
         most: config.engine.max_sequences.saturating_add(config.max_queue).max(1),
@@ -466,12 +465,4 @@ fn tool_template(checkpoint: &Checkpoint) -> &str {
     let own = checkpoint.chat_templates().iter().find(|(name, _)| name == "tool_use");
     let own = own.map(|(_, template)| template.as_str());
     own.or(checkpoint.chat_template()).unwrap_or_default()
-}
-
-fn tool_support(template: &str) -> ToolSupport {
-    let in_template = template.contains("tools");
-    let bare = in_template
-        && !template.contains("<tool_call>")
-        && (template.contains("python_tag") || template.contains("\"parameters\""));
-    ToolSupport { in_template, style: if bare { ToolStyle::Bare } else { ToolStyle::Tagged } }
 }

@@ -161,11 +161,8 @@ fn add(
                 add(&Grammar::JsonSchema(schema), Some(&name), grammars)?;
             }
         }
-        Grammar::After { end, answer } => {
-            let end = regex_syntax::escape(end).replace('/', "\\/");
-            grammars.push(named(format!(
-                "start: before /\\n{{0,2}}/ @answer\nbefore[lazy]: /(.|\\n)*{end}/\n"
-            )));
+        Grammar::After { front, rules, answer } => {
+            grammars.push(named(format!("start: {front} @answer\n{rules}")));
             add(answer, Some("answer"), grammars)?;
         }
     }

@@ -33,10 +33,12 @@ pub enum Grammar {
     /// Text of this grammar, written as llguidance's variant of Lark (guidance-ai/llguidance,
     /// `docs/syntax.md`). Schemas behind `%json` are read as [`Self::JsonSchema`].
     Lark(String),
-    /// Any text up to the first of `end`, at most two line ends, then an answer.
+    /// Something in front, for example reasoning up to its end, then an answer.
     After {
-        /// Ends what comes before, for example reasoning.
-        end: String,
+        /// What is in front: a sequence for a rule of a Lark grammar.
+        front: String,
+        /// The rules that it names.
+        rules: String,
         /// What the answer must look like.
         answer: Box<Grammar>,
     },

@@ -264,9 +264,10 @@ impl Reply {
             Delta::Reasoning(text) => {
                 message.reasoning_content.get_or_insert_default().push_str(&text);
             }
-            Delta::ToolStart { name, .. } => {
+            Delta::ToolStart { id, name, .. } => {
                 let function = MadeFunction { name, arguments: String::new() };
-                let (id, kind) = (self.app.id("call_"), CallKind::Function);
+                let id = id.unwrap_or_else(|| self.app.id("call_"));
+                let kind = CallKind::Function;
                 let call = MadeCall { id, kind, function, _index: None };
                 message.tool_calls.get_or_insert_default().push(call);
             }
@@ -373,10 +374,10 @@ impl Reply {
             Delta::ToolArguments { text, .. } if self.functions => {
                 chunk.function_call = Some(FunctionDelta { name: None, arguments: text });
             }
-            Delta::ToolStart { index, name } => {
+            Delta::ToolStart { index, id, name } => {
                 chunk.tool_calls = Some(vec![CallDelta {
                     index,
-                    id: Some(self.app.id("call_")),
+                    id: Some(id.unwrap_or_else(|| self.app.id("call_"))),
                     kind: Some("function"),
                     function: FunctionDelta { name: Some(name), arguments: String::new() },
                 }]);

@@ -5,6 +5,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use crate::parse::{AnswerStyle, front};
+
 /// What the answer has to look like.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -62,7 +64,23 @@ impl ResponseFormat {
     }
 }
 
-/// The grammar of an answer that ends its reasoning first.
-pub(crate) fn after_reasoning(grammar: Grammar) -> Grammar {
-    Grammar::After { end: "</think>".into(), answer: Box::new(grammar) }
+/// What binds an answer.
+pub(crate) enum Bound {
+    /// Rules of tool calls, the first of which is `calls`.
+    Calls(String),
+    /// What the client asked for.
+    Format(Grammar),
+}
+
+/// The grammar of an answer that may have to end its reasoning first (`begun`).
+pub(crate) fn after_reasoning(bound: Bound, style: &AnswerStyle, begun: bool) -> Grammar {
+    let calls = matches!(bound, Bound::Calls(_));
+    let answer = match bound {
+        Bound::Calls(rules) => Grammar::Lark(format!("start: calls\n{rules}")),
+        Bound::Format(grammar) => grammar,
+    };
+    match front(style, begun, calls, calls) {
+        None => answer,
+        Some((front, rules)) => Grammar::After { front, rules, answer: Box::new(answer) },
+    }
 }

@@ -342,9 +342,9 @@ impl Reply {
                     (Delta::Reasoning(thinking), _) => {
                         content.push(OutputBlock::Thinking { thinking, signature: String::new() });
                     }
-                    (Delta::ToolStart { name, .. }, _) => {
+                    (Delta::ToolStart { id, name, .. }, _) => {
                         arguments.clear();
-                        let id = self.app.id("toolu_");
+                        let id = id.unwrap_or_else(|| self.app.id("toolu_"));
                         content.push(OutputBlock::ToolUse { id, name, input: Map::new() });
                     }
                     (Delta::ToolArguments { text, .. }, last) => {
@@ -442,8 +442,9 @@ impl Blocks<'_> {
                 }
                 json!({ "type": "thinking_delta", "thinking": text })
             }
-            Delta::ToolStart { name, .. } => {
-                let block = json!({ "type": "tool_use", "id": app.id("toolu_"), "name": name,
+            Delta::ToolStart { id, name, .. } => {
+                let id = id.unwrap_or_else(|| app.id("toolu_"));
+                let block = json!({ "type": "tool_use", "id": id, "name": name,
                     "input": {} });
                 return self.open("tool_use", block).await;
             }

@@ -100,8 +100,8 @@ impl Builder {
                 }
                 self.grow("response.reasoning_text.delta", &text);
             }
-            Delta::ToolStart { name, .. } => {
-                let call_id = self.app.id("call_");
+            Delta::ToolStart { id, name, .. } => {
+                let call_id = id.unwrap_or_else(|| self.app.id("call_"));
                 self.open_item("fc_", Kind::Call { call_id, name });
             }
             Delta::ToolArguments { text, .. } => {

@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
+use keeve_engine::Message;
 use keeve_engine::chat::Content;
-use keeve_engine::{Grammar, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
-use crate::parse::ToolStyle;
+use crate::parse::{AnswerStyle, CallIds, HERMES, Notation, ToolList, forced, write_calls};
 
 /// A tool that the model may call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -144,33 +144,25 @@ impl ToolUse {
         (!self.tools.is_empty()).then(|| self.tools.iter().map(one).collect())
     }
 
-    /// The grammar of an answer that must call a tool. Its first line is `start: calls`.
-    pub fn grammar(&self, style: ToolStyle) -> Option<Grammar> {
-        let forced = self.forced.as_ref()?;
-        let (open, close, between, arguments) = match style {
-            ToolStyle::Tagged => ("<tool_call>\\n", "\\n</tool_call>", "\\n", "arguments"),
-            ToolStyle::Bare => ("", "", "; ", "parameters"),
-        };
-        let quoted =
-            |text: &str| if text.is_empty() { String::new() } else { format!("\"{text}\" ") };
-        let mut rules = String::from("start: calls\n");
-        let more = if self.several { format!(" (\"{between}\" call)*") } else { String::new() };
-        // Writing to a String cannot fail.
-        let _ = writeln!(rules, "calls: call{more}");
-        let _ = writeln!(rules, "call: {}object {}", quoted(open), quoted(close));
-        let objects: Vec<_> = forced.iter().map(|index| format!("object_{index}")).collect();
-        let _ = writeln!(rules, "object: {}", objects.join(" | "));
-        for &index in forced {
-            let tool = &self.tools[index];
-            let parameters = tool.parameters.clone().map_or_else(no_parameters, Value::Object);
-            let schema = json!({
-                "type": "object", "additionalProperties": false, "required": ["name", arguments],
-                "properties": { "name": { "const": tool.name }, arguments: parameters },
-                "x-guidance": { "whitespace_flexible": false },
-            });
-            let _ = writeln!(rules, "object_{index}: %json {schema}");
-        }
-        Some(Grammar::Lark(rules))
+    /// The rules of an answer that must call a tool, if it must; the first is `calls`.
+    pub fn rules(&self, style: &AnswerStyle) -> Option<String> {
+        let functions: Vec<_> = self
+            .forced
+            .as_ref()?
+            .iter()
+            .map(|&index| {
+                let tool = &self.tools[index];
+                let parameters = tool.parameters.clone().map_or_else(no_parameters, Value::Object);
+                (tool.name.as_str(), parameters)
+            })
+            .collect();
+        Some(forced(style, &functions, self.several))
+    }
+
+    /// The tools as parsers need them.
+    pub fn list(&self) -> ToolList {
+        let one = |tool: &ToolFunction| (tool.name.clone(), tool.parameters.clone());
+        ToolList(self.tools.iter().map(one).collect())
     }
 
     /// Tells a model about tools whose chat template does not, and writes earlier calls and their
@@ -181,20 +173,9 @@ impl ToolUse {
                 let text = plain(message.content.take());
                 let text = format!("<tool_response>\n{text}\n</tool_response>");
                 *message = Message::text("user", text);
-            } else if let Some(calls) = message.tool_calls.take() {
-                let mut text = plain(message.content.take());
-                for call in calls {
-                    let function = &call["function"];
-                    let arguments = function["arguments"].as_str().unwrap_or("{}");
-                    let name = &function["name"];
-                    let _ = write!(
-                        text,
-                        "\n<tool_call>\n{{\"name\": {name}, \"arguments\": {arguments}}}\n</tool_call>"
-                    );
-                }
-                message.content = Some(Content::Text(text.trim_start().to_owned()));
             }
         }
+        calls_as_text(messages, HERMES);
         let Some(tools) = self.for_template() else { return };
         let mut text = String::from("You can call these functions, given as JSON:\n");
         for tool in tools {
@@ -210,6 +191,67 @@ impl ToolUse {
             }
             None => messages.insert(0, Message::text("system", text)),
         }
+    }
+}
+
+/// Writes earlier calls as text, where a chat template would leave them out.
+pub(crate) fn calls_as_text(messages: &mut [Message], notation: &Notation) {
+    for message in messages {
+        let Some(calls) = message.tool_calls.take() else { continue };
+        let mut text = plain(message.content.take());
+        let calls: Vec<_> = calls.iter().filter_map(named_call).collect();
+        if !calls.is_empty() {
+            let between = if text.is_empty() { "" } else { "\n" };
+            let _ = write!(text, "{between}{}", write_calls(notation, &calls));
+        }
+        message.content = Some(Content::Text(text));
+    }
+}
+
+/// A call's function and its arguments.
+fn named_call(call: &Value) -> Option<(&str, Value)> {
+    let function = call.get("function")?;
+    let arguments = match function.get("arguments") {
+        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!({})),
+        Some(value) => value.clone(),
+        None => json!({}),
+    };
+    Some((function.get("name")?.as_str()?, arguments))
+}
+
+/// Gives calls of earlier turns identifiers that a chat template takes, results likewise. The client
+/// may have got them from elsewhere.
+pub(crate) fn fit_ids(messages: &mut [Message], ids: CallIds) {
+    let mut count = 0;
+    let mut known: Vec<(String, String)> = vec![];
+    for message in messages {
+        for call in message.tool_calls.iter_mut().flatten() {
+            let name = call["function"]["name"].as_str().unwrap_or_default().to_owned();
+            let Some(Value::String(id)) = call.get_mut("id") else { continue };
+            let fitted = fitting(id, ids, &name, count);
+            count += 1;
+            known.push((std::mem::replace(id, fitted.clone()), fitted));
+        }
+        if let Some(id) = &mut message.tool_call_id {
+            let call = known.iter().rev().find(|(given, _)| given == id);
+            *id = call.map_or_else(|| fitting(id, ids, "", count), |(_, fitted)| fitted.clone());
+        }
+    }
+}
+
+/// An identifier as the template takes it, the same for the same.
+fn fitting(id: &str, ids: CallIds, name: &str, count: usize) -> String {
+    match ids {
+        CallIds::Nine if id.len() != 9 || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            // FNV-1a (Fowler, Noll, Vo): any mixing will do, as long as it stays what it is.
+            let mix = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+            let sum = id.bytes().fold(0xcbf2_9ce4_8422_2325, mix);
+            format!("{:09x}", sum >> 28)
+        }
+        CallIds::Qualified if !name.is_empty() && !id.starts_with("functions.") => {
+            format!("functions.{name}:{count}")
+        }
+        _ => id.to_owned(),
     }
 }
 

@@ -10,14 +10,14 @@ use keeve_image::Patches;
 use serde_json::{Map, Value};
 
 use super::common::{Choosing, finish_reason};
-use super::format::after_reasoning;
-use super::tool_use::ToolUse;
+use super::format::{Bound, after_reasoning};
+use super::tool_use::{ToolUse, calls_as_text, fit_ids};
 use crate::answer::Answers;
 use crate::app::Shared;
 use crate::error::ApiError;
 use crate::images::{Images, Prepared};
 use crate::models::Model;
-use crate::parse::{AnswerParser, Delta};
+use crate::parse::{AnswerParser, AnswerStyle, CallIds, Calls, Delta, Probed};
 
 /// What the model is asked.
 pub(crate) struct Turn {
@@ -75,7 +75,8 @@ pub(crate) struct End {
 pub(crate) struct Running {
     answers: Answers,
     choices: Vec<Choice>,
-    one_call: bool,
+    /// Whether an answer ends with its first call.
+    single: bool,
     /// Of the prompt; images count as one.
     pub prompt_tokens: usize,
     _images: Prepared,
@@ -100,9 +101,7 @@ impl Turn {
 
     /// The prompt, but for its images.
     async fn render(mut self, model: &Arc<Model>) -> Result<Rendered, ApiError> {
-        if !model.tools.in_template {
-            self.tools.write_into(&mut self.messages);
-        }
+        self.fit_messages(&model.probed);
         let options = self.render_options(model);
         let (messages, owner, ending) = (self.messages, model.clone(), self.ending);
         let bytes = messages.iter().map(text_bytes).sum();
@@ -113,33 +112,35 @@ impl Turn {
 
     /// Begins the answers.
     pub async fn start(mut self, app: &Shared, model: &Arc<Model>) -> Result<Running, ApiError> {
-        let support = model.tools;
-        if !support.in_template {
-            self.tools.write_into(&mut self.messages);
-        }
-        let forced = self.tools.grammar(support.style);
+        let probed = &model.probed;
+        self.fit_messages(probed);
+        let forced = self.tools.rules(&probed.style);
         let bound_by = if forced.is_some() { "tools" } else { "response_format" };
         if forced.is_some() && self.format.is_some() {
             let message = "tool_choice and response_format cannot both bind the answer";
             return Err(ApiError::field("response_format", message));
         }
-        let style = (!self.tools.tools.is_empty()).then_some(support.style);
-        let one_call = style.is_some() && !self.tools.several;
+        let single = !self.tools.tools.is_empty() && !self.tools.several;
+        let calls = (!self.tools.tools.is_empty()).then(|| Calls {
+            tools: Arc::new(self.tools.list()),
+            lenient: self.format.is_none(),
+            single,
+        });
         let options = self.render_options(model);
-        let grammar = forced.or(self.format);
+        let bound = match (forced, self.format) {
+            (Some(rules), _) => Some(Bound::Calls(rules)),
+            (None, format) => format.map(Bound::Format),
+        };
         let images = self.images.prepare(app, model).await?;
         let (messages, owner, ending) = (self.messages, model.clone(), self.ending);
         let bytes = messages.iter().map(text_bytes).sum();
         model.engine.check_length(bytes)?;
         // Rendering and compiling take a while.
-        let bound = grammar.is_some();
-        let prepared = model.lanes.clone().prepare(bytes, bound, move || {
+        let prepared = model.lanes.clone().prepare(bytes, bound.is_some(), move || {
             let prompt = prompt(&owner, &messages, &options, ending)?.ids;
-            let reasoning = begins_reasoning(&owner, &prompt);
-            let grammar = match grammar {
-                Some(grammar) if reasoning => Some(after_reasoning(grammar)),
-                grammar => grammar,
-            };
+            let style = &owner.probed.style;
+            let reasoning = begins_reasoning(&owner, style, &prompt);
+            let grammar = bound.map(|bound| after_reasoning(bound, style, reasoning));
             let constraint = grammar.map(|grammar| owner.engine.constraint(&grammar));
             let constraint = constraint
                 .transpose()
@@ -150,16 +151,17 @@ impl Turn {
         let mut requests = self.choosing.requests(app, model, prompt, constraint)?;
         for request in &mut requests {
             request.images = images.patches.clone();
+            request.shown = probed.style.shown(calls.is_some());
         }
         let choice = |_: &_| Choice {
-            parser: AnswerParser::new(reasoning, style),
+            parser: AnswerParser::new(&probed.style, reasoning, calls.clone()),
             calls: false,
             reasoning_tokens: 0,
         };
         let choices = requests.iter().map(choice).collect();
         let prompt_tokens = requests.first().map_or(0, |request| request.prompt.len());
         let answers = Answers::start(model.clone(), requests)?;
-        Ok(Running { answers, choices, one_call, prompt_tokens, _images: images })
+        Ok(Running { answers, choices, single, prompt_tokens, _images: images })
     }
 
     /// How many tokens the prompt has, those of images included.
@@ -176,11 +178,23 @@ impl Turn {
         Ok(tokens + shown.sum::<usize>())
     }
 
+    /// Tells the model about tools and earlier calls in the way that its chat template can.
+    fn fit_messages(&mut self, probed: &Probed) {
+        if !probed.tools {
+            self.tools.write_into(&mut self.messages);
+        } else if !probed.calls {
+            calls_as_text(&mut self.messages, probed.style.notation());
+        }
+        if probed.ids != CallIds::Any {
+            fit_ids(&mut self.messages, probed.ids);
+        }
+    }
+
     fn render_options(&mut self, model: &Model) -> RenderOptions {
         let documents = self.template_args.remove("documents");
         RenderOptions {
             documents: documents.and_then(|list| list.as_array().cloned()),
-            tools: self.tools.for_template().filter(|_| model.tools.in_template),
+            tools: self.tools.for_template().filter(|_| model.probed.tools),
             add_generation_prompt: self.ending == Ending::Answer,
             extra: std::mem::take(&mut self.template_args),
             ..RenderOptions::default()
@@ -256,8 +270,8 @@ fn continued(
 }
 
 /// Whether a prompt ends inside the model's reasoning.
-fn begins_reasoning(model: &Model, prompt: &[u32]) -> bool {
-    const LOOK: usize = 8;
+fn begins_reasoning(model: &Model, style: &AnswerStyle, prompt: &[u32]) -> bool {
+    const LOOK: usize = 24;
     let Ok(tokenizer) = model.engine.tokenizer() else { return false };
     let tail = &prompt[prompt.len().saturating_sub(LOOK)..];
     let bytes: Vec<u8> = tail
@@ -265,7 +279,7 @@ fn begins_reasoning(model: &Model, prompt: &[u32]) -> bool {
         .flat_map(|&id| tokenizer.token_bytes(id).unwrap_or_default())
         .copied()
         .collect();
-    String::from_utf8_lossy(&bytes).trim_end().ends_with("<think>")
+    style.begins_reasoning(&String::from_utf8_lossy(&bytes))
 }
 
 impl Running {
@@ -282,7 +296,7 @@ impl Running {
                 Event::Token { id, logprob, alternatives, text } => {
                     let deltas = choice.parser.push(&text);
                     choice.note(&deltas);
-                    if self.one_call && choice.parser.complete_calls() > 0 {
+                    if self.single && choice.parser.complete_calls() > 0 {
                         self.answers.cancel_one(index);
                     }
                     let token = Some(Chosen { id, logprob, alternatives });

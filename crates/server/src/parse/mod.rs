@@ -1,12 +1,39 @@
 //! Answers taken apart as they arrive: reasoning, text and tool calls.
+//!
+//! How a model writes them is found out when it is loaded ([`probe`]): its chat template writes a
+//! conversation with reasoning and a call, and what reads them back is taken. [`notation`] is the table
+//! of what is known, [`tools`] finds calls and leaves each to the reader of its form, and [`grammar`]
+//! binds answers that must be calls.
 
-mod call;
+mod braces;
+mod channels;
+mod grammar;
+mod literal;
+mod marker;
+mod named;
+mod notation;
+mod object;
+mod probe;
+mod python;
+mod reader;
+mod tagged;
 mod tools;
+mod writer;
 
+use std::sync::Arc;
+
+use keeve_engine::detokenizer::Shown;
 use serde::{Deserialize, Serialize};
 
-use tools::ToolParser;
-pub use tools::ToolStyle;
+use channels::{ChannelParser, ChannelStyle};
+pub(crate) use grammar::{forced, front};
+use marker::{Begins, Marker, Specials, first, without_marks};
+pub(crate) use notation::HERMES;
+pub(crate) use notation::Notation;
+pub(crate) use probe::{CallIds, Probed, probe};
+pub(crate) use reader::ToolList;
+use tools::{ToolParser, ToolStyle};
+pub(crate) use writer::write_calls;
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +46,8 @@ pub enum Delta {
     ToolStart {
         /// Which call of the answer.
         index: usize,
+        /// What the model itself calls the call, where it does.
+        id: Option<String>,
         /// The function.
         name: String,
     },
@@ -31,8 +60,96 @@ pub enum Delta {
     },
 }
 
-const THINK: &str = "<think>";
-const END_THINK: &str = "</think>";
+/// What a model puts around its reasoning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reasoning {
+    pub open: String,
+    pub close: String,
+    /// Whether the chat template writes it: then the model knows it.
+    pub rendered: bool,
+}
+
+impl Default for Reasoning {
+    fn default() -> Self {
+        Self { open: "<think>".into(), close: "</think>".into(), rendered: false }
+    }
+}
+
+/// How a model writes its answers.
+#[derive(Debug, Clone)]
+pub(crate) struct AnswerStyle {
+    pub reasoning: Reasoning,
+    open: Marker,
+    close: Marker,
+    tools: Arc<ToolStyle>,
+    channels: Option<Arc<ChannelStyle>>,
+    pub specials: Specials,
+    shown: Arc<Shown>,
+    shown_without_tools: Arc<Shown>,
+}
+
+impl AnswerStyle {
+    /// A style of these markers, as the tokenizer has them. `channels`: whether the answers come in
+    /// channels, which is then all there is.
+    pub fn new(
+        reasoning: Reasoning,
+        notation: &'static Notation,
+        channels: bool,
+        tokenizer: Option<&keeve_engine::Tokenizer>,
+    ) -> Self {
+        let mut markers = vec![reasoning.open.as_str(), reasoning.close.as_str()];
+        for marker in channels::MARKERS.into_iter().filter(|_| channels) {
+            markers.push(marker);
+        }
+        let without = Specials::new(tokenizer, markers.iter().copied());
+        for kin in ToolStyle::kin(notation) {
+            for marker in kin.markers() {
+                markers.push(marker);
+            }
+        }
+        let specials = Specials::new(tokenizer, markers.into_iter());
+        Self {
+            open: Marker::new(&reasoning.open, &specials),
+            close: Marker::new(&reasoning.close, &specials),
+            tools: Arc::new(ToolStyle::new(notation, &specials)),
+            channels: channels.then(|| Arc::new(ChannelStyle::new(&specials))),
+            shown: Arc::new(specials.shown()),
+            shown_without_tools: Arc::new(without.shown()),
+            reasoning,
+            specials,
+        }
+    }
+
+    /// The special tokens that a parser must see.
+    pub fn shown(&self, tools: bool) -> Arc<Shown> {
+        if tools { self.shown.clone() } else { self.shown_without_tools.clone() }
+    }
+
+    /// Whether a prompt that ends in this text ends inside the model's reasoning.
+    pub fn begins_reasoning(&self, prompt_end: &str) -> bool {
+        self.channels.is_none() && prompt_end.trim_end().ends_with(self.reasoning.open.trim_end())
+    }
+
+    /// Whether answers come in channels.
+    pub fn in_channels(&self) -> bool {
+        self.channels.is_some()
+    }
+
+    /// How calls are written.
+    pub fn notation(&self) -> &'static Notation {
+        self.tools.notation()
+    }
+}
+
+/// What an answer may call.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls {
+    pub tools: Arc<ToolList>,
+    /// Whether an answer that begins with a call without its marker is taken for one.
+    pub lenient: bool,
+    /// Whether only the first call is wanted.
+    pub single: bool,
+}
 
 /// Where an answer stands.
 enum Stage {
@@ -45,26 +162,46 @@ enum Stage {
 }
 
 /// Takes one answer apart.
-pub struct AnswerParser {
+pub(crate) struct AnswerParser {
     stage: Stage,
+    open: Marker,
+    /// What ends the reasoning: its own mark, then calls, which models have begun without it.
+    ends: Vec<Marker>,
     tools: Option<ToolParser>,
+    channels: Option<ChannelParser>,
     /// Text whose meaning is not certain yet.
     held: String,
 }
 
 impl AnswerParser {
-    /// `reasoning`: whether the prompt has begun the reasoning already. `tools`: how calls are
-    /// written, if there are tools.
-    pub fn new(reasoning: bool, tools: Option<ToolStyle>) -> Self {
+    /// `reasoning`: whether the prompt has begun the reasoning already. `calls`: what may be called,
+    /// if there are tools.
+    pub fn new(style: &AnswerStyle, reasoning: bool, calls: Option<Calls>) -> Self {
+        let mut ends = vec![style.close.clone()];
+        if calls.is_some() {
+            ends.extend(style.tools.special_openers());
+        }
+        let channels = style.channels.clone().map(|channels| {
+            let single = calls.as_ref().is_some_and(|calls| calls.single);
+            ChannelParser::new(channels, calls.as_ref().map(|calls| calls.tools.clone()), single)
+        });
         Self {
             stage: if reasoning { Stage::Reasoning } else { Stage::Start },
-            tools: tools.map(ToolParser::new),
+            open: style.open.clone(),
+            ends,
+            tools: calls.map(|Calls { tools, lenient, single }| {
+                ToolParser::new(style.tools.clone(), tools, lenient, single)
+            }),
+            channels,
             held: String::new(),
         }
     }
 
     /// Adds text and returns what became certain.
     pub fn push(&mut self, text: &str) -> Vec<Delta> {
+        if let Some(channels) = &mut self.channels {
+            return merged(channels.push(text));
+        }
         self.held.push_str(text);
         let mut deltas = vec![];
         while self.step(&mut deltas, false) {}
@@ -73,6 +210,9 @@ impl AnswerParser {
 
     /// Ends the answer.
     pub fn finish(&mut self) -> Vec<Delta> {
+        if let Some(channels) = &mut self.channels {
+            return merged(channels.finish());
+        }
         let mut deltas = vec![];
         while self.step(&mut deltas, true) {}
         if let Some(tools) = &mut self.tools {
@@ -81,9 +221,12 @@ impl AnswerParser {
         merged(deltas)
     }
 
-    /// Whether the answer so far is that of `calls` complete tool calls.
+    /// How many tool calls of the answer so far are complete.
     pub fn complete_calls(&self) -> usize {
-        self.tools.as_ref().map_or(0, ToolParser::complete)
+        match &self.channels {
+            Some(channels) => channels.complete(),
+            None => self.tools.as_ref().map_or(0, ToolParser::complete),
+        }
     }
 
     /// Goes on as far as one stage; false if it takes more text to go on.
@@ -91,25 +234,40 @@ impl AnswerParser {
         match self.stage {
             Stage::Start => {
                 let begun = self.held.trim_start();
-                if let Some(thought) = begun.strip_prefix(THINK) {
-                    self.held = thought.to_owned();
-                    self.stage = Stage::Reasoning;
-                } else if !last && THINK.starts_with(begun) {
-                    return false;
-                } else {
-                    self.stage = Stage::Answer;
+                match self.open.begins(begun) {
+                    Begins::Yes(length) => {
+                        self.held = begun[length..].to_owned();
+                        self.stage = Stage::Reasoning;
+                    }
+                    Begins::Perhaps if !last => return false,
+                    _ => self.stage = Stage::Answer,
                 }
                 true
             }
             Stage::Reasoning => {
-                let (text, found) = cut(&mut self.held, END_THINK, last);
+                let marks: Vec<&Marker> = self.ends.iter().collect();
+                let found = first(&self.held, &marks);
+                let end = match (found, last) {
+                    (Some((_, at, _)), _) => at,
+                    (None, true) => self.held.len(),
+                    (None, false) => {
+                        let keep = marks.iter().map(|marker| marker.overlap(&self.held)).max();
+                        self.held.len() - keep.unwrap_or(0)
+                    }
+                };
+                let rest = self.held.split_off(end);
+                let text = without_marks(std::mem::replace(&mut self.held, rest));
                 if !text.is_empty() {
                     deltas.push(Delta::Reasoning(text));
                 }
-                if found {
+                // Only its own mark is used up.
+                if let Some((0, _, length)) = found {
+                    self.held.drain(..length);
+                }
+                if found.is_some() {
                     self.stage = Stage::AfterReasoning;
                 }
-                found
+                found.is_some()
             }
             Stage::AfterReasoning => {
                 self.held = self.held.trim_start().to_owned();
@@ -123,35 +281,17 @@ impl AnswerParser {
                 let text = std::mem::take(&mut self.held);
                 match &mut self.tools {
                     Some(tools) => deltas.extend(tools.push(&text)),
-                    None if text.is_empty() => {}
-                    None => deltas.push(Delta::Text(text)),
+                    None => {
+                        let text = without_marks(text);
+                        if !text.is_empty() {
+                            deltas.push(Delta::Text(text));
+                        }
+                    }
                 }
                 false
             }
         }
     }
-}
-
-/// Takes from `held` what comes before `mark` (and the mark), or what cannot be part of it.
-fn cut(held: &mut String, mark: &str, last: bool) -> (String, bool) {
-    if let Some(at) = held.find(mark) {
-        let rest = held.split_off(at + mark.len());
-        let mut text = std::mem::replace(held, rest);
-        text.truncate(at);
-        return (text, true);
-    }
-    let keep = if last { 0 } else { overlap(held, mark) };
-    let rest = held.split_off(held.len() - keep);
-    (std::mem::replace(held, rest), false)
-}
-
-/// Bytes at the end of `text` that are a beginning of `mark`.
-fn overlap(text: &str, mark: &str) -> usize {
-    let longest = mark.len().min(text.len() + 1) - 1;
-    (1..=longest)
-        .rev()
-        .find(|&length| text.as_bytes().ends_with(&mark.as_bytes()[..length]))
-        .unwrap_or(0)
 }
 
 /// Neighbouring pieces of a kind as one.
@@ -171,5 +311,11 @@ fn merged(deltas: Vec<Delta>) -> Vec<Delta> {
     list
 }
 
+#[cfg(test)]
+mod grammar_tests;
+#[cfg(test)]
+mod probe_tests;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;

@@ -169,7 +169,7 @@ pub(crate) async fn show(
     let mut capabilities = vec!["completion"];
     let tokenizer = model.engine.tokenizer().ok();
     for (has, capability) in [
-        (model.tools.in_template, "tools"),
+        (model.probed.tools, "tools"),
         (tokenizer.is_some_and(|tokenizer| tokenizer.fim().is_some()), "insert"),
         (about.sees, "vision"),
     ] {
