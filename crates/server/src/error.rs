@@ -25,6 +25,22 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
 }
 
+/// The most characters of a message that are shown of its beginning, and of its end.
+const SHOWN: (usize, usize) = (900, 300);
+
+/// A message without the middle, if it is long: messages repeat what the client sent, which may be as long as a
+/// body.
+fn cut(message: String) -> String {
+    let (first, last) = SHOWN;
+    if message.chars().nth(first + last).is_none() {
+        return message;
+    }
+    let place = |character: Option<(usize, char)>| character.map_or(0, |(at, _)| at);
+    let head = &message[..place(message.char_indices().nth(first))];
+    let tail = &message[place(message.char_indices().nth_back(last - 1))..];
+    format!("{head} ... {tail}")
+}
+
 /// An error in OpenAI's form.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
@@ -76,7 +92,7 @@ impl ErrorForm {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let message = cut(message.into());
         Self { status, kind, code: None, param: None, message, retry_after: None }
     }
 
@@ -87,7 +103,7 @@ impl ApiError {
 
     /// 400: a field of the request is wrong.
     pub fn field(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { param: Some(param.into()), ..Self::bad_request(message) }
+        Self { param: Some(cut(param.into())), ..Self::bad_request(message) }
     }
 
     /// Another status that blames the request.
@@ -230,5 +246,24 @@ impl From<&keeve_engine::Error> for ApiError {
             | E::GivenUp => Self::bad_request(message),
             _ => Self::internal(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::ApiError;
+
+    #[test]
+    fn messages_do_not_repeat_all_that_a_client_sent() {
+        let long = format!("role: unknown `{}`, expected `user`", "\u{e9}".repeat(1_000_000));
+        let error = ApiError::field("x".repeat(1_000_000), long);
+        assert!(error.message.chars().count() < 1300 && error.param.unwrap().len() < 1300);
+        assert!(error.message.starts_with("role: unknown `\u{e9}"));
+        assert!(error.message.ends_with("`, expected `user`"));
+        assert_eq!(ApiError::bad_request("short").message, "short");
+        let just = "\u{e9}".repeat(1200);
+        assert_eq!(ApiError::bad_request(just.clone()).message, just);
     }
 }
