@@ -279,11 +279,14 @@ impl Stage {
             Self::Bpe { suffix } => piece.replace(suffix, if place.last { "" } else { " " }),
             Self::Strip { content, start, stop } => {
                 let mut rest = piece.as_str();
+                // The counts are the file's, and may be any.
                 for _ in 0..*start {
-                    rest = rest.strip_prefix(*content).unwrap_or(rest);
+                    let Some(shorter) = rest.strip_prefix(*content) else { break };
+                    rest = shorter;
                 }
                 for _ in 0..*stop {
-                    rest = rest.strip_suffix(*content).unwrap_or(rest);
+                    let Some(shorter) = rest.strip_suffix(*content) else { break };
+                    rest = shorter;
                 }
                 rest.to_owned()
             }
