@@ -100,7 +100,7 @@ impl Checkpoint {
         }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let folder = Folder::new(parent.unwrap_or(Path::new(".")));
-        let (parsed, _) = parts::open(path, &bytes, &|name| folder.open(name))?;
+        let (parsed, _) = parts::open(path, &bytes, &folder)?;
         let templates = tokenizer_files::gguf_chat_templates(&parsed.metadata)?;
         let text = Self::of_text(path, Value::default(), templates);
         Ok(Self { metadata: Some(parsed.metadata), ..text })

@@ -5,7 +5,6 @@
 //! in `config_yaml.rs`.
 
 use std::ffi::OsString;
-use std::io::Read;
 use std::path::Path;
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches};

@@ -227,6 +227,8 @@ fn parts(message: &Value) -> Option<(&str, String, Vec<&Path>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use keeve::EngineOptions;
 
     use super::*;

@@ -15,6 +15,7 @@ use crate::app::Shared;
 use crate::base64::base64;
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
+use crate::models::Model;
 
 /// Texts to embed. Fields that are not listed are left alone, and named in the response's
 /// `x-keeve-ignored`.
