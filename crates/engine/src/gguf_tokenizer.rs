@@ -292,7 +292,9 @@ impl<'a> Parts<'a> {
         let prefix = self.prefix(found.add_space_prefix.unwrap_or(true), own);
         let normalizer = if own.normalizes { Some(self.normalizer(own)?) } else { None };
         self.complete &= normalizer.is_none();
-        let spm = Spm { ranks: self.ranks()?, bytes, prefix, normalizer };
+        // As SentencePiece does where a model has no bytes.
+        let unknown = found.unknown.filter(|_| !self.kinds.contains(&TokenType::Byte));
+        let spm = Spm { ranks: self.ranks()?, bytes, unknown, prefix, normalizer };
         Ok(Algorithm::Spm(Box::new(spm)))
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Spm {
     pub ranks: Vec<Option<u32>>,
     /// Tokens for bytes that nothing else expresses. What has none is left out.
     pub bytes: [Option<u32>; 256],
+    /// Stands for a run of characters without tokens, where bytes have none.
+    pub unknown: Option<u32>,
     pub prefix: SpacePrefix,
     /// A SentencePiece model's own normalizing; GGUF files of this kind have none.
     pub normalizer: Option<Normalizer>,
@@ -110,14 +112,18 @@ impl Merging<'_> {
             self.consider(text, &symbols, symbols[left].previous, Some(left), &mut queue);
             self.consider(text, &symbols, Some(left), next, &mut queue);
         }
+        let mut after_unknown = false;
         for Symbol { start, length, .. } in symbols.iter().filter(|symbol| symbol.length > 0) {
             let symbol = &text[*start..start + length];
-            match self.mergeable(symbol) {
-                Some((id, _)) => ids.push(id),
-                None => {
+            let known = self.mergeable(symbol);
+            match (known, self.spm.unknown) {
+                (Some((id, _)), _) => ids.push(id),
+                (None, Some(unknown)) => ids.extend((!after_unknown).then_some(unknown)),
+                (None, None) => {
                     ids.extend(symbol.bytes().filter_map(|byte| self.spm.bytes[usize::from(byte)]));
                 }
             }
+            after_unknown = known.is_none();
         }
     }
 

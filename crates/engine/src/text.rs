@@ -11,6 +11,7 @@ use crate::chat::ChatTemplate;
 use crate::error::Error;
 use crate::gguf_tokenizer;
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer_files;
 
 /// Tokenizer and chat template of a model. Each may be absent, or there but of no use: then the
 /// model can still be given token ids, and whoever gives it text is told why not.
@@ -70,7 +71,12 @@ pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Option<Tokenizer>, Error> {
             Err(error) => Err(unusable(checkpoint.path().join("tokenizer.json"), error)),
         };
     }
-    let Some(found) = checkpoint.gguf_tokenizer()? else { return Ok(None) };
+    let Some(found) = checkpoint.gguf_tokenizer()? else {
+        let model_type = checkpoint.config().get("model_type").and_then(Value::as_str);
+        let config = checkpoint.tokenizer_config();
+        let read = tokenizer_files::read(checkpoint.path(), config, model_type);
+        return read.transpose().map_err(|(path, error)| unusable(path, error));
+    };
     match gguf_tokenizer::build(&found) {
         Ok(tokenizer) => Ok(Some(tokenizer)),
         Err(error) => Err(unusable(checkpoint.path().into(), error)),
@@ -189,7 +195,7 @@ fn gguf_variables(found: &GgufTokenizer) -> BTreeMap<String, String> {
 }
 
 /// The texts that `tokenizer_config.json` calls special.
-fn special_texts(config: &Value) -> Vec<String> {
+pub(crate) fn special_texts(config: &Value) -> Vec<String> {
     let named = special_variables(config).into_values();
     let extra = config.get("additional_special_tokens").and_then(Value::as_array);
     let extra = extra.into_iter().flatten().filter_map(token_text);

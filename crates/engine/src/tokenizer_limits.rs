@@ -8,8 +8,10 @@
 
 use base64::Engine as _;
 use serde::Deserialize;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::post_processor::Around;
 use crate::tokenizer::TokenizerError;
 
 /// The largest file. The largest that are published have 35 MB.
@@ -59,6 +61,70 @@ pub(crate) struct ModelHeader {
     pub fuse_unk: Option<bool>,
     #[serde(default)]
     pub byte_fallback: Option<bool>,
+    #[serde(default)]
+    vocab: Longest,
+    #[serde(default)]
+    merges: Longest,
+}
+
+/// The length of the longest text in a value of any form; the value is not kept.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Longest(usize);
+
+impl<'de> Deserialize<'de> for Longest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LongestVisitor)
+    }
+}
+
+struct LongestVisitor;
+
+impl<'de> Visitor<'de> for LongestVisitor {
+    type Value = Longest;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Longest, E> {
+        Ok(Longest(text.len()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Longest, E> {
+        Ok(Longest(0))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Longest, E> {
+        Ok(Longest(0))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Longest, E> {
+        Ok(Longest(0))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Longest, E> {
+        Ok(Longest(0))
+    }
+
+    fn visit_unit<E>(self) -> Result<Longest, E> {
+        Ok(Longest(0))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Longest, A::Error> {
+        let mut longest = Longest(0);
+        while let Some(inner) = seq.next_element()? {
+            longest = longest.max(inner);
+        }
+        Ok(longest)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Longest, A::Error> {
+        let mut longest = Longest(0);
+        while let Some((key, value)) = map.next_entry::<Longest, Longest>()? {
+            longest = longest.max(key).max(value);
+        }
+        Ok(longest)
+    }
 }
 
 /// What a tokenizer may at worst make of a text before it looks for tokens.
@@ -115,11 +181,23 @@ impl Header {
     }
 
     fn check(&self) -> Result<Reach, TokenizerError> {
+        for (name, longest, most) in
+            [("vocab", self.model.vocab, MAX_TEXT), ("merges", self.model.merges, 2 * MAX_TEXT)]
+        {
+            if longest.0 > most {
+                return Err(limit(format!(
+                    "model.{name} has a text of {} bytes, at most {most} are accepted",
+                    longest.0
+                )));
+            }
+        }
         let mut walk = Walk { components: 0, patterns: 0, reach: Reach::NONE };
         walk.normalizer(&self.normalizer)?;
         walk.pre_tokenizer(&self.pre_tokenizer)?;
         walk.texts("post_processor", &self.post_processor)?;
         walk.texts("decoder", &self.decoder)?;
+        // Before the library, which panics at what is wrong here.
+        Around::from_json(&self.post_processor)?;
         let Walk { reach, .. } = walk;
         let growth = reach.normalizer.saturating_mul(reach.pre_tokenizer);
         if growth > MAX_GROWTH {

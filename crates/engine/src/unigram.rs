@@ -69,7 +69,13 @@ impl Normalizer {
             write(replaced.unwrap_or(&rest[..taken]));
             rest = &rest[taken..];
         }
-        if self.suffix && prefix {
+        if self.merges_spaces {
+            // Marks that the text has itself go with them.
+            while out.ends_with(space) {
+                out.truncate(out.len() - space.len());
+            }
+        }
+        if self.suffix && prefix && !out.is_empty() {
             out.push_str(space);
         }
         out
