@@ -426,7 +426,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out.bin");
         // Each damage, and how many tensors are left of two.
-        let damages: [(&dyn Fn(&mut Vec<u8>, &mut Vec<u8>), usize); 9] = [
+        type Damage<'a> = &'a dyn Fn(&mut Vec<u8>, &mut Vec<u8>);
+        let damages: [(Damage<'_>, usize); 9] = [
             (&|_, _| {}, 2),
             // As long as it should be, with zeros where blocks were never written.
             (&|part, _| part[12..].fill(0), 1),
