@@ -1,7 +1,7 @@
 //! The suites: which tests of the crates here they are, what must pass, and what came out.
 //!
-//! A suite is an ordinary test that finds its data in the folder `KEEVE_PEERS` (real models in `KEEVE_REAL_MODELS`,
-//! the schemas in `KEEVE_JSON_SCHEMA_SUITE`) and says on standard output how far it came:
+//! A suite is an ordinary test that finds its data through an environment variable (see [`test`]) and says on
+//! standard output how far it came:
 //!
 //! ```text
 //! peers: WHAT | PASSED | OF | NOTES
@@ -47,8 +47,8 @@ const SUITES: [Suite; 3] = [
         name: "vocabularies",
         sources: &["llama.cpp"],
         python: false,
-        test: &["-p", "keeve", "--test", "peer_tokenizers"],
-        after: &["llama_cpp_vocabularies"],
+        test: &["-p", "keeve-engine", "--test", "gguf_tokenizers"],
+        after: &["vocabularies_of_llama_cpp", "--ignored"],
         reports: &[report("llama.cpp vocabularies", 708, 708)],
     },
     Suite {
@@ -56,7 +56,7 @@ const SUITES: [Suite; 3] = [
         sources: &["minilm"],
         python: true,
         test: &["-p", "keeve", "--test", "peer_tokenizers"],
-        after: &["all_minilm_l6_v2"],
+        after: &[],
         reports: &[report("all-MiniLM-L6-v2 tokenizer", 968, 968)],
     },
     Suite {
@@ -162,8 +162,9 @@ fn test(suite: &Suite, folder: &Folder, whole: bool) -> Result<(Vec<String>, boo
         .args(suite.test)
         .args(["--", "--nocapture"])
         .args(suite.after);
-    command.env("KEEVE_JSON_SCHEMA_SUITE", folder.data.join("JSON-Schema-Test-Suite"));
     command.env("KEEVE_PEERS", &folder.data).env("KEEVE_REAL_MODELS", folder.data.join("models"));
+    command.env("KEEVE_PEER_VOCAB", folder.data.join("llama.cpp/models"));
+    command.env("KEEVE_JSON_SCHEMA_SUITE", folder.data.join("JSON-Schema-Test-Suite"));
     if whole {
         command.env("KEEVE_PEERS_WHOLE", "1");
     }
