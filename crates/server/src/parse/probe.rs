@@ -134,6 +134,10 @@ impl Writer<'_> {
         let same = before.char_indices().zip(whole.chars());
         let same = same.take_while(|((_, one), other)| one == other).last();
         let start = same.map_or(0, |((at, c), _)| at + c.len_utf8());
+        // A mark of which the prompt happens to begin another one is the model's from its start.
+        let mark = whole[..start].rfind(['<', '[']).unwrap_or(start);
+        let open = !whole[mark..start].contains(['>', ']']);
+        let start = if open { mark } else { start };
         Some(whole[start..].to_owned())
     }
 
@@ -200,19 +204,20 @@ impl Writer<'_> {
             // A system prompt may show an example.
             let (_, turn) = text.rsplit_once(ASKED)?;
             let (before, after) = turn.split_once(THOUGHT)?;
-            around(turn, before, after)
+            around(before, after)
         })
     }
 }
 
-/// The marks at the end of `before` and the beginning of `after`, between which `text` has a thought.
-fn around(text: &str, before: &str, after: &str) -> Option<Reasoning> {
+/// The marks at the end of `before` and the beginning of `after`, between which a thought stands.
+fn around(before: &str, after: &str) -> Option<Reasoning> {
     let before = before.trim_end();
     let open = &before[before.rfind(['<', '[', '◁'])?..];
     let after = after.trim_start();
     let end = after.find(['>', ']', '▷'])?;
     let close = &after[..end + after[end..].chars().next()?.len_utf8()];
-    let once = |mark: &str| text.matches(mark).count() == 1;
+    // What a turn is full of is no mark of reasoning.
+    let once = before.matches(open).count() == 1 && !before.contains(close);
     let marks = open.len() <= 40 && close.len() <= 40 && close.starts_with(['<', '[', '◁']);
     // The beginning of a turn is no mark of reasoning: marks of a pair name the same thing.
     let words = |text: &str| -> Vec<String> {
@@ -221,7 +226,7 @@ fn around(text: &str, before: &str, after: &str) -> Option<Reasoning> {
     };
     let named = words(close);
     let pair = words(open).iter().any(|word| named.contains(word));
-    (marks && pair && once(open) && once(close)).then(|| Reasoning {
+    (marks && pair && once).then(|| Reasoning {
         open: open.to_owned(),
         close: close.to_owned(),
         rendered: true,

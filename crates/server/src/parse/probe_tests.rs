@@ -35,7 +35,7 @@ fn notations_are_found_by_what_a_template_writes() {
         ("deepseek-v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{{ f.name }}\n```json\n{{ f.arguments | tojson }}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>".to_owned()),
         ("deepseek-v3.1", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ f.name }}<｜tool▁sep｜>{{ f.arguments | tojson }}<｜tool▁call▁end｜><｜tool▁calls▁end｜>".to_owned()),
         ("lfm2", format!("<|tool_call_start|>[{{{{ f.name }}}}({})]<|tool_call_end|>", each("{{ k }}={{ v | tojson }}{% if not loop.last %}, {% endif %}"))),
-        ("gemma-4", format!("<|tool_call>call:{{{{ f.name }}}}{{{}}}<tool_call|>", each("{{ k }}:{% if v is string %}<|\"|>{{ v }}<|\"|>{% else %}{{ v }}{% endif %}{% if not loop.last %},{% endif %}"))),
+        ("gemma-4", format!("<|tool_call>call:{{{{ f.name }}}}{{{{ '{{' }}}}{}{{{{ '}}' }}}}<tool_call|>", each("{{ k }}:{% if v is string %}<|\"|>{{ v }}<|\"|>{% else %}{{ v }}{% endif %}{% if not loop.last %},{% endif %}"))),
     ] {
         let found = of_calls(&call);
         assert_eq!((found.style.notation().name, found.calls), (notation, true), "{call}");

@@ -435,7 +435,7 @@ fn what_is_no_call_comes_back_and_marks_do_not() {
         format!("<tool_call>\n<function=write>\n<parameter=text>\n{long}\n</parameter>\nno more");
     let half = Delta::ToolArguments { index: 0, text: format!("{{\"text\": \"{long}\"") };
     let start = Delta::ToolStart { index: 0, id: None, name: "write".into() };
-    always("qwen-coder", THINK, &answer, &[start, half, text("no more")]);
+    always("qwen-coder", THINK, &answer, &[start, half, text("\nno more")]);
     // Special tokens of a failed call are no text.
     let tokenizer = bytes_and(&["[TOOL_CALLS]"]);
     let style = style("mistral-v3", THINK, Some(&tokenizer));

@@ -32,7 +32,7 @@ ASKED = [{"role": "user", "content": "How is the weather in Ulm for three days?"
 def model(case, folder):
     template = TEMPLATE
     for field in ("open", "call", "between", "close"):
-        template = template.replace(field.upper(), case[field], 1)
+        template = template.replace(f"@{field.upper()}@", case[field])
     for file in DEMO.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "chat_template.jinja").write_text(template)
