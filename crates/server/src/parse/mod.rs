@@ -312,6 +312,8 @@ fn merged(deltas: Vec<Delta>) -> Vec<Delta> {
 }
 
 #[cfg(test)]
+mod end_tests;
+#[cfg(test)]
 mod grammar_tests;
 #[cfg(test)]
 mod probe_tests;

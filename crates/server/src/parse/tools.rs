@@ -348,6 +348,8 @@ impl ToolParser {
                     self.stage = Stage::Text;
                 } else {
                     self.give_back(deltas);
+                    // What follows is text as well, however it begins: it is not looked at again.
+                    self.had_text |= !self.held.trim().is_empty();
                 }
                 !self.held.is_empty()
             }
