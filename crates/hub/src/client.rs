@@ -206,7 +206,7 @@ impl Client {
             if response.status().is_redirection() {
                 // Within the hub (a repository that was renamed): the description is there. To
                 // elsewhere (where large files lie): it is here.
-                let next = next_address(&url, headers)?;
+                let next = next_address(what, &url, headers)?;
                 let inside = Origin::of(&next).is_some() && Origin::of(&next) == self.origin;
                 if inside && text(headers, "x-linked-etag").is_none() {
                     url = next;
@@ -218,7 +218,7 @@ impl Client {
             return described(headers)
                 .map_err(|problem| Failed::Finally(Error::Answer { what: what.into(), problem }));
         }
-        Err(Failed::again("the server redirects in circles"))
+        Err(misled(what, "the server redirects in circles"))
     }
 
     /// The content at `url` from byte `from` on; status 200 or 206.
@@ -227,13 +227,13 @@ impl Client {
         for _ in 0..=MAX_HOPS {
             let response = self.send(self.agent.get(&url), &url, from)?;
             if response.status().is_redirection() {
-                url = next_address(&url, response.headers())?;
+                url = next_address(what, &url, response.headers())?;
                 continue;
             }
             check(what, &response)?;
             return Ok(response);
         }
-        Err(Failed::again("the server redirects in circles"))
+        Err(misled(what, "the server redirects in circles"))
     }
 
     /// One request. The token goes with it only to the hub itself: its scheme, host and port.
@@ -256,10 +256,15 @@ impl Client {
 }
 
 /// Where a redirect leads.
-fn next_address(url: &str, headers: &HeaderMap) -> Result<String, Failed> {
+fn next_address(what: &str, url: &str, headers: &HeaderMap) -> Result<String, Failed> {
     let location = text(headers, LOCATION.as_str());
     let next = location.and_then(|location| followed(url, location));
-    next.ok_or_else(|| Failed::again("the server redirects to no address that can be followed"))
+    next.ok_or_else(|| misled(what, "the server redirects to no address that can be followed"))
+}
+
+/// A redirect that leads nowhere; asking again would not help.
+fn misled(what: &str, problem: &str) -> Failed {
+    Failed::Finally(Error::Answer { what: what.into(), problem: problem.into() })
 }
 
 /// How connections are secured, for any client of `ureq`: by the system's own TLS where `Cargo.toml` says that
