@@ -137,9 +137,13 @@ impl ToolUse {
     pub fn for_template(&self) -> Option<Vec<Value>> {
         let one = |tool: &ToolFunction| {
             let parameters = tool.parameters.clone().map_or_else(no_parameters, Value::Object);
-            let description = tool.description.clone().unwrap_or_default();
-            json!({ "type": "function", "function": {
-                "name": tool.name, "description": description, "parameters": parameters } })
+            let mut function = json!({ "name": tool.name });
+            // What was not given is not there, as in transformers: templates print whole tools.
+            if let Some(description) = &tool.description {
+                function["description"] = json!(description);
+            }
+            function["parameters"] = parameters;
+            json!({ "type": "function", "function": function })
         };
         (!self.tools.is_empty()).then(|| self.tools.iter().map(one).collect())
     }
