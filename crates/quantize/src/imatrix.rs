@@ -77,11 +77,13 @@ impl Imatrix {
     /// # Errors
     /// If it is neither, is damaged, or holds numbers that are not finite or are negative.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let bytes = keeve_checkpoint::map(path)?;
-        if bytes.len() > MAX_BYTES {
+        // Before it is mapped: a file with holes may be longer than the address space.
+        let length = std::fs::metadata(path).map_or(0, |found| found.len());
+        if length > MAX_BYTES as u64 {
             let problem = format!("is larger than {} MiB, the limit of --imatrix", MAX_BYTES >> 20);
             return Err(Error::File { path: path.into(), problem });
         }
+        let bytes = keeve_checkpoint::map(path)?;
         let found = if bytes.starts_with(b"GGUF") {
             Self::from_gguf(path, &bytes)?
         } else {

@@ -109,7 +109,7 @@ pub struct Plan {
 /// What is to be said of a plan under which nothing is packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Idle {
-    /// All is as the recipe wants it already.
+    /// Weights are packed, and all stay as they are: the recipe wants nothing else of them, or leaves them out.
     Already,
     /// No tensor is one that the recipe packs: the rest of a sentence that begins "nothing to quantize".
     Nothing(String),

@@ -37,7 +37,7 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
             return Err(format!("{model}: nothing to quantize: {problem}").into());
         }
         Some(Idle::Already) => output.note(
-            "note: nothing is encoded: all weights are in the codecs already that they would get",
+            "note: nothing is encoded: all weights stay in the codecs that they are in already",
         ),
         None => {}
     }
