@@ -124,7 +124,7 @@ mod tests {
             ("a\u{feff}b\n", "outside ASCII in it (U+FEFF)"),
             ("schlüssel\n", "(U+00FC)"),
             (&"k".repeat(5000), "a key of 5000 bytes"),
-            (&"k\n".repeat(1 << 20), "longer than 1 MiB"),
+            (&"k\n".repeat(1 << 20), "larger than 1 MiB"),
         ] {
             let problem = keys(text.as_bytes()).unwrap_err();
             assert!(problem.contains(expected) && !problem.contains('\n'), "{problem}");

@@ -14,14 +14,14 @@ fn messages() -> String {
 }
 
 fn render(model: &Model, more: &[&str]) -> Value {
-    let args = ["render", model.path(), "--messages", "-", "--json"];
+    let args = ["render", model.path(), "--messages", "-"];
     keeve(args.iter().chain(more)).stdin(&messages()).json()
 }
 
 #[test]
 fn prompts_are_those_of_run_and_need_no_weights() {
     let whole = Model::demo();
-    let ran = keeve(["run", whole.path(), "--prompt", QUESTION, "-n", "1", "--json"]).json();
+    let ran = keeve(["run", whole.path(), "--prompt", QUESTION, "-n", "1"]).json();
     for model in [Model::demo(), Model::demo().remove("model.safetensors").remove("config.json")] {
         let rendered = render(&model, &[]);
         assert_eq!(rendered["ids"], ran["prompt_ids"]);
@@ -55,8 +55,7 @@ fn templates_can_be_given_and_named_ones_asked_for() {
     let all =
         ["--chat-template", other, "--tools", tools, "--chat-template-args", r#"{"word": "w"}"#];
     assert_eq!(render(&model, &all)["text"], format!("w|f|{QUESTION}"));
-    let ran =
-        ["run", model.path(), "--prompt", "x", "-n", "1", "--chat-template", "short", "--json"];
+    let ran = ["run", model.path(), "--prompt", "x", "-n", "1", "--chat-template", "short"];
     assert_eq!(keeve(ran).json()["prompt_ids"].as_array().unwrap().len(), 1);
     let asked = ["render", model.path(), "--messages", "-", "--chat-template", "none"];
     let message = keeve(asked).stdin(&messages()).fails(1);
@@ -66,7 +65,10 @@ fn templates_can_be_given_and_named_ones_asked_for() {
 #[test]
 fn what_is_wrong_is_named() {
     let model = Model::demo().write("bad.json", "{").write("number.json", "3");
-    let without = Model::demo().remove("chat_template.jinja");
+    let without =
+        Model::demo().remove("chat_template.jinja").json("tokenizer_config.json", |config| {
+            config["chat_template"] = Value::Null;
+        });
     let fails = |model: &Model, file: &str| {
         let file = model.file(file);
         keeve(["render", model.path(), "--messages", file.to_str().unwrap()]).fails(1)
