@@ -140,22 +140,31 @@ impl<'a> Parser<'a> {
     fn escape(&mut self, text: &mut String) -> Option<()> {
         let c = self.next()?;
         self.at += c.len_utf8();
-        let digits = match c {
-            'n' => return Some(text.push('\n')),
-            't' => return Some(text.push('\t')),
-            'r' => return Some(text.push('\r')),
-            'b' => return Some(text.push('\u{8}')),
-            'f' => return Some(text.push('\u{c}')),
-            '\n' => return Some(()),
-            '\\' | '\'' | '"' | '/' => return Some(text.push(c)),
-            'x' => 2,
-            'u' => 4,
-            'U' => 8,
+        let plain = match c {
+            'n' => "\n",
+            't' => "\t",
+            'r' => "\r",
+            'b' => "\u{8}",
+            'f' => "\u{c}",
+            // A line that goes on.
+            '\n' => "",
+            'x' => return self.code(2, text),
+            'u' => return self.code(4, text),
+            'U' => return self.code(8, text),
             c => {
-                text.push('\\');
-                return Some(text.push(c));
+                if !"\\'\"/".contains(c) {
+                    text.push('\\');
+                }
+                text.push(c);
+                ""
             }
         };
+        text.push_str(plain);
+        Some(())
+    }
+
+    /// A character as the hexadecimal digits of its code.
+    fn code(&mut self, digits: usize, text: &mut String) -> Option<()> {
         let mut code = self.hex(digits)?;
         // JSON writes characters beyond 16 bits as two.
         if (0xd800..0xdc00).contains(&code) && self.rest().starts_with("\\u") {
