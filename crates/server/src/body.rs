@@ -176,10 +176,15 @@ where
     let mut source = serde_json::Deserializer::from_slice(bytes);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut source, &mut track);
-    let mut misspelt = None;
+    let (mut misspelt, mut looked_at) = (None, 0);
     let mut left_alone = |path: serde_ignored::Path<'_>| {
-        if let serde_ignored::Path::Map { parent: serde_ignored::Path::Root, key } = &path {
-            misspelt = misspelt.take().or_else(|| Some((key.clone(), resembled::<T>(key)?)));
+        // Whoever sends more than these means none of them by mistake, and each takes a while.
+        let few = looked_at < MOST_IGNORED && misspelt.is_none();
+        if let serde_ignored::Path::Map { parent: serde_ignored::Path::Root, key } = &path
+            && few
+        {
+            looked_at += 1;
+            misspelt = resembled::<T>(key).map(|known| (key.clone(), known));
         }
         ignored.add(&spelled(&path));
     };
