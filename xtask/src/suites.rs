@@ -42,7 +42,7 @@ const fn report(what: &'static str, passed: usize, of: usize) -> Report {
 }
 
 /// Every suite. The figures are those of docs/peers.md.
-const SUITES: [Suite; 3] = [
+const SUITES: [Suite; 5] = [
     Suite {
         name: "vocabularies",
         sources: &["llama.cpp"],
@@ -50,6 +50,28 @@ const SUITES: [Suite; 3] = [
         test: &["-p", "keeve-engine", "--test", "gguf_tokenizers"],
         after: &["vocabularies_of_llama_cpp", "--ignored"],
         reports: &[report("llama.cpp vocabularies", 708, 708)],
+    },
+    Suite {
+        name: "templates",
+        sources: &["llama.cpp"],
+        python: true,
+        test: &["-p", "keeve", "--test", "peer_templates"],
+        after: &["--ignored"],
+        reports: &[report("chat templates", 1458, 1506)],
+    },
+    Suite {
+        name: "schemas",
+        sources: &["JSON-Schema-Test-Suite"],
+        python: false,
+        test: &["-p", "keeve-engine", "--lib"],
+        after: &["the_public_suite", "--ignored"],
+        reports: &[
+            report("JSON Schema 2020-12", 1455, 1690),
+            report("JSON Schema 2019-09", 1461, 1649),
+            report("JSON Schema 7", 1165, 1259),
+            report("JSON Schema 6", 995, 1081),
+            report("JSON Schema 4", 781, 856),
+        ],
     },
     Suite {
         name: "minilm",
