@@ -1,11 +1,11 @@
 //! Writing a file tensor by tensor, visible under its name only when it is complete.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use keeve_files::part::{self, parent};
+use keeve_files::part::{self, Locked, parent};
 use tempfile::NamedTempFile;
 
 use crate::Error;
@@ -37,7 +37,7 @@ enum Part {
 }
 
 struct Kept {
-    file: File,
+    file: Locked,
     path: PathBuf,
     journal: Journal,
     /// Bytes that are not known to be on the disk, and since when there are such.
@@ -101,12 +101,7 @@ impl TensorStream {
             };
             let path = parent(target).join(format!("{stem}{KEPT}"));
             let file = part::open_or_create(&path)?;
-            let file = match file.try_lock() {
-                Ok(()) => Some(file),
-                Err(TryLockError::WouldBlock) => None,
-                Err(TryLockError::Error(error)) => return Err(error),
-            };
-            let Some(file) = file else { return Ok(None) };
+            let Some(file) = Locked::new(file)? else { return Ok(None) };
             let journal = Journal::open(&parent(target).join(format!("{stem}{RECORDS}")), most)?;
             Ok(Some((file, path, journal)))
         });
@@ -340,7 +335,7 @@ fn remove_others(folder: &Path, prefix: &str, fingerprint: &str) {
         }
         let Ok(Some(file)) = part::open_own(&entry.path()) else { continue };
         // One that is being written is locked.
-        if file.try_lock().is_ok() {
+        if let Ok(Some(_lock)) = Locked::new(file) {
             part::remove_leftover(&entry.path());
             part::remove_leftover(&folder.join(format!("{stem}{RECORDS}")));
         }

@@ -4,8 +4,9 @@
 //! another file, a named pipe, a folder. Nothing of that is followed, written to or waited for, and nothing of that
 //! keeps anybody from writing.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::ops::Deref;
 use std::path::Path;
 
 /// Opens the file at `path` to read and to write, if it is one that this user's earlier run can have left: a regular
@@ -59,6 +60,41 @@ pub fn lock_file(path: &Path) -> io::Result<File> {
         without_following(&mut options);
         options.open(path).map(Some)
     })
+}
+
+/// A file that this process alone writes to, among those that ask for the lock, until it is dropped.
+///
+/// Closing a file releases its lock only with the last descriptor, and a child process that another thread is just
+/// starting has one of each for a moment. So the lock is released by name.
+pub struct Locked(File);
+
+impl Locked {
+    /// `file` with its lock; `None` if somebody else has that.
+    ///
+    /// # Errors
+    /// If the system cannot say.
+    pub fn new(file: File) -> io::Result<Option<Self>> {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // What cannot be released so is released with the descriptor.
+        let _ = self.0.unlock();
+    }
 }
 
 /// What `open` gives, or a new file.
@@ -267,6 +303,18 @@ mod tests {
         replace(&path, b"new").unwrap();
         assert_eq!(fs::read(&precious).unwrap(), b"precious");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_dropped_lock_is_free_even_if_a_copy_of_the_descriptor_is_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Locked::new(lock_file(&path).unwrap()).unwrap().unwrap();
+        // As a child process has it between its start and its program.
+        let _copy = first.try_clone().unwrap();
+        assert!(Locked::new(lock_file(&path).unwrap()).unwrap().is_none());
+        drop(first);
+        assert!(Locked::new(lock_file(&path).unwrap()).unwrap().is_some());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! From an address to a whole file.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keeve_files::part;
+use keeve_files::part::{self, Locked};
 use ureq::Body;
 use ureq::http::Response;
 
@@ -75,16 +75,13 @@ impl Job<'_> {
         found.is_ok_and(|found| found.is_file() && found.len() == self.head.size)
     }
 
-    fn locked(&self) -> Result<File, Error> {
-        let file = part::lock_file(self.lock).map_err(Error::io(self.lock))?;
+    fn locked(&self) -> Result<Locked, Error> {
         loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) if (self.arrived)(0) => {
-                    std::thread::sleep(Duration::from_millis(200));
-                }
-                Err(TryLockError::WouldBlock) => return Err(Error::Cancelled),
-                Err(TryLockError::Error(error)) => return Err(Error::io(self.lock)(error)),
+            match part::lock_file(self.lock).and_then(Locked::new) {
+                Ok(Some(lock)) => return Ok(lock),
+                Ok(None) if (self.arrived)(0) => std::thread::sleep(Duration::from_millis(200)),
+                Ok(None) => return Err(Error::Cancelled),
+                Err(error) => return Err(Error::io(self.lock)(error)),
             }
         }
     }
