@@ -16,12 +16,11 @@
 //! ([`chat_message`](crate::chat_message)) count as the template's own words, others as text.
 //!
 //! # Limits
-//! A rendering has a limited number of steps, memory and depth, and ends early if its caller says so
-//! ([`RenderOptions::cancel`]).
+//! A rendering has a limited number of steps, memory and depth, and ends early if nobody wants it any more
+//! ([`crate::wanted`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use jiff::civil::DateTime;
@@ -97,8 +96,6 @@ pub struct RenderOptions {
     pub extra: Map<String, serde_json::Value>,
     /// The time `strftime_now` shows; absent, the local time of this machine.
     pub now: Option<DateTime>,
-    /// Ends the rendering once it is true.
-    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 /// A compiled chat template, or several that a model chooses from.
@@ -253,12 +250,8 @@ impl Compiled {
         }
         let prompt = serde_json::Value::Bool(options.add_generation_prompt);
         inputs.push(("add_generation_prompt", Input::Foreign(prompt)));
-        let (cancel, gone) = (options.cancel.clone(), wanted::flag());
-        let set = |flag: &Option<Arc<AtomicBool>>| {
-            flag.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed))
-        };
-        let cancelled = || set(&cancel) || set(&gone);
-        let host = Host { strftime: &|format| strftime(options.now, format), given_up: &cancelled };
+        let gone = || wanted::check().is_err();
+        let host = Host { strftime: &|format| strftime(options.now, format), given_up: &gone };
         // What is given is in use as well, and parts of it are copied many times.
         let limits = Limits {
             steps: limits.steps.saturating_add(8 * size as u64),

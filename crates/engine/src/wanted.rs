@@ -1,7 +1,7 @@
 //! Whether anybody still wants what a thread is working on.
 //!
 //! Rendering, tokenizing and compiling run on threads that may block. Whoever asked may have gone
-//! meanwhile; the work then ends at the next place that looks.
+//! meanwhile, or pressed Ctrl-C; the work then ends at the next place that looks.
 
 use std::cell::RefCell;
 use std::sync::Arc;

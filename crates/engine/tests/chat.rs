@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use common::{bytes, data_folder, ids, json, text};
 use keeve_engine::chat::{ChatError, ChatTemplate, Message, RenderOptions, Segment};
 use keeve_engine::tokenizer::Tokenizer;
+use keeve_engine::wanted;
 use serde_json::Value;
 
 const SPECIAL: [&str; 8] = [
@@ -358,11 +359,11 @@ fn renderings_can_be_given_up() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let endless =
         compile("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}");
-    let cancel = Arc::new(AtomicBool::new(true));
-    let options = RenderOptions { cancel: Some(cancel.clone()), ..RenderOptions::default() };
-    assert!(matches!(endless.render(&[], &options), Err(ChatError::GivenUp)));
-    cancel.store(false, Ordering::Relaxed);
-    assert!(matches!(endless.render(&[], &options), Err(ChatError::TooManySteps)));
+    let gone = Arc::new(AtomicBool::new(true));
+    let render = || wanted::until(gone.clone(), || endless.render(&[], &RenderOptions::default()));
+    assert!(matches!(render(), Err(ChatError::GivenUp)));
+    gone.store(false, Ordering::Relaxed);
+    assert!(matches!(render(), Err(ChatError::TooManySteps)));
 }
 
 #[test]

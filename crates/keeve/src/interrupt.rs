@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use keeve::Canceller;
+use keeve::engine::wanted;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CURRENT: Mutex<Option<Canceller>> = Mutex::new(None);
 
-/// The same for work that is given a flag to look at.
+/// The same for work that looks at a flag.
 static FLAG: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Whether Ctrl-C ends the process without further ado.
@@ -45,9 +46,9 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// What becomes true when Ctrl-C comes.
-pub fn flag() -> Arc<AtomicBool> {
-    FLAG.clone()
+/// Renders, tokenizes or compiles until that is done or Ctrl-C comes.
+pub fn until<T>(work: impl FnOnce() -> T) -> T {
+    wanted::until(FLAG.clone(), work)
 }
 
 /// Ctrl-C has done what it should; the next one is again the first.

@@ -112,14 +112,13 @@ impl Conversation {
         let options = RenderOptions {
             add_generation_prompt: true,
             extra: self.template_args.clone(),
-            cancel: Some(interrupt::flag()),
             ..RenderOptions::default()
         };
         let mut left_out = 0;
         loop {
             let messages = self.messages(left_out);
-            let mut ids =
-                engine.chat_prompt(&messages, &options).map_err(|error| error.to_string())?;
+            let ids = interrupt::until(|| engine.chat_prompt(&messages, &options));
+            let mut ids = ids.map_err(|error| error.to_string())?;
             let shown = || self.turns[left_out..].iter().flat_map(|turn| &turn.images);
             let images = shown().map(|image| image.patches.clone()).collect();
             // The place of each image is one of its tokens already.

@@ -44,11 +44,10 @@ pub fn run(args: &Render, output: &Output) -> Outcome {
         documents: documents.map(|documents| list("documents", documents)).transpose()?,
         add_generation_prompt: !args.no_generation_prompt,
         extra,
-        cancel: Some(interrupt::flag()),
         ..RenderOptions::default()
     };
-    let Rendered { text, ids, special } =
-        Rendered::new(&template, &tokenizer, &messages, &options)?;
+    let rendered = interrupt::until(|| Rendered::new(&template, &tokenizer, &messages, &options));
+    let Rendered { text, ids, special } = rendered?;
     if output.json {
         output.result(&json!({ "text": text, "ids": ids, "special": special }))?;
     } else {

@@ -184,13 +184,9 @@ fn prompt_ids(
         Message::parts("user", images.chain([Part::text(text)]).collect())
     };
     let messages: Vec<_> = system.chain([question]).collect();
-    let options = RenderOptions {
-        add_generation_prompt: true,
-        extra: template_args,
-        cancel: Some(interrupt::flag()),
-        ..Default::default()
-    };
-    Ok(engine.chat_prompt(&messages, &options)?)
+    let options =
+        RenderOptions { add_generation_prompt: true, extra: template_args, ..Default::default() };
+    Ok(interrupt::until(|| engine.chat_prompt(&messages, &options))?)
 }
 
 pub fn sampling(flags: &Sampling) -> Result<SamplingParams, Failure> {
