@@ -24,7 +24,6 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 /// What images are made of, where a model sees: as Hugging Face has it, and mlx-vlm.
 const IMAGE_SETTINGS: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// A file that holds weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +79,12 @@ impl Checkpoint {
         let metadata = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
         if metadata.is_dir() {
             let folder = Folder::new(path);
-            if folder.open(TOKENIZER)?.is_none() && folder.open(TOKENIZER_CONFIG)?.is_none() {
+            if folder.open(TOKENIZER)?.is_none() && folder.open(tokenizer_files::CONFIG)?.is_none()
+            {
                 return Self::open(path);
             }
             let config = folder.json(CONFIG)?.unwrap_or_default();
-            let tokenizer_config = folder.json(TOKENIZER_CONFIG)?;
+            let tokenizer_config = tokenizer_files::tokenizer_config(&folder)?;
             let templates = tokenizer_files::chat_templates(&folder, tokenizer_config.as_ref())?;
             return Ok(Self {
                 config_path: path.join(CONFIG),
@@ -223,7 +223,7 @@ impl Checkpoint {
             notes.extend(note);
         }
         config::normalize(&mut config, &config_path)?;
-        let tokenizer_config = files.json(TOKENIZER_CONFIG)?;
+        let tokenizer_config = tokenizer_files::tokenizer_config(files)?;
         let chat_templates = tokenizer_files::chat_templates(files, tokenizer_config.as_ref())?;
         let mut image_settings = None;
         for name in IMAGE_SETTINGS {
@@ -386,7 +386,12 @@ impl Checkpoint {
         self.tokenizer.clone()
     }
 
-    /// `tokenizer_config.json`.
+    /// The metadata key of a GGUF file that a field of [`Self::config`] comes from, for errors about it.
+    pub fn gguf_key(&self, field: &str) -> Option<String> {
+        gguf_config::key_of(self.metadata.as_ref()?, field)
+    }
+
+    /// `tokenizer_config.json`, with the special tokens of `special_tokens_map.json` where those count.
     pub fn tokenizer_config(&self) -> Option<&Value> {
         self.tokenizer_config.as_ref()
     }

@@ -1,8 +1,8 @@
-//! Where chat templates hide.
+//! Where chat templates hide, and the names of special tokens.
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::files::Files;
@@ -14,6 +14,44 @@ pub(crate) const DEFAULT: &str = "default";
 /// Names of templates that may be files of their own (huggingface/transformers `src/transformers/utils/hub.py`,
 /// `list_repo_templates`): those that a model chooses by itself.
 const SEPARATE: [&str; 2] = ["tool_use", "rag"];
+
+/// The settings of a folder's tokenizer.
+pub(crate) const CONFIG: &str = "tokenizer_config.json";
+
+/// Their special tokens, as transformers once wrote them apart.
+const SPECIAL: &str = "special_tokens_map.json";
+
+/// `tokenizer_config.json` of a folder, as transformers reads it: where it has no `added_tokens_decoder`, the
+/// special tokens of `special_tokens_map.json` prevail (huggingface/transformers
+/// `src/transformers/tokenization_utils_base.py`, `_from_pretrained`).
+pub(crate) fn tokenizer_config(files: &dyn Files) -> Result<Option<Value>, Error> {
+    let config = files.json(CONFIG)?;
+    let decoder = config.as_ref().and_then(|config| config.get("added_tokens_decoder"));
+    let Some(special) = (if decoder.is_none() { files.json(SPECIAL)? } else { None }) else {
+        return Ok(config);
+    };
+    let mut fields = match config {
+        None => Map::new(),
+        Some(Value::Object(fields)) => fields,
+        other => return Ok(other),
+    };
+    let Value::Object(special) = special else {
+        return Err(Error::file(&files.path().join(SPECIAL), "is no JSON object"));
+    };
+    for (name, value) in special {
+        // Two lists of further tokens are one, their own first.
+        match (fields.get_mut(&name), value) {
+            (Some(Value::Array(list)), Value::Array(more)) => {
+                let new: Vec<_> = more.into_iter().filter(|token| !list.contains(token)).collect();
+                list.extend(new);
+            }
+            (_, value) => {
+                fields.insert(name, value);
+            }
+        }
+    }
+    Ok(Some(Value::Object(fields)))
+}
 
 /// The chat templates of a folder with their names: `chat_template.jinja` and
 /// `additional_chat_templates/NAME.jinja`, else `chat_template.json`, else `chat_template` in

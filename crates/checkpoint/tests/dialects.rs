@@ -403,6 +403,35 @@ fn shapes_become_rows_and_experts() {
 }
 
 #[test]
+fn special_tokens_are_those_that_transformers_takes() {
+    let with = |files: &[(&str, &str)]| {
+        let mut model = model(json!({}), &[("a", "F32", &[1], 4)]);
+        model.extend(
+            files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec())),
+        );
+        open(&model).unwrap().tokenizer_config().cloned()
+    };
+    let map = (
+        "special_tokens_map.json",
+        r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}, "extra_special_tokens": ["<b>", "<c>"]}"#,
+    );
+    let config = |text| ("tokenizer_config.json", text);
+    assert_eq!(with(&[]), None);
+    let alone = with(&[map]).unwrap();
+    assert_eq!(
+        (&alone["bos_token"], &alone["eos_token"]["content"]),
+        (&json!("<s>"), &json!("</s>"))
+    );
+    let lists = r#"{"bos_token": "x", "pad_token": "p", "extra_special_tokens": ["<a>", "<b>"]}"#;
+    let both = with(&[config(lists), map]).unwrap();
+    assert_eq!((&both["bos_token"], &both["pad_token"]), (&json!("<s>"), &json!("p")));
+    assert_eq!(both["extra_special_tokens"], json!(["<a>", "<b>", "<c>"]));
+    // Files of today say everything in one place.
+    let today = r#"{"bos_token": "x", "added_tokens_decoder": {}}"#;
+    assert_eq!(with(&[config(today), map]).unwrap()["bos_token"], "x");
+}
+
+#[test]
 fn chat_templates_are_found() {
     let with = |files: &[(&str, &str)]| {
         let mut model = model(json!({}), &[("a", "F32", &[1], 4)]);

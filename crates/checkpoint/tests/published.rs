@@ -232,12 +232,13 @@ fn nvfp4_of_modelopt_is_read() {
 }
 
 /// The files of a folder that may be something else.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "config.json",
     "model.safetensors",
     INDEX,
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
     "preprocessor_config.json",

@@ -22,6 +22,16 @@ pub enum Error {
         /// What is wrong.
         source: keeve_models::Error,
     },
+    /// The metadata of a GGUF file ask for something wrong or unknown.
+    #[error("{}: metadata '{key}' {problem}", path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
     /// The backend cannot load the model.
     #[error("{}: {source}", path.display())]
     Load {

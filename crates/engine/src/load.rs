@@ -343,8 +343,20 @@ impl Engine {
 }
 
 fn built(checkpoint: &Checkpoint, context: Option<usize>) -> Result<Model, Error> {
-    keeve_models::build_for(checkpoint.config(), context)
-        .map_err(|source| Error::Config { path: checkpoint.config_path().into(), source })
+    keeve_models::build_for(checkpoint.config(), context).map_err(|source| {
+        let path = checkpoint.config_path().into();
+        // Who has a GGUF file knows its own names, not those of a config.json.
+        let field = match &source {
+            keeve_models::Error::Field { field, .. } => Some(*field),
+            keeve_models::Error::Architecture(_) => Some("model_type"),
+            _ => None,
+        };
+        let known = field.and_then(|field| Some((field, checkpoint.gguf_key(field)?)));
+        let Some((field, key)) = known else { return Error::Config { path, source } };
+        let text = source.to_string();
+        let problem = text.strip_prefix(&format!("field '{field}' ")).unwrap_or(&text).to_owned();
+        Error::Metadata { path, key, problem }
+    })
 }
 
 /// What there is for a draft model.

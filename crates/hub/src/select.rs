@@ -10,18 +10,39 @@ use crate::name::ModelName;
 pub(crate) const CONFIG: &str = "config.json";
 
 /// What keeve reads besides weights, where a repository has it.
-const SIDE_FILES: [&str; 11] = [
+const SIDE_FILES: [&str; 14] = [
     "generation_config.json",
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
+    // Those of other names are no model's own choice (huggingface/transformers
+    // `src/transformers/tokenization_utils_base.py`, `get_chat_template`).
+    "additional_chat_templates/tool_use.jinja",
+    "additional_chat_templates/rag.jinja",
     "preprocessor_config.json",
     "processor_config.json",
     "quantize_config.json",
     "quant_config.json",
     "hf_quant_config.json",
     INDEX,
+];
+
+const TOKENIZER: &str = "tokenizer.json";
+
+/// What a tokenizer is read from, or refused with what to do, where there is no `tokenizer.json`.
+const OTHER_TOKENIZERS: [&str; 10] = [
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tiktoken.model",
+    "tekken.json",
 ];
 
 /// The files that make up a model.
@@ -65,7 +86,8 @@ pub(crate) fn select(model: &ModelName, names: &[String]) -> Result<Selection, E
     }
     let weights: Vec<String> = names.iter().filter(|name| is_weights(name)).cloned().collect();
     if has(CONFIG) && !weights.is_empty() {
-        let side = SIDE_FILES.into_iter().filter(|name| has(name));
+        let tokenizers = OTHER_TOKENIZERS.into_iter().filter(|_| !has(TOKENIZER));
+        let side = SIDE_FILES.into_iter().chain(tokenizers).filter(|name| has(name));
         let files = [CONFIG].into_iter().chain(side).map(Into::into).collect();
         return Ok(Selection::Folder { files, weights });
     }
@@ -230,6 +252,19 @@ mod tests {
             ["config.json", "tokenizer.json", "chat_template.jinja"].map(String::from).to_vec();
         let weights = vec!["model.safetensors".to_owned()];
         assert_eq!(chosen("a/b", &names), Ok(Selection::Folder { files, weights }));
+        let apart = [
+            "config.json",
+            "additional_chat_templates/rag.jinja",
+            "additional_chat_templates/tool_use.jinja",
+            "additional_chat_templates/x.jinja",
+            "merges.txt",
+            "model.safetensors",
+            "special_tokens_map.json",
+            "vocab.json",
+        ];
+        let files = [0, 6, 2, 1, 7, 4].map(|at| apart[at].to_owned()).to_vec();
+        let weights = vec!["model.safetensors".to_owned()];
+        assert_eq!(chosen("a/b", &apart), Ok(Selection::Folder { files, weights }));
         let sharded = ["config.json", INDEX, "model-1.safetensors", "model-2.safetensors"];
         let files = ["config.json", INDEX].map(String::from).to_vec();
         let weights = sharded[2..].iter().map(|name| name.to_string()).collect();

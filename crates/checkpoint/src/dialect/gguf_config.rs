@@ -19,6 +19,38 @@ const OTHERS: [(&str, &str); 3] = [
     ("mmproj", "is what a model sees with; give the model, and this file as --mmproj"),
 ];
 
+/// Fields of a config, and the keys that they come from, behind the architecture's name.
+const KEYS: [(&str, &str); 14] = [
+    ("hidden_size", "embedding_length"),
+    ("num_hidden_layers", "block_count"),
+    ("intermediate_size", "feed_forward_length"),
+    ("num_attention_heads", "attention.head_count"),
+    ("max_position_embeddings", "context_length"),
+    ("num_key_value_heads", "attention.head_count_kv"),
+    ("head_dim", "attention.key_length"),
+    ("rms_norm_eps", "attention.layer_norm_rms_epsilon"),
+    ("rope_theta", "rope.freq_base"),
+    ("vocab_size", "vocab_size"),
+    ("sliding_window", "attention.sliding_window"),
+    ("num_experts", "expert_count"),
+    ("num_experts_per_tok", "expert_used_count"),
+    ("moe_intermediate_size", "expert_feed_forward_length"),
+];
+
+/// How many of them are taken as they are.
+const PLAIN: usize = 5;
+
+/// The key that a field of the config comes from, for errors about it.
+pub(crate) fn key_of(metadata: &Metadata, field: &str) -> Option<String> {
+    const ARCHITECTURE: &str = "general.architecture";
+    if field == "model_type" {
+        return Some(ARCHITECTURE.into());
+    }
+    let (_, key) = KEYS.iter().find(|(name, _)| *name == field)?;
+    let architecture = metadata.string(ARCHITECTURE).ok().flatten()?;
+    Some(format!("{architecture}.{key}"))
+}
+
 /// The name of the architecture.
 ///
 /// # Errors
@@ -58,13 +90,7 @@ pub(crate) fn config(gguf: &Gguf, architecture: &str) -> Result<Value, Error> {
     let mut config = Map::new();
     let model_type = known.map_or(architecture, |known| known.model_type);
     config.insert("model_type".into(), model_type.into());
-    for (field, key) in [
-        ("hidden_size", "embedding_length"),
-        ("num_hidden_layers", "block_count"),
-        ("intermediate_size", "feed_forward_length"),
-        ("num_attention_heads", "attention.head_count"),
-        ("max_position_embeddings", "context_length"),
-    ] {
+    for (field, key) in KEYS.into_iter().take(PLAIN) {
         if let Some(count) = reader.counts(key)? {
             config.insert(field.into(), count);
         }
