@@ -14,6 +14,7 @@ use llguidance::{Matcher, ParserFactory};
 
 use super::Grammar;
 use super::lark;
+use super::words;
 use crate::schema::{self, Whitespace};
 use crate::tokenizer::Tokenizer;
 
@@ -94,13 +95,13 @@ pub(crate) fn matcher(factory: &ParserFactory, grammar: &Grammar) -> Result<Matc
 }
 
 fn compiled(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, String> {
-    let said = |error: &dyn std::fmt::Display| error.to_string();
+    let said = |error: &dyn std::fmt::Display| words::said(grammar, &error.to_string());
     let mut grammars = vec![];
     add(grammar, None, &mut grammars)?;
     let init = GrammarInit::Serialized(TopLevelGrammar { grammars, max_tokens: None });
     let mut limits = factory.limits().clone();
     let internal = init.to_internal(Some(factory.tok_env().clone()), limits.clone());
-    let (grammar, lexer) = internal.map_err(|error| said(&error))?;
+    let (compiled, lexer) = internal.map_err(|error| said(&error))?;
     // What the library does next, but with fuel.
     let mut states = lexer.to_regex_vec(&mut limits).map_err(|error| said(&error))?;
     states.set_fuel(COMPILE_FUEL);
@@ -112,10 +113,10 @@ fn compiled(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, Strin
         }
     }
     drop(states);
-    let parser = factory.create_parser_from_init_default(GrammarInit::Internal(grammar, lexer));
+    let parser = factory.create_parser_from_init_default(GrammarInit::Internal(compiled, lexer));
     let matcher = Matcher::new(parser);
     match matcher.get_error() {
-        Some(error) => Err(error),
+        Some(error) => Err(said(&error)),
         None => Ok(matcher),
     }
 }
@@ -146,6 +147,9 @@ fn add(
         }
         Grammar::Regex(expression) => {
             bounded(expression)?;
+            if let Some(problem) = words::malformed(expression) {
+                return Err(problem);
+            }
             let expression = llguidance::regex_to_lark(expression, "");
             grammars.push(named(match &*expression {
                 "" => "start: \"\"".into(),

@@ -8,6 +8,7 @@
 mod compile;
 mod lark;
 mod masks;
+mod words;
 
 use std::fmt;
 use std::sync::mpsc::Sender;
@@ -62,7 +63,8 @@ impl Grammar {
 static BYTEWISE: OnceLock<Result<ParserFactory, String>> = OnceLock::new();
 
 fn one_line(problem: String) -> Error {
-    Error::Grammar(problem.split_whitespace().collect::<Vec<_>>().join(" "))
+    let line = problem.split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::Grammar(words::short(&line))
 }
 
 /// Makes constraints for one tokenizer, and works out masks.

@@ -90,13 +90,38 @@ fn grammars_that_are_wrong_or_too_large_are_refused_with_the_reason() {
         (Grammar::JsonSchema(json!({"type": "strin"})), "strin"),
         (Grammar::JsonSchema(json!(7)), "object"),
         (Grammar::JsonSchema(json!({"$ref": "http://elsewhere/schema"})), "elsewhere"),
-        (Grammar::Regex("(".into()), "regex"),
-        (Grammar::Lark("start: nothing".into()), "nothing"),
+        (Grammar::Regex("ä(".into()), "at character 2: unclosed group"),
+        (Grammar::Lark("start: nothing".into()), "line 1, column 8: unknown name: \"nothing\""),
     ] {
         let error = match constraint(&grammar) {
             Ok(_) => panic!("{grammar:?}"),
             Err(error) => error.to_string(),
         };
         assert!(error.starts_with("grammar: ") && error.contains(reason), "{error}");
+    }
+    // However long what they are about, errors are not; and they are about nothing else.
+    let long = "x".repeat(50_000);
+    let schema = Grammar::JsonSchema;
+    for grammar in [
+        schema(json!({"type": &long})),
+        schema(json!({"$ref": format!("#/{long}")})),
+        schema(json!({"properties": {&long: {"type": 7}}})),
+        schema(json!({"pattern": format!("({long}")})),
+        schema(json!({"x-guidance": {&long: &long}})),
+        schema(json!({"x-guidance": {"whitespace_pattern": format!("({long}")}})),
+        Grammar::Regex(format!("({long}")),
+        Grammar::Regex(format!("(?<=a){long}")),
+        Grammar::Lark(format!("start: {long}")),
+        Grammar::Lark(format!("start: ){long}")),
+        Grammar::Lark(format!("start: \"a\" ;;; {long}\n{long}")),
+        Grammar::Lark(format!("start: /{long}(/")),
+        Grammar::Lark(format!("start: %json {{\"type\": \"{long}\"}}")),
+    ] {
+        let Err(error) = constraint(&grammar) else { panic!("taken") };
+        let error = error.to_string();
+        assert!(error.len() < 420, "{error}");
+        for internal in ["llguidance", "lexer", "fuel", "earley", "derivre"] {
+            assert!(!error.contains(internal), "{error}");
+        }
     }
 }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::Refusal;
 use super::uri::{join, unescaped};
+use super::{Refusal, cut};
 
 /// Schemas that a document may have.
 const MOST_SCHEMAS: usize = 50_000;
@@ -191,7 +191,7 @@ impl<'a> Document<'a> {
         if let Some(resource) = resource
             && self.named.insert(resource.clone(), id).is_some_and(|other| other != id)
         {
-            return Err(refuse(format!("$id: two schemas are called {resource:?}")));
+            return Err(refuse(format!("$id: two schemas are called {:?}", cut(&resource, 60))));
         }
         self.nodes.push(Rc::new(Node {
             held: Held::Here(value),
@@ -245,7 +245,7 @@ impl<'a> Document<'a> {
         let (address, fragment) = full.split_once('#').unwrap_or((&full, ""));
         let missing = |what: &str| Refusal {
             place: from.place.clone(),
-            problem: format!("$ref {reference:?}: {what}"),
+            problem: format!("$ref {:?}: {what}", cut(reference, 60)),
         };
         let outside = "it refers to another document, and none but the schema itself is read";
         let resource = *self.named.get(address).ok_or_else(|| missing(outside))?;

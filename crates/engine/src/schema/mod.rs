@@ -32,12 +32,20 @@ use serde_json::Value;
 
 /// Why a schema cannot be followed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("schema at {place}: {problem}")]
+#[error("schema at {}: {}", cut(place, 120), cut(problem, 200))]
 pub(crate) struct Refusal {
     /// A JSON pointer to the schema, as a fragment.
     place: String,
     /// Names the keyword.
     problem: String,
+}
+
+/// A text in an error: it is the client's, who may have written much.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// What may stand between the parts of a value.
@@ -62,9 +70,14 @@ pub(crate) fn lark(schema: &Value, whitespace: &Whitespace) -> Result<String, Re
                 ("whitespace_flexible", Value::Bool(true)) => {}
                 ("whitespace_flexible", Value::Bool(false)) => whitespace = Whitespace::None,
                 ("whitespace_pattern", Value::String(pattern)) => {
+                    if let Some(problem) = pattern::malformed(pattern) {
+                        let problem = format!("x-guidance: whitespace_pattern: {problem}");
+                        return Err(Refusal { place: "#".into(), problem });
+                    }
                     whitespace = Whitespace::Pattern(pattern.clone());
                 }
                 _ => {
+                    let (name, value) = (cut(name, 40), read::shown(value));
                     let problem = format!(
                         "x-guidance has {name}: {value}, expected whitespace_flexible or whitespace_pattern"
                     );

@@ -25,6 +25,19 @@ pub(super) struct Pattern {
     pub also: Vec<(Pattern, bool)>,
 }
 
+/// Why an expression is malformed, in the language that whitespace is written in; `None` if it is not.
+pub(super) fn malformed(expression: &str) -> Option<String> {
+    regex_syntax::ParserBuilder::new().utf8(false).build().parse(expression).err().map(why)
+}
+
+fn why(error: regex_syntax::Error) -> String {
+    match error {
+        regex_syntax::Error::Parse(error) => error.kind().to_string(),
+        regex_syntax::Error::Translate(error) => error.kind().to_string(),
+        _ => "it is malformed".to_owned(),
+    }
+}
+
 impl Pattern {
     /// # Errors
     /// If the expression is malformed, too large, or looks around other than ahead from its start.
@@ -44,11 +57,7 @@ impl Pattern {
 
     fn plain(expression: &str) -> Result<Self, String> {
         let translated = translated(expression)?;
-        let hir = regex_syntax::Parser::new().parse(&translated).map_err(|error| match error {
-            regex_syntax::Error::Parse(error) => error.kind().to_string(),
-            regex_syntax::Error::Translate(error) => error.kind().to_string(),
-            _ => "it is malformed".to_owned(),
-        })?;
+        let hir = regex_syntax::Parser::new().parse(&translated).map_err(why)?;
         let mut ways = vec![];
         for way in ways_of(&hir)? {
             let mut text = String::new();

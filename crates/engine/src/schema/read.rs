@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::Refusal;
 use super::alternatives::{
     Alternative, Condition, Contains, Items, Numbers, Others, Texts, constant,
 };
 use super::document::{Document, Draft, Node, NodeId};
 use super::number::Decimal;
 use super::pattern::Pattern;
+use super::{Refusal, cut};
 
 /// Alternatives that are looked at for one schema, all together.
 const MOST_WORK: usize = 400_000;
@@ -148,8 +148,9 @@ impl<'a> Reader<'a> {
         if let Some(known) = self.patterns.get(expression) {
             return Ok(known.clone());
         }
-        let made = Pattern::new(expression)
-            .map_err(|problem| of.refuse(format!("{keyword} {expression:?}: {problem}")))?;
+        let made = Pattern::new(expression).map_err(|problem| {
+            of.refuse(format!("{keyword} {:?}: {problem}", cut(expression, 60)))
+        })?;
         let made = Rc::new(made);
         self.patterns.insert(expression.to_owned(), made.clone());
         Ok(made)
@@ -696,9 +697,5 @@ pub(super) fn count(node: &Node<'_>, key: &str, value: &Value) -> Result<u64, Re
 
 /// A value in an error.
 pub(super) fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
-    }
+    cut(&value.to_string(), 60)
 }
