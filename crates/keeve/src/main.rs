@@ -11,6 +11,7 @@ mod images;
 mod interrupt;
 mod keys;
 mod limits;
+mod log;
 mod model;
 mod output;
 mod terminal;

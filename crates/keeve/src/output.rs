@@ -13,9 +13,10 @@ use keeve::graph::Progress;
 use keeve_files::whole;
 use serde_json::{Value, json};
 
+use crate::args::LogLevel;
 use crate::terminal::Escaping;
 pub use crate::terminal::one_line;
-use crate::{interrupt, limits};
+use crate::{interrupt, limits, log};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -104,8 +105,14 @@ impl Output {
     /// Prints a line on standard error, escaped, unless the user wants quiet.
     pub fn note(&self, line: &str) {
         if !self.quiet {
-            // There is nowhere left to complain to if standard error is closed.
-            let _ = writeln!(io::stderr(), "{}", Escaping::All.shown(line));
+            note(line);
+        }
+    }
+
+    /// Has what is logged printed like notes, unless the user wants quiet.
+    pub fn show_log(&self, level: LogLevel) {
+        if !self.quiet {
+            log::begin(level, note);
         }
     }
 
@@ -176,6 +183,12 @@ impl Output {
         }
         bar
     }
+}
+
+/// Prints a line on standard error, escaped.
+fn note(line: &str) {
+    // There is nowhere left to complain to if standard error is closed.
+    let _ = writeln!(io::stderr(), "{}", Escaping::All.shown(line));
 }
 
 /// See [`Output::stage_bar`]. Disappears when dropped.

@@ -108,6 +108,43 @@ fn keys_are_read_as_people_write_them() {
 }
 
 #[test]
+fn fields_that_are_left_alone_are_logged_unless_the_server_is_to_be_quiet() {
+    for (flags, logged) in [(&[][..], true), (&["--log-level", "error"], false)] {
+        let mut child = keeve(["serve", "--port", "0", "--threads", "1"]).args(flags).spawn();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let mut until = |end: &str| -> Vec<String> {
+            let mut seen = vec![];
+            while seen.last().is_none_or(|line: &String| !line.contains(end)) {
+                seen.push(lines.next().expect("more lines"));
+            }
+            seen
+        };
+        let address = until("listening at ").pop().unwrap();
+        let address = address.trim_start_matches("listening at http://");
+        until("ready");
+        let ask = |field: &str| {
+            let body = format!("{{\"content\": \"a\", \"{field}\": 1}}");
+            let kind = "Content-Type: application/json\r\nConnection: close";
+            let request = format!(
+                "POST /tokenize HTTP/1.1\r\nHost: {address}\r\n{kind}\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        };
+        // An attacker gets a few lines, not one for each request.
+        (0..200).for_each(|_| ask("x_unheard"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let warned = lines.filter(|line| line.contains("fields: x_unheard)")).count();
+        assert!(if logged { (1..=40).contains(&warned) } else { warned == 0 }, "{warned}");
+    }
+}
+
+#[test]
 fn settings_come_from_a_file_and_flags_prevail() {
     let folder = temporary();
     let file = folder.path().join("keeve.toml");

@@ -30,6 +30,7 @@ pub fn run(args: &Serve, output: &Output) -> Outcome {
     if !config.host_is_local() && config.api_keys.is_empty() {
         output.note("note: anybody who can reach this address can use the server: there is no key");
     }
+    output.show_log(args.log_level);
     let stop = Stop::default();
     let asked = stop.clone();
     interrupt::watch_for(move || asked.stop())?;
