@@ -74,7 +74,7 @@ impl Detokenizer {
         }
     }
 
-    /// Writes these special tokens as the characters given, which are of [`SHOWN`], though special
+    /// Writes these special tokens as the characters given, which are of [`SHOWN`], whether or not special
     /// tokens are skipped otherwise. Where any are shown, no other token can write such a character:
     /// it becomes U+FFFD.
     #[must_use]
@@ -91,11 +91,15 @@ impl Detokenizer {
         let inner = Arc::clone(&self.inner);
         inner.vocabulary.require(id)?;
         let start = std::mem::replace(&mut self.at_start, false);
-        if self.skip_special && inner.vocabulary.is_special(id) {
-            let Some(&mark) = self.shown.get(&id) else { return Ok(None) };
-            let mut text = self.rest(false);
-            text.push(mark);
-            return Ok(self.through_tails(text, false));
+        if inner.vocabulary.is_special(id) {
+            if let Some(&mark) = self.shown.get(&id) {
+                let mut text = self.rest(false);
+                text.push(mark);
+                return Ok(self.through_tails(text, false));
+            }
+            if self.skip_special {
+                return Ok(None);
+            }
         }
         let decoding = &inner.vocabulary.decoding;
         if decoding.drops_repeats() {
@@ -270,6 +274,26 @@ impl TailState {
                 self.held = rest[held..].to_owned();
                 out
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    #[test]
+    fn marks_stand_for_their_tokens_whether_or_not_others_are_skipped() {
+        let json = include_bytes!("../../../testdata/tokenizers/tok_qwen/tokenizer.json");
+        let tokenizer = Tokenizer::from_json(json, &[]).unwrap();
+        let id = |text: &str| tokenizer.token_id(text).unwrap();
+        let ids = [id("a"), id("<|im_start|>"), id("b"), id("<|vision_end|>"), id("c")];
+        let shown = Arc::new(Shown::from([(id("<|im_start|>"), '\u{10e000}')]));
+        for (skip, expected) in [(true, "a\u{10e000}bc"), (false, "a\u{10e000}b<|vision_end|>c")] {
+            let mut detokenizer = tokenizer.detokenizer(skip).showing(shown.clone());
+            let pieces = ids.map(|id| detokenizer.push(id).unwrap().unwrap_or_default());
+            assert_eq!(pieces.concat() + &detokenizer.finish().unwrap_or_default(), expected);
         }
     }
 }

@@ -120,7 +120,9 @@ pub(crate) struct Model {
     /// How it writes its answers.
     pub probed: Probed,
     /// Where requests wait to be prepared.
-    pub lanes: Arc<Lanes>,
+    lanes: Arc<Lanes>,
+    /// Requests that may be computed at the same time.
+    pub at_once: usize,
     /// Requests that were accepted and have not ended.
     accepted: Arc<AtomicUsize>,
     most: usize,
@@ -148,6 +150,43 @@ impl Model {
                 Err(ApiError::busy("too many requests are waiting; try again later"))
             }
         }
+    }
+
+    /// Does what prepares a request where such work waits its turn: rendering, tokenizing, compiling.
+    /// `texts` are the bytes of each of its texts, `grammar` whether it has a grammar.
+    ///
+    /// # Errors
+    /// If a text cannot fit the context, too many wait already, or the work fails.
+    pub async fn prepare<T: Send + 'static>(
+        self: &Arc<Self>,
+        texts: impl AsRef<[usize]> + Send,
+        grammar: bool,
+        work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        for &bytes in texts.as_ref() {
+            self.engine.check_length(bytes)?;
+        }
+        self.prepare_any(texts.as_ref().iter().sum(), grammar, work).await
+    }
+
+    /// The same where texts that are too long are cut.
+    pub async fn prepare_any<T: Send + 'static>(
+        self: &Arc<Self>,
+        bytes: usize,
+        grammar: bool,
+        work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let owner = self.clone();
+        self.lanes.clone().prepare(bytes, grammar, move || work(&owner)).await?
+    }
+
+    /// The ids of a prompt as whoever writes templates writes it: special tokens by their names, and what the
+    /// tokenizer puts in front unless it is there.
+    pub fn template_ids(&self, prompt: &str) -> Result<Vec<u32>, ApiError> {
+        let ids = self.engine.text_prompt(prompt, true, true)?;
+        let tokenizer = self.engine.tokenizer()?;
+        let twice = matches!(ids[..], [first, second, ..] if first == second && tokenizer.is_special(first));
+        Ok(if twice { ids[1..].to_vec() } else { ids })
     }
 
     /// Requests that were accepted and are not being computed.
@@ -434,6 +473,7 @@ fn prepare(opened: &Opened, config: &ModelsConfig, entry: &Entry) -> Result<Mode
         max_tokens: config.sampling.max_tokens,
         probed,
         lanes: Arc::default(),
+        at_once: config.engine.max_sequences,
         accepted: Arc::default(),
         most: config.engine.max_sequences.saturating_add(config.max_queue).max(1),
         used: AtomicU64::new(0),

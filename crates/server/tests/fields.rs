@@ -103,7 +103,7 @@ fn taken() -> Vec<(&'static str, Vec<(&'static str, Value)>)> {
                 ("guided_regex", json!("[ab]+")),
                 ("guided_choice", json!(["yes", "no"])),
                 ("structured_outputs", json!({ "choice": ["yes", "no"] })),
-                ("skip_special_tokens", json!(true)),
+                ("skip_special_tokens", json!(false)),
                 ("spaces_between_special_tokens", json!(true)),
                 ("include_reasoning", json!(true)),
                 ("priority", json!(1)),
@@ -273,7 +273,6 @@ fn what_is_not_honoured_is_refused_by_name() {
                 ("echo", json!(true)),
                 ("add_special_tokens", json!(true)),
                 ("include_reasoning", json!(false)),
-                ("skip_special_tokens", json!(false)),
                 ("use_beam_search", json!(true)),
                 ("length_penalty", json!(2)),
                 ("bad_words", json!(["a"])),
@@ -560,21 +559,35 @@ fn usage_is_in_every_piece_where_it_is_asked_for() {
     for path in [CHAT, "/v1/completions"] {
         let mut request = base(path);
         request["stream"] = json!(true);
-        let chunks = |request: &Value| -> Vec<Value> {
+        let sent = |request: &Value| -> Vec<Value> {
             let events = server.stream(path, request);
             events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect()
         };
-        assert!(chunks(&request).iter().all(|chunk| chunk.get("usage").is_none()), "{path}");
+        assert!(sent(&request).iter().all(|chunk| chunk.get("usage").is_none()), "{path}");
         request["stream_options"] =
             json!({ "include_usage": true, "continuous_usage_stats": false });
-        let chunks = chunks(&request);
+        let chunks = sent(&request);
         let (last, before) = chunks.split_last().unwrap();
         assert!(
             before.iter().all(|chunk| chunk["usage"].is_null() && chunk.get("usage").is_some())
         );
-        assert!(
-            last["usage"]["total_tokens"].as_u64().unwrap() > 0 && last["choices"] == json!([])
-        );
+        let total = last["usage"]["total_tokens"].as_u64().unwrap();
+        assert!(total > 0 && last["choices"] == json!([]));
+        // In each, what its answer has used so far.
+        for at_end in [false, true] {
+            request["stream_options"] =
+                json!({ "include_usage": at_end, "continuous_usage_stats": true });
+            let chunks = sent(&request);
+            let used: Vec<u64> = chunks
+                .iter()
+                .map(|chunk| chunk["usage"]["total_tokens"].as_u64().unwrap())
+                .collect();
+            assert!(used.is_sorted() && used[0] < total && used.last() == Some(&total), "{used:?}");
+            assert_eq!(chunks.last().unwrap()["choices"] == json!([]), at_end);
+            let parts = &chunks[0]["usage"];
+            let part = |name: &str| parts[name].as_u64().unwrap();
+            assert_eq!(part("prompt_tokens") + part("completion_tokens"), used[0]);
+        }
     }
 }
 

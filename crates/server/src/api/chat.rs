@@ -14,7 +14,7 @@ use super::chat_types::{
     ChatRequest, ChunkChoice, ChunkDelta, FunctionDelta, Logprobs, MadeCall, MadeFunction,
     TokenReport,
 };
-use super::common::{Choosing, Delivery, Spelling, Usage, effort_args};
+use super::common::{Choosing, Delivery, Spelling, Usage, UsageReports, effort_args};
 use super::fields::{Given, TextOr};
 use super::tool_use::{NamedTool, ToolChoice, ToolKind, ToolMode, ToolUse};
 use super::turn::{Chosen, Ending, Running, Turn};
@@ -51,7 +51,7 @@ pub(crate) async fn create(
     let id = app.id("chatcmpl-");
     let reply = Reply { id, created: now(), model, logprobs, spelling, functions, app };
     match delivery {
-        Delivery::Stream { usage } => Ok(reply.stream(running, count, usage)),
+        Delivery::Stream(reports) => Ok(reply.stream(running, count, reports)),
         Delivery::Whole => Ok(Json(reply.whole(running, count).await?).into_response()),
     }
 }
@@ -121,11 +121,6 @@ fn refuse_unsupported(request: &ChatRequest) -> Result<(), ApiError> {
     }
     if request.modalities.iter().flatten().any(|kind| kind != "text") {
         return Err(ApiError::field("modalities", "answers are text: modalities can only be text"));
-    }
-    if request.skip_special_tokens == Some(false) {
-        let message =
-            "the answer is taken apart by its special tokens: only /v1/completions keeps them";
-        return Err(ApiError::field("skip_special_tokens", message));
     }
     if request.include_reasoning == Some(false) {
         let message = "the reasoning is always part of the response";
@@ -294,9 +289,8 @@ impl Reply {
         TokenReport { token: text, logprob: token.logprob, bytes, top_logprobs }
     }
 
-    fn stream(self, mut running: Running, count: usize, include_usage: bool) -> Response {
+    fn stream(self, mut running: Running, count: usize, reports: UsageReports) -> Response {
         sse::respond(move |out| async move {
-            let nothing_yet = include_usage.then_some(None);
             for index in 0..count {
                 let delta = ChunkDelta {
                     role: Some("assistant"),
@@ -304,7 +298,8 @@ impl Reply {
                     ..ChunkDelta::default()
                 };
                 let choice = ChunkChoice { index, delta, ..ChunkChoice::default() };
-                out.data(&self.chunk(vec![choice], nothing_yet.clone())).await?;
+                let usage = reports.of_piece(|| running.usage(index));
+                out.data(&self.chunk(vec![choice], usage)).await?;
             }
             let mut usage = Usage::default();
             let mut held: Vec<Logprobs> = vec![Logprobs::default(); count];
@@ -330,7 +325,8 @@ impl Reply {
                     let logprobs = (!logprobs.content.is_empty()).then_some(logprobs);
                     let delta = self.delta(delta);
                     let choice = ChunkChoice { index, delta, logprobs, finish_reason: None };
-                    out.data(&self.chunk(vec![choice], nothing_yet.clone())).await?;
+                    let usage = reports.of_piece(|| running.usage(index));
+                    out.data(&self.chunk(vec![choice], usage)).await?;
                 }
                 if let Some(end) = update.end {
                     usage.add(&end.timings, end.reasoning_tokens, index == 0);
@@ -341,10 +337,11 @@ impl Reply {
                         finish_reason: Some(self.finish_reason(end.reason)),
                         ..ChunkChoice::default()
                     };
-                    out.data(&self.chunk(vec![choice], nothing_yet.clone())).await?;
+                    let usage = reports.of_piece(|| running.usage(index));
+                    out.data(&self.chunk(vec![choice], usage)).await?;
                 }
             }
-            if include_usage {
+            if reports.at_end() {
                 out.data(&self.chunk(vec![], Some(Some(usage)))).await?;
             }
             out.line("[DONE]").await

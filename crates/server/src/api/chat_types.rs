@@ -199,6 +199,7 @@ impl ContentPart {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 pub(crate) struct MadeCall {
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Option<String>)]
     pub id: String,
     /// `function`
     #[serde(rename = "type", default)]
@@ -338,7 +339,7 @@ pub(crate) struct ChatChunk<'a> {
     pub created: u64,
     pub model: &'a str,
     pub choices: Vec<ChunkChoice>,
-    /// Where the request asks for it: null but in the last piece.
+    /// Where the request asks for it: null but in the last piece, or of the answer so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
 }

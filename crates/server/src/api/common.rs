@@ -36,6 +36,8 @@ impl Texts {
 pub(crate) struct StreamOptions {
     /// Send the usage after the last piece.
     pub include_usage: Option<bool>,
+    /// Send with each piece what its answer has used so far.
+    pub continuous_usage_stats: Option<bool>,
     /// Has no effect.
     #[serde(rename = "include_obfuscation")]
     #[schema(value_type = Option<bool>)]
@@ -47,11 +49,34 @@ pub(crate) struct StreamOptions {
 pub(crate) enum Delivery {
     /// The answer as a whole.
     Whole,
-    /// In pieces, and the usage after them if so.
-    Stream {
-        /// Whether the usage is sent.
-        usage: bool,
-    },
+    /// In pieces.
+    Stream(UsageReports),
+}
+
+/// When a stream says what was used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct UsageReports {
+    /// In a piece of its own after the last one.
+    at_end: bool,
+    /// With each piece, of its answer so far (vllm-project/vllm `vllm/entrypoints/openai`,
+    /// `StreamOptions`).
+    throughout: bool,
+}
+
+impl UsageReports {
+    /// What a piece of an answer says of it.
+    pub fn of_piece(self, so_far: impl FnOnce() -> Usage) -> Option<Option<Usage>> {
+        match self {
+            Self { throughout: true, .. } => Some(Some(so_far())),
+            Self { at_end: true, .. } => Some(None),
+            Self { at_end: false, .. } => None,
+        }
+    }
+
+    /// Whether a piece of its own says it after the last one.
+    pub fn at_end(self) -> bool {
+        self.at_end
+    }
 }
 
 impl Delivery {
@@ -63,8 +88,13 @@ impl Delivery {
             }
             (false, None) => Ok(Self::Whole),
             (true, options) => {
-                let usage = options.and_then(|options| options.include_usage).unwrap_or(false);
-                Ok(Self::Stream { usage })
+                let given = |field: fn(&StreamOptions) -> Option<bool>| {
+                    options.and_then(field).unwrap_or(false)
+                };
+                Ok(Self::Stream(UsageReports {
+                    at_end: given(|options| options.include_usage),
+                    throughout: given(|options| options.continuous_usage_stats),
+                }))
             }
         }
     }
@@ -79,8 +109,9 @@ pub(crate) struct Usage {
     pub completion_tokens: usize,
     /// Both.
     pub total_tokens: usize,
-    /// Of the prompt tokens.
-    pub prompt_tokens_details: PromptDetails,
+    /// Of the prompt tokens; not before the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens_details: Option<PromptDetails>,
     /// Of the generated tokens.
     pub completion_tokens_details: CompletionDetails,
 }
@@ -100,11 +131,23 @@ pub(crate) struct CompletionDetails {
 }
 
 impl Usage {
+    /// What an answer that has not ended has used.
+    pub fn so_far(prompt: usize, completion: usize, reasoning: usize) -> Self {
+        Self {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            total_tokens: prompt + completion,
+            prompt_tokens_details: None,
+            completion_tokens_details: CompletionDetails { reasoning_tokens: reasoning },
+        }
+    }
+
     /// Adds an answer. The prompt counts once for all answers to it.
     pub fn add(&mut self, timings: &Timings, reasoning: usize, first_of_prompt: bool) {
+        let details = self.prompt_tokens_details.get_or_insert_default();
         if first_of_prompt {
             self.prompt_tokens += timings.prompt_tokens;
-            self.prompt_tokens_details.cached_tokens += timings.cached_tokens;
+            details.cached_tokens += timings.cached_tokens;
         }
         self.completion_tokens += timings.decode_tokens;
         self.completion_tokens_details.reasoning_tokens += reasoning;
@@ -143,6 +186,7 @@ macro_rules! choosing_request {
         pub(crate) struct $name {
             /// The model. May be left out where there is only one.
             #[serde(default, deserialize_with = "crate::api::fields::or_default")]
+            #[schema(value_type = Option<String>)]
             pub model: String,
             $($own)*
             /// Send the answer in pieces as it is generated.
@@ -184,7 +228,7 @@ macro_rules! choosing_request {
             pub stop_token_ids: Option<Vec<u32>>,
             /// Tokens before which no end token is chosen.
             pub min_tokens: Option<u32>,
-            /// Whether the texts of special tokens are left out of the answer.
+            /// Whether the texts of special tokens are left out of the answer; true if not given.
             pub skip_special_tokens: Option<bool>,
             /// Spell tokens in log probabilities as `token_id:ID`.
             pub return_tokens_as_token_ids: Option<bool>,
@@ -379,7 +423,7 @@ impl Choosing {
             keep_special: self.keep_special,
             constraint,
             deadline,
-            sampling: self.sampling(model)?,
+            sampling: self.sampling(&model.sampling)?,
             ..Request::default()
         };
         let numbered = (0..count).map(|index| {
@@ -390,8 +434,12 @@ impl Choosing {
         Ok(numbered.collect())
     }
 
-    fn sampling(&self, model: &Model) -> Result<SamplingParams, ApiError> {
-        let defaults = &model.sampling;
+    /// Refuses what makes no sense with any model.
+    pub fn check(&self) -> Result<(), ApiError> {
+        self.sampling(&SamplingParams::default()).map(drop)
+    }
+
+    fn sampling(&self, defaults: &SamplingParams) -> Result<SamplingParams, ApiError> {
         let top_k = match self.top_k {
             None => defaults.top_k,
             // -1 is how some clients say "all".

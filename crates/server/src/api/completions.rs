@@ -11,7 +11,9 @@ use keeve_engine::{Event, FinishReason};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::common::{Choosing, Delivery, Spelling, Usage, choosing_request, finish_reason};
+use super::common::{
+    Choosing, Delivery, Spelling, Usage, UsageReports, choosing_request, finish_reason,
+};
 use super::middle::Middle;
 use super::offsets::Offsets;
 use crate::answer::Answers;
@@ -149,22 +151,22 @@ pub(crate) async fn create(
     let model = app.models.get(&request.model).await?;
     let delivery = Delivery::new(request.stream, request.stream_options.as_ref())?;
     let wanted = Wanted::of(&request, &delivery)?;
-    let owner = model.clone();
     let (format, suffix) = (request.form()?, request.suffix.take().filter(|text| !text.is_empty()));
     let prompts = request.prompt.take().unwrap_or(Prompts::Text(String::new()));
     let special = request.add_special_tokens.unwrap_or(true);
-    let bytes = prompts.bytes() + suffix.as_ref().map_or(0, String::len);
-    let prepared = model.lanes.clone().prepare(bytes, format.is_some(), move || {
+    let mut texts = prompts.bytes();
+    texts.extend(suffix.as_ref().map(String::len));
+    let prepared = model.prepare(texts, format.is_some(), move |model| {
         let prompts = match suffix {
-            None => prompts.ids(&owner, special)?,
-            Some(suffix) => fill_in(prompts, suffix, &owner)?,
+            None => prompts.ids(model, special)?,
+            Some(suffix) => fill_in(prompts, suffix, model)?,
         };
-        let constraint = format.map(|grammar| owner.engine.constraint(&grammar)).transpose();
+        let constraint = format.map(|grammar| model.engine.constraint(&grammar)).transpose();
         let constraint =
             constraint.map_err(|error| ApiError::field("response_format", error.to_string()))?;
-        Ok::<_, ApiError>((prompts, constraint))
+        Ok((prompts, constraint))
     });
-    let (prompts, constraint) = prepared.await??;
+    let (prompts, constraint) = prepared.await?;
     if prompts.is_empty() || prompts.len() > app.config.max_choices {
         let message = format!("expected 1 to {} prompts", app.config.max_choices);
         return Err(ApiError::field("prompt", message));
@@ -212,7 +214,7 @@ pub(crate) async fn create(
     let id = app.id("cmpl-");
     let reply = Reply { id, created: now(), model, answers, choices, wanted, spelling };
     match delivery {
-        Delivery::Stream { usage } => Ok(reply.stream(usage)),
+        Delivery::Stream(reports) => Ok(reply.stream(reports)),
         Delivery::Whole => Ok(Json(reply.whole().await?).into_response()),
     }
 }
@@ -236,7 +238,7 @@ impl Wanted {
         if each < given {
             return wrong("best_of", "best_of is below n");
         }
-        if each > given && matches!(delivery, Delivery::Stream { .. }) {
+        if each > given && matches!(delivery, Delivery::Stream(_)) {
             return wrong("best_of", "which answers are best is not known while they are streamed");
         }
         let suffix = request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty());
@@ -255,12 +257,12 @@ impl Wanted {
 }
 
 impl Prompts {
-    /// Bytes of all texts.
-    pub fn bytes(&self) -> usize {
+    /// Bytes of each text.
+    pub fn bytes(&self) -> Vec<usize> {
         match self {
-            Self::Text(text) => text.len(),
-            Self::Texts(texts) => texts.iter().map(String::len).sum(),
-            Self::Ids(_) | Self::ManyIds(_) => 0,
+            Self::Text(text) => vec![text.len()],
+            Self::Texts(texts) => texts.iter().map(String::len).collect(),
+            Self::Ids(_) | Self::ManyIds(_) => vec![],
         }
     }
 
@@ -295,6 +297,7 @@ fn fill_in(prompts: Prompts, suffix: String, model: &Model) -> Result<Vec<Vec<u3
 /// What was written of an answer.
 struct Written {
     prompt: Vec<u32>,
+    prompt_tokens: usize,
     offsets: Offsets,
     /// Of all tokens together, and how many there are.
     logprob: f64,
@@ -306,7 +309,12 @@ impl Written {
     fn new(model: &Model, request: &keeve_engine::Request) -> Self {
         let offsets = Offsets::new(model, request.keep_special);
         let prompt = request.prompt.clone();
-        Self { prompt, offsets, logprob: 0.0, tokens: 0, begun: false }
+        let prompt_tokens = prompt.len();
+        Self { prompt, prompt_tokens, offsets, logprob: 0.0, tokens: 0, begun: false }
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::so_far(self.prompt_tokens, self.tokens, 0)
     }
 }
 
@@ -354,6 +362,7 @@ impl Reply {
                 Event::Finished { reason, text, timings, .. } => {
                     piece.text.push_str(&text);
                     piece.finish_reason = Some(finish_reason(reason).into());
+                    self.choices[index].tokens = timings.decode_tokens;
                     usage.add(&timings, 0, index.is_multiple_of(self.wanted.each));
                 }
                 Event::PromptLogits { .. } | Event::Embedding(_) => continue,
@@ -458,9 +467,8 @@ impl Reply {
         best
     }
 
-    fn stream(mut self, include_usage: bool) -> Response {
+    fn stream(mut self, reports: UsageReports) -> Response {
         sse::respond(move |out| async move {
-            let nothing_yet = include_usage.then_some(None);
             let mut usage = Usage::default();
             loop {
                 let piece = tokio::select! {
@@ -475,7 +483,9 @@ impl Reply {
                             && piece.prompt_logprobs.is_none()
                             && piece.finish_reason.is_none();
                         if !nothing {
-                            out.data(&self.with(vec![piece], nothing_yet.clone())).await?;
+                            let so_far = || self.choices[piece.index].usage();
+                            let used = reports.of_piece(so_far);
+                            out.data(&self.with(vec![piece], used)).await?;
                         }
                     }
                     Some(Err(error)) => {
@@ -484,7 +494,7 @@ impl Reply {
                     }
                 }
             }
-            if include_usage {
+            if reports.at_end() {
                 out.data(&self.with(vec![], Some(Some(usage)))).await?;
             }
             out.line("[DONE]").await

@@ -23,6 +23,7 @@ use crate::models::Model;
 pub(crate) struct EmbeddingsRequest {
     /// The model. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// The text or texts, or their token ids.
     pub input: Prompts,
@@ -113,9 +114,8 @@ pub(crate) async fn create(
     let cut = request.truncate_prompt_tokens.as_ref();
     Given::refuse(cut, f64::NAN, "truncate_prompt_tokens", why)?;
     let model = app.models.get(&request.model).await?;
-    let (owner, input) = (model.clone(), request.input);
-    let (lanes, length) = (model.lanes.clone(), input.bytes());
-    let prompts = lanes.prepare(length, false, move || input.ids(&owner, true)).await??;
+    let (input, lengths) = (request.input.clone(), request.input.bytes());
+    let prompts = model.prepare(lengths, false, move |model| input.ids(model, true)).await?;
     let pooling = match request.pooling.unwrap_or(PoolingMode::Mean) {
         PoolingMode::Mean => Pooling::Mean,
         PoolingMode::Last => Pooling::Last,

@@ -14,6 +14,7 @@ use crate::images::Images;
 pub(crate) struct MessagesRequest {
     /// The model. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// The conversation.
     #[schema(min_items = 1)]
@@ -22,6 +23,7 @@ pub(crate) struct MessagesRequest {
     #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
     /// The system prompt.
+    #[schema(value_type = Option<TextOr<Vec<InputBlock>>>)]
     pub system: Option<InputContent>,
     /// Texts that end the answer.
     pub stop_sequences: Option<Vec<String>>,
@@ -82,6 +84,7 @@ pub(crate) struct MessagesRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct InputMessage {
     pub role: InputRole,
+    #[schema(value_type = TextOr<Vec<InputBlock>>)]
     pub content: InputContent,
 }
 

@@ -14,7 +14,7 @@ use crate::app::Shared;
 use crate::body::Body;
 use crate::error::{ApiError, ErrorBody};
 use crate::metrics::{Labelled, render};
-use crate::models::Listed;
+use crate::models::{Listed, Model};
 
 /// All models.
 #[derive(Debug, Serialize, ToSchema)]
@@ -163,6 +163,7 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Response {
 pub(crate) struct TokenizeRequest {
     /// The model. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// The text. Names of special tokens in it are text.
     pub prompt: Option<String>,
@@ -219,11 +220,11 @@ pub(crate) async fn tokenize(
         _ => return Err(ApiError::field("prompt", "either prompt or content is needed")),
     };
     let model = app.models.get(&request.model).await?;
-    let (lanes, length) = (model.lanes.clone(), text.len());
+    let length = text.len();
     let parse = request.parse_special.unwrap_or(false);
     let (pieces, strings) =
         (request.with_pieces == Some(true), request.return_token_strs == Some(true));
-    let encode = move || {
+    let encode = move |model: &Model| {
         let ids = model.engine.text_prompt(&text, special, parse)?;
         let tokenizer = model.engine.tokenizer()?;
         let bytes = |id: u32| tokenizer.token_bytes(id).unwrap_or_default();
@@ -233,14 +234,14 @@ pub(crate) async fn tokenize(
             (true, Ok(text)) => TokenOrPiece::Piece { id, piece: text.into() },
             (true, Err(_)) => TokenOrPiece::Piece { id, piece: bytes(id).to_vec().into() },
         };
-        Ok::<_, keeve_engine::Error>(Tokenized {
+        Ok(Tokenized {
             count: ids.len(),
             max_model_len: model.engine.info().max_context,
             token_strs: strings.then(|| ids.iter().map(lossy).collect()),
             tokens: ids.iter().map(token).collect(),
         })
     };
-    Ok(Json(lanes.prepare(length, false, encode).await??))
+    Ok(Json(model.prepare([length], false, encode).await?))
 }
 
 /// Token ids to turn into text.
@@ -248,6 +249,7 @@ pub(crate) async fn tokenize(
 pub(crate) struct DetokenizeRequest {
     /// The model. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     pub tokens: Vec<u32>,
 }

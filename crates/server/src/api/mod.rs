@@ -8,6 +8,7 @@ mod embeddings;
 mod fields;
 mod format;
 mod infill;
+mod llama_cpp;
 mod messages;
 mod messages_types;
 mod middle;
@@ -47,6 +48,9 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/v1/models/{model}", get(misc::model))
         .route("/v1/queue", get(misc::queue))
         .route("/infill", post(infill::create))
+        .route("/completion", post(llama_cpp::create))
+        .route("/props", get(llama_cpp::props))
+        .route("/slots", get(llama_cpp::slots))
         .route("/tokenize", post(misc::tokenize))
         .route("/detokenize", post(misc::detokenize))
         .route("/health", get(misc::health))

@@ -10,7 +10,8 @@ use utoipa::{Modify, OpenApi};
 
 use super::chat_types::ChatChunk;
 use super::ollama::{chat as ollama_chat, generate, models as ollama_models};
-use super::{chat, completions, embeddings, infill, messages, misc, responses};
+use super::responses_types::ChosenTool;
+use super::{chat, completions, embeddings, infill, llama_cpp, messages, misc, responses};
 use crate::app::Shared;
 use crate::error::ApiError;
 
@@ -26,6 +27,9 @@ use crate::error::ApiError;
         messages::create,
         messages::count,
         infill::create,
+        llama_cpp::create,
+        llama_cpp::props,
+        llama_cpp::slots,
         ollama_chat::create,
         generate::create,
         ollama_models::tags,
@@ -43,7 +47,7 @@ use crate::error::ApiError;
         misc::health,
         misc::metrics,
     ),
-    components(schemas(ChatChunk)),
+    components(schemas(ChatChunk, ChosenTool)),
     modifiers(&ClosedVariants)
 )]
 struct Document;

@@ -13,6 +13,7 @@ use super::tool_use::ToolMode;
 pub(crate) struct ResponsesRequest {
     /// The model. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// A question, or a conversation.
     pub input: TextOr<Vec<InputItem>>,

@@ -11,9 +11,8 @@ use utoipa::ToSchema;
 use crate::error::ApiError;
 use crate::parse::{AnswerStyle, CallIds, HERMES, Notation, ToolList, forced, write_calls};
 
-/// A tool that the model may call.
+/// A tool that the model may call. Clients put marks of their own beside and into it, which are left alone.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct Tool {
     /// `function`
     #[serde(rename = "type")]
@@ -30,7 +29,6 @@ pub(crate) enum ToolKind {
 
 /// A function.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
 pub(crate) struct ToolFunction {
     #[schema(min_length = 1, max_length = 128)]
     pub name: String,

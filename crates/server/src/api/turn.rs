@@ -9,7 +9,7 @@ use keeve_engine::{Event, FinishReason, Grammar, Message, RenderOptions, Rendere
 use keeve_image::Patches;
 use serde_json::{Map, Value};
 
-use super::common::{Choosing, finish_reason};
+use super::common::{Choosing, Usage, finish_reason};
 use super::format::{Bound, after_reasoning};
 use super::tool_use::{ToolUse, calls_as_text, fit_ids};
 use crate::answer::Answers;
@@ -77,7 +77,7 @@ pub(crate) struct Running {
     choices: Vec<Choice>,
     /// Whether an answer ends with its first call.
     single: bool,
-    /// Of the prompt; images count as one.
+    /// Of the prompt, those of images included.
     pub prompt_tokens: usize,
     _images: Prepared,
 }
@@ -85,6 +85,7 @@ pub(crate) struct Running {
 struct Choice {
     parser: AnswerParser,
     calls: bool,
+    tokens: usize,
     reasoning_tokens: usize,
 }
 
@@ -96,24 +97,28 @@ impl Turn {
         model: &Arc<Model>,
     ) -> Result<Rendered, ApiError> {
         let _images = std::mem::take(&mut self.images).prepare(app, model).await?;
-        self.render(model).await
+        self.prompt(model, false, |_, prompt| Ok(prompt)).await
     }
 
-    /// The prompt, but for its images.
-    async fn render(mut self, model: &Arc<Model>) -> Result<Rendered, ApiError> {
+    /// Renders the prompt, where such work waits its turn, and does there what follows from it. `grammar`: whether
+    /// that compiles one.
+    async fn prompt<T: Send + 'static>(
+        mut self,
+        model: &Arc<Model>,
+        grammar: bool,
+        then: impl FnOnce(&Model, Rendered) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         self.fit_messages(&model.probed);
         let options = self.render_options(model);
-        let (messages, owner, ending) = (self.messages, model.clone(), self.ending);
+        let Self { messages, ending, .. } = self;
         let bytes = messages.iter().map(text_bytes).sum();
-        model.engine.check_length(bytes)?;
-        let work = move || prompt(&owner, &messages, &options, ending);
-        model.lanes.clone().prepare(bytes, false, work).await?
+        let work = move |model: &Model| then(model, prompt(model, &messages, &options, ending)?);
+        model.prepare([bytes], grammar, work).await
     }
 
     /// Begins the answers.
     pub async fn start(mut self, app: &Shared, model: &Arc<Model>) -> Result<Running, ApiError> {
         let probed = &model.probed;
-        self.fit_messages(probed);
         let forced = self.tools.rules(&probed.style);
         let bound_by = if forced.is_some() { "tools" } else { "response_format" };
         if forced.is_some() && self.format.is_some() {
@@ -126,29 +131,25 @@ impl Turn {
             lenient: self.format.is_none(),
             single,
         });
-        let options = self.render_options(model);
-        let bound = match (forced, self.format) {
+        let bound = match (forced, self.format.take()) {
             (Some(rules), _) => Some(Bound::Calls(rules)),
             (None, format) => format.map(Bound::Format),
         };
-        let images = self.images.prepare(app, model).await?;
-        let (messages, owner, ending) = (self.messages, model.clone(), self.ending);
-        let bytes = messages.iter().map(text_bytes).sum();
-        model.engine.check_length(bytes)?;
-        // Rendering and compiling take a while.
-        let prepared = model.lanes.clone().prepare(bytes, bound.is_some(), move || {
-            let prompt = prompt(&owner, &messages, &options, ending)?.ids;
-            let style = &owner.probed.style;
-            let reasoning = begins_reasoning(&owner, style, &prompt);
+        let images = std::mem::take(&mut self.images).prepare(app, model).await?;
+        let choosing = std::mem::take(&mut self.choosing);
+        let prepared = self.prompt(model, bound.is_some(), move |model, prompt| {
+            let style = &model.probed.style;
+            let reasoning = begins_reasoning(model, style, &prompt.ids);
             let grammar = bound.map(|bound| after_reasoning(bound, style, reasoning));
-            let constraint = grammar.map(|grammar| owner.engine.constraint(&grammar));
+            let constraint = grammar.map(|grammar| model.engine.constraint(&grammar));
             let constraint = constraint
                 .transpose()
                 .map_err(|error| ApiError::field(bound_by, error.to_string()))?;
-            Ok::<_, ApiError>((prompt, reasoning, constraint))
+            Ok((prompt.ids, reasoning, constraint))
         });
-        let (prompt, reasoning, constraint) = prepared.await??;
-        let mut requests = self.choosing.requests(app, model, prompt, constraint)?;
+        let (prompt, reasoning, constraint) = prepared.await?;
+        let prompt_tokens = prompt.len() + more_for_images(model, &images);
+        let mut requests = choosing.requests(app, model, prompt, constraint)?;
         for request in &mut requests {
             request.images = images.patches.clone();
             request.shown = probed.style.shown(calls.is_some());
@@ -156,10 +157,10 @@ impl Turn {
         let choice = |_: &_| Choice {
             parser: AnswerParser::new(&probed.style, reasoning, calls.clone()),
             calls: false,
+            tokens: 0,
             reasoning_tokens: 0,
         };
         let choices = requests.iter().map(choice).collect();
-        let prompt_tokens = requests.first().map_or(0, |request| request.prompt.len());
         let answers = Answers::start(model.clone(), requests)?;
         Ok(Running { answers, choices, single, prompt_tokens, _images: images })
     }
@@ -171,11 +172,8 @@ impl Turn {
         model: &Arc<Model>,
     ) -> Result<usize, ApiError> {
         let images = std::mem::take(&mut self.images).prepare(app, model).await?;
-        let tokens = self.render(model).await?.ids.len();
-        let merge = model.engine.image_processor().map_or(1, |processor| processor.merge()).max(1);
-        let of_image = |patches: &Arc<Patches>| patches.merged(merge);
-        let shown = images.patches.iter().map(|patches| of_image(patches).saturating_sub(1));
-        Ok(tokens + shown.sum::<usize>())
+        let tokens = self.prompt(model, false, |_, prompt| Ok(prompt.ids.len())).await?;
+        Ok(tokens + more_for_images(model, &images))
     }
 
     /// Tells the model about tools and earlier calls in the way that its chat template can.
@@ -200,6 +198,13 @@ impl Turn {
             ..RenderOptions::default()
         }
     }
+}
+
+/// The tokens of images beyond the one that stands for each in a prompt.
+fn more_for_images(model: &Model, images: &Prepared) -> usize {
+    let merge = model.engine.image_processor().map_or(1, |processor| processor.merge()).max(1);
+    let of_image = |patches: &Arc<Patches>| patches.merged(merge);
+    images.patches.iter().map(|patches| of_image(patches).saturating_sub(1)).sum()
 }
 
 /// The prompt that a conversation becomes.
@@ -283,6 +288,12 @@ fn begins_reasoning(model: &Model, style: &AnswerStyle, prompt: &[u32]) -> bool 
 }
 
 impl Running {
+    /// What one of the answers and its prompt have used so far.
+    pub fn usage(&self, index: usize) -> Usage {
+        let choice = &self.choices[index];
+        Usage::so_far(self.prompt_tokens, choice.tokens, choice.reasoning_tokens)
+    }
+
     /// What is new next; `None` after the end of the last answer.
     pub async fn next(&mut self) -> Option<Result<Update, ApiError>> {
         loop {
@@ -294,6 +305,7 @@ impl Running {
             match event {
                 Event::PromptLogits { .. } | Event::Embedding(_) => {}
                 Event::Token { id, logprob, alternatives, text } => {
+                    choice.tokens += 1;
                     let deltas = choice.parser.push(&text);
                     choice.note(&deltas);
                     if self.single && choice.parser.complete_calls() > 0 {
@@ -313,6 +325,7 @@ impl Running {
                         "stop" if choice.calls => "tool_calls",
                         reason => reason,
                     };
+                    choice.tokens = timings.decode_tokens;
                     let reasoning_tokens = choice.reasoning_tokens;
                     let end = Some(End { reason, stop_text, timings, reasoning_tokens });
                     return Some(Ok(Update { index, deltas, token: None, end }));

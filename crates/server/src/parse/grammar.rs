@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::AnswerStyle;
 use super::channels;
+use super::elements::{ITEM, NAME_END};
 use super::marker::{Piece, Specials};
 use super::notation::{Form, Notation, Tags};
 
@@ -97,7 +98,7 @@ impl Rules<'_> {
     }
 
     fn notation(&mut self, notation: &Notation, functions: &[Function<'_>], several: bool) {
-        let tagged = matches!(notation.form, Form::Tagged(_));
+        let tagged = matches!(notation.form, Form::Tagged(_) | Form::Elements { .. });
         let blank = |rules: &Self, text: &str| match text {
             "\n" if tagged => "\"\\n\"?".to_owned(),
             text => rules.lark(text),
@@ -176,6 +177,12 @@ impl Rules<'_> {
                 let place = format!("value_{index}");
                 let body = self.braces(&place, schema, schema, quote, 12);
                 self.rule(&rule, &format!("{} {body}", quoted(&format!("call:{name}"))));
+            }
+            Form::Elements { mark } => {
+                let place = format!("value_{index}");
+                let body = self.elements(&place, schema, schema, mark, 12);
+                let name = quoted(&format!("{name}{NAME_END}"));
+                self.rule(&rule, &format!("{open} {name} {body} {close}"));
             }
         }
     }
@@ -294,6 +301,66 @@ impl Rules<'_> {
             }
             // Of no certain type: a string can say anything.
             _ => format!("{mark} {}", self.until(place, quote)),
+        }
+    }
+
+    /// The elements of an object.
+    fn elements(
+        &mut self,
+        place: &str,
+        schema: &Value,
+        root: &Value,
+        mark: &str,
+        depth: usize,
+    ) -> String {
+        let mut items = vec![];
+        for (number, (key, value, needed)) in properties(schema).into_iter().enumerate() {
+            let place = format!("{place}_{number}");
+            let item = self.element(&place, key, value, root, mark, depth);
+            items.push((if needed { item } else { format!("({item})?") }, needed));
+        }
+        items.sort_by_key(|(_, needed)| !needed);
+        let items: Vec<_> = items.into_iter().map(|(item, _)| item).collect();
+        if items.is_empty() { "\"\"".into() } else { items.join(" ") }
+    }
+
+    /// An element, its tags included, as MiniMax M3 writes it.
+    fn element(
+        &mut self,
+        place: &str,
+        key: &str,
+        schema: &Value,
+        root: &Value,
+        mark: &str,
+        depth: usize,
+    ) -> String {
+        let end = format!("{mark}</{key}>");
+        let (open, close) = (self.lark(&format!("{mark}<{key}>")), self.lark(&end));
+        let deeper = depth.saturating_sub(1);
+        if let Some(choices) = schema.get("enum").and_then(Value::as_array) {
+            let choices = choices.iter().map(|choice| match choice.as_str() {
+                Some(text) => quoted(text),
+                None => quoted(&choice.to_string()),
+            });
+            let choices = choices.collect::<Vec<_>>().join(" | ");
+            return format!("{open} ({choices}) {close}");
+        }
+        match schema.get("type").and_then(Value::as_str) {
+            Some("object") if depth > 0 => {
+                format!("{open} {} {close}", self.elements(place, schema, root, mark, deeper))
+            }
+            Some("array") if depth > 0 => {
+                let any = json!({ "type": "string" });
+                let item = schema.get("items").unwrap_or(&any);
+                let item = self.element(&format!("{place}_item"), ITEM, item, root, mark, deeper);
+                format!("{open} ({item})* {close}")
+            }
+            Some("integer" | "number" | "boolean") => {
+                self.rule(place, &json_rule(&with_definitions(schema, root)));
+                format!("{open} {place} {close}")
+            }
+            // Of no certain type: a text can say anything.
+            _ => format!("{open} {}", self.until(place, &end)),
         }
     }
 

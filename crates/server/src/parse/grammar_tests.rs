@@ -33,7 +33,8 @@ fn grammars_of_all_notations_compile() {
     let tokenizer = engine().tokenizer().ok();
     for (notation, channels) in NOTATIONS.iter().map(|row| (row, false)).chain([(HERMES, true)]) {
         for (open, close) in [("<think>", "</think>"), ("[THINK]", "[/THINK]")] {
-            let reasoning = Reasoning { open: open.into(), close: close.into(), rendered: true };
+            let (open, close, end) = (open.into(), close.into(), String::new());
+            let reasoning = Reasoning { open, close, end, rendered: true };
             // With special tokens where the markers are some, and without.
             for tokenizer in [None, tokenizer] {
                 let style = AnswerStyle::new(reasoning.clone(), notation, channels, tokenizer);

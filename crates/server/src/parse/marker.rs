@@ -118,6 +118,11 @@ impl Marker {
         (!special.is_empty()).then_some(Self(special))
     }
 
+    /// It and a text behind it.
+    pub fn and(&self, text: &str) -> Self {
+        Self(self.0.iter().map(|form| format!("{form}{text}")).collect())
+    }
+
     /// Whether `text` begins with it.
     pub fn begins(&self, text: &str) -> Begins {
         let mut found = Begins::No;

@@ -7,6 +7,7 @@
 
 mod braces;
 mod channels;
+mod elements;
 mod grammar;
 mod literal;
 mod marker;
@@ -65,13 +66,20 @@ pub enum Delta {
 pub(crate) struct Reasoning {
     pub open: String,
     pub close: String,
+    /// What it puts behind the answer, if anything.
+    pub end: String,
     /// Whether the chat template writes it: then the model knows it.
     pub rendered: bool,
 }
 
 impl Default for Reasoning {
     fn default() -> Self {
-        Self { open: "<think>".into(), close: "</think>".into(), rendered: false }
+        Self {
+            open: "<think>".into(),
+            close: "</think>".into(),
+            end: String::new(),
+            rendered: false,
+        }
     }
 }
 
@@ -81,6 +89,7 @@ pub(crate) struct AnswerStyle {
     pub reasoning: Reasoning,
     open: Marker,
     close: Marker,
+    end: Marker,
     tools: Arc<ToolStyle>,
     channels: Option<Arc<ChannelStyle>>,
     pub specials: Specials,
@@ -97,7 +106,8 @@ impl AnswerStyle {
         channels: bool,
         tokenizer: Option<&keeve_engine::Tokenizer>,
     ) -> Self {
-        let mut markers = vec![reasoning.open.as_str(), reasoning.close.as_str()];
+        let mut markers =
+            vec![reasoning.open.as_str(), reasoning.close.as_str(), reasoning.end.as_str()];
         for marker in channels::MARKERS.into_iter().filter(|_| channels) {
             markers.push(marker);
         }
@@ -111,6 +121,7 @@ impl AnswerStyle {
         Self {
             open: Marker::new(&reasoning.open, &specials),
             close: Marker::new(&reasoning.close, &specials),
+            end: Marker::new(&reasoning.end, &specials),
             tools: Arc::new(ToolStyle::new(notation, &specials)),
             channels: channels.then(|| Arc::new(ChannelStyle::new(&specials))),
             shown: Arc::new(specials.shown()),
@@ -167,6 +178,10 @@ pub(crate) struct AnswerParser {
     open: Marker,
     /// What ends the reasoning: its own mark, then calls, which models have begun without it.
     ends: Vec<Marker>,
+    /// Whether the mark that ends reasoning may begin the answer of a model that has not reasoned.
+    unopened: bool,
+    /// What may stand behind the answer.
+    end: Marker,
     tools: Option<ToolParser>,
     channels: Option<ChannelParser>,
     /// Text whose meaning is not certain yet.
@@ -189,6 +204,8 @@ impl AnswerParser {
             stage: if reasoning { Stage::Reasoning } else { Stage::Start },
             open: style.open.clone(),
             ends,
+            unopened: style.reasoning.rendered,
+            end: style.end.clone(),
             tools: calls.map(|Calls { tools, lenient, single }| {
                 ToolParser::new(style.tools.clone(), tools, lenient, single)
             }),
@@ -234,12 +251,21 @@ impl AnswerParser {
         match self.stage {
             Stage::Start => {
                 let begun = self.held.trim_start();
-                match self.open.begins(begun) {
-                    Begins::Yes(length) => {
+                let closes = match self.unopened {
+                    true => self.ends[0].begins(begun),
+                    false => Begins::No,
+                };
+                match (self.open.begins(begun), closes) {
+                    (Begins::Yes(length), _) => {
                         self.held = begun[length..].to_owned();
                         self.stage = Stage::Reasoning;
                     }
-                    Begins::Perhaps if !last => return false,
+                    // There was none (MiniMax M3 says so).
+                    (_, Begins::Yes(length)) => {
+                        self.held = begun[length..].to_owned();
+                        self.stage = Stage::AfterReasoning;
+                    }
+                    (Begins::Perhaps, _) | (_, Begins::Perhaps) if !last => return false,
                     _ => self.stage = Stage::Answer,
                 }
                 true
@@ -278,7 +304,7 @@ impl AnswerParser {
                 begun
             }
             Stage::Answer => {
-                let text = std::mem::take(&mut self.held);
+                let text = self.before_end(last);
                 match &mut self.tools {
                     Some(tools) => deltas.extend(tools.push(&text)),
                     None => {
@@ -291,6 +317,32 @@ impl AnswerParser {
                 false
             }
         }
+    }
+}
+
+impl AnswerParser {
+    /// What of the held text is certain and stands before the mark behind the answer; the mark is dropped, with the
+    /// blanks before it.
+    fn before_end(&mut self, last: bool) -> String {
+        if self.end.is_empty() {
+            return std::mem::take(&mut self.held);
+        }
+        if let Some((at, length)) = self.end.find(&self.held) {
+            let after = self.held.split_off(at + length);
+            self.held.truncate(at);
+            let text = self.held.trim_end().to_owned();
+            self.held = after.trim_start().to_owned();
+            return text;
+        }
+        let sure = match last {
+            true => self.held.len(),
+            false => {
+                let kept = self.held.len() - self.end.overlap(&self.held);
+                self.held[..kept].trim_end().len()
+            }
+        };
+        let rest = self.held.split_off(sure);
+        std::mem::replace(&mut self.held, rest)
     }
 }
 

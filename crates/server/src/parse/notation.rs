@@ -47,6 +47,9 @@ pub(crate) enum Form {
     Python,
     /// `call:NAME{key:value,...}` with strings between marks of their own.
     Braces { quote: &'static str },
+    /// The name and `">`, then each argument as an element, in which there may be others, `mark` before each tag:
+    /// `mark<KEY>VALUEmark</KEY>`.
+    Elements { mark: &'static str },
 }
 
 /// Where the identifier of a call is, if the model writes one.
@@ -210,6 +213,17 @@ pub(crate) const NOTATIONS: &[Notation] = &[
         call_open: "<invoke name=\"",
         call_close: "</invoke>",
         form: Form::Tagged(INVOKE),
+        layout: ["\n", "\n", "\n"],
+        ..PLAIN
+    },
+    // llama.cpp `MiniMax-M3.jinja`.
+    Notation {
+        name: "minimax-m3",
+        open: "]<]minimax[>[<tool_call>",
+        close: "]<]minimax[>[</tool_call>",
+        call_open: "]<]minimax[>[<invoke name=\"",
+        call_close: "]<]minimax[>[</invoke>",
+        form: Form::Elements { mark: "]<]minimax[>[" },
         layout: ["\n", "\n", "\n"],
         ..PLAIN
     },
@@ -523,6 +537,7 @@ impl Notation {
                 tags.value_close,
             ],
             Form::Braces { quote } => vec![quote],
+            Form::Elements { mark } => vec![mark],
         };
         let around = [self.open, self.close, self.call_open, self.call_close];
         around.into_iter().chain(form).filter(|marker| !marker.is_empty())

@@ -93,6 +93,7 @@ pub(crate) fn probe(
         None => guess(&with_tools.unwrap_or_default(), source, tokenizer),
     };
     let reasoning = writer.as_ref().and_then(Writer::reasoning);
+    let reasoning = reasoning.or_else(|| writer.as_ref().and_then(Writer::told_reasoning));
     let reasoning = reasoning.or_else(|| known_reasoning(source, tokenizer)).unwrap_or_default();
     Probed {
         tools,
@@ -204,7 +205,37 @@ impl Writer<'_> {
             // A system prompt may show an example.
             let (_, turn) = text.rsplit_once(ASKED)?;
             let (before, after) = turn.split_once(THOUGHT)?;
-            around(before, after)
+            around(before, after).or_else(|| self.begun(before, after, tools))
+        })
+    }
+
+    /// The marks of reasoning that a prompt begins with words, and the answer ends with a mark of its own (Apriel
+    /// 1.6): `before` and `after` are what stands around a thought.
+    fn begun(&self, before: &str, after: &str, tools: bool) -> Option<Reasoning> {
+        let prompt = self.text(&[user()], tools, true)?;
+        let (_, turn) = prompt.rsplit_once(ASKED)?;
+        let open = turn.strip_prefix(before)?.trim();
+        let close = after.split(SAID).next()?.trim();
+        let mark = close.starts_with('[') && close.ends_with(']') && close.len() <= 40;
+        let words = open.len() <= 60 && open.ends_with(':');
+        (mark && words).then(|| Reasoning {
+            open: open.to_owned(),
+            close: close.to_owned(),
+            end: String::new(),
+            rendered: true,
+        })
+    }
+
+    /// The marks of reasoning that the model is only told of: ServiceNow-AI/Apriel-1.5-15b-Thinker's system prompt,
+    /// and its model card, which has what reasoning begins with.
+    fn told_reasoning(&self) -> Option<Reasoning> {
+        const CLOSE: &str = "[BEGIN FINAL RESPONSE]";
+        let told = self.text(&[user()], false, true)?;
+        told.contains(CLOSE).then(|| Reasoning {
+            open: "Here are my reasoning steps:".into(),
+            close: CLOSE.into(),
+            end: "[END FINAL RESPONSE]".into(),
+            rendered: false,
         })
     }
 }
@@ -229,6 +260,7 @@ fn around(before: &str, after: &str) -> Option<Reasoning> {
     (marks && pair && once).then(|| Reasoning {
         open: open.to_owned(),
         close: close.to_owned(),
+        end: String::new(),
         rendered: true,
     })
 }
@@ -249,6 +281,7 @@ fn known_reasoning(source: &str, tokenizer: Option<&Tokenizer>) -> Option<Reason
     known.map(|(open, close)| Reasoning {
         open: (*open).to_owned(),
         close: (*close).to_owned(),
+        end: String::new(),
         rendered: false,
     })
 }

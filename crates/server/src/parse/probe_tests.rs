@@ -34,6 +34,7 @@ fn notations_are_found_by_what_a_template_writes() {
         ("kimi-k2", "<|tool_calls_section_begin|><|tool_call_begin|>{{ c.id }}<|tool_call_argument_begin|>{{ f.arguments | tojson }}<|tool_call_end|><|tool_calls_section_end|>".to_owned()),
         ("deepseek-v3", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>{{ f.name }}\n```json\n{{ f.arguments | tojson }}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>".to_owned()),
         ("deepseek-v3.1", "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>{{ f.name }}<｜tool▁sep｜>{{ f.arguments | tojson }}<｜tool▁call▁end｜><｜tool▁calls▁end｜>".to_owned()),
+        ("minimax-m3", format!("@<tool_call>\n@<invoke name=\"{{{{ f.name }}}}\">{}@</invoke>\n@</tool_call>", each("@<{{ k }}>{{ v }}@</{{ k }}>")).replace('@', "]<]minimax[>[")),
         ("lfm2", format!("<|tool_call_start|>[{{{{ f.name }}}}({})]<|tool_call_end|>", each("{{ k }}={{ v | tojson }}{% if not loop.last %}, {% endif %}"))),
         ("gemma-4", format!("<|tool_call>call:{{{{ f.name }}}}{{{{ '{{' }}}}{}{{{{ '}}' }}}}<tool_call|>", each("{{ k }}:{% if v is string %}<|\"|>{{ v }}<|\"|>{% else %}{{ v }}{% endif %}{% if not loop.last %},{% endif %}"))),
     ] {
@@ -71,10 +72,19 @@ fn marks_of_reasoning_are_found_by_what_a_template_writes() {
     ] {
         let found =
             probed(&ROLES.replace("CALL", "").replace("OPEN", open).replace("CLOSE", close));
-        let expected =
-            Reasoning { open: open.trim().into(), close: close.trim().into(), rendered: true };
+        let (open, close, end) = (open.trim().into(), close.trim().into(), String::new());
+        let expected = Reasoning { open, close, end, rendered: true };
         assert_eq!(found.style.reasoning, expected);
     }
+    // Words in the prompt begin it, a mark ends it (llama.cpp `Apriel-1.6-15b-Thinker-fixed.jinja`).
+    let begun = ROLES.replace("CALL", "").replace("OPEN", "").replace("CLOSE", "\n[BEGIN FINAL]\n");
+    let found = probed(&begun.replace("<|assistant|>{% endif", "<|assistant|>I think:\n{% endif"));
+    let Reasoning { open, close, rendered, .. } = found.style.reasoning;
+    assert_eq!((&*open, &*close, rendered), ("I think:", "[BEGIN FINAL]", true));
+    // The model is told (llama.cpp `unsloth-Apriel-1.5.jinja`).
+    let told = format!("Answer as [BEGIN FINAL RESPONSE] ... .{}", ROLES.replace("CALL", ""));
+    let found = probed(&told.replace("OPEN", "").replace("CLOSE", ""));
+    assert_eq!(found.style.reasoning.close, "[BEGIN FINAL RESPONSE]");
     // Nothing that belongs together stands around it.
     let found = probed(&ROLES.replace("CALL", "").replace("OPEN", "").replace("CLOSE", "[DONE]"));
     assert_eq!(found.style.reasoning, Reasoning::default());
@@ -121,7 +131,7 @@ fn notations_of_public_templates() {
     let mut count = 0;
     for (file, notation, open) in [
         ("Apertus-8B-Instruct", "apertus", "<think>"),
-        ("Apriel-1.6-15b-Thinker-fixed", "apriel", "<think>"),
+        ("Apriel-1.6-15b-Thinker-fixed", "apriel", "Here are my reasoning steps:"),
         ("Bielik-11B-v3.0-Instruct", "hermes", "<think>"),
         ("ByteDance-Seed-OSS", "seed", "<seed:think>"),
         ("Cohere2MoE", "command-r7b", "<|START_THINKING|>"),
@@ -140,6 +150,7 @@ fn notations_of_public_templates() {
         ("MiMo-VL", "hermes", "<think>"),
         ("MiniMax-M1", "minimax-m1", "<think>"),
         ("MiniMax-M2", "minimax-m2", "<think>"),
+        ("MiniMax-M3", "minimax-m3", "<mm:think>"),
         ("Mistral-Small-3.2-24B-Instruct-2506", "mistral-v11", "<think>"),
         ("NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "qwen-coder", "<think>"),
         ("NVIDIA-Nemotron-Nano-v2", "nemotron-v2", "<think>"),
@@ -175,7 +186,7 @@ fn notations_of_public_templates() {
         ("poolside-Laguna-S-2.1", "glm", "<think>"),
         ("poolside-Laguna-XS-2.1", "glm", "<think>"),
         ("tencent-Hy3", "hunyuan", "<think:opensource>"),
-        ("unsloth-Apriel-1.5", "apriel", "<think>"),
+        ("unsloth-Apriel-1.5", "apriel", "Here are my reasoning steps:"),
         ("unsloth-mistral-Devstral-Small-2507", "mistral-v11", "<think>"),
         ("upstage-Solar-Open-100B", "solar", "<think>"),
     ] {

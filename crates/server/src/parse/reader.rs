@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::braces::BracesReader;
+use super::elements::{ElementsReader, Place};
 use super::marker::Marker;
 use super::named::NamedReader;
 use super::notation::{Form, Identifier, Notation};
@@ -77,18 +78,15 @@ impl ToolList {
         self.0.iter().any(|(known, _)| known == name)
     }
 
+    /// The schema of an argument, and what its references are to.
+    pub fn property(&self, name: &str, key: &str) -> Place<'_> {
+        let schema = self.schema(name)?;
+        Some((schema.get("properties")?.get(key)?, schema))
+    }
+
     /// What an argument may be.
     pub fn kind(&self, name: &str, key: &str) -> Kind {
-        let Some(schema) = self.schema(name) else { return Kind::Either };
-        match schema.get("properties").and_then(|all| all.get(key)) {
-            Some(property) => match types(property, schema, 8) {
-                TEXT => Kind::Text,
-                types if types == TEXT | NULL => Kind::Nullable,
-                types if types & TEXT == 0 => Kind::Json,
-                _ => Kind::Either,
-            },
-            None => Kind::Either,
-        }
+        self.property(name, key).map_or(Kind::Either, |(schema, root)| kind_of(schema, root))
     }
 
     /// The name of the argument at a position.
@@ -101,6 +99,16 @@ impl ToolList {
 const TEXT: u8 = 1;
 const NULL: u8 = 2;
 const OTHER: u8 = 4;
+
+/// What values of a schema may be.
+pub(super) fn kind_of(schema: &Value, root: &Map<String, Value>) -> Kind {
+    match types(schema, root, 8) {
+        TEXT => Kind::Text,
+        types if types == TEXT | NULL => Kind::Nullable,
+        types if types & TEXT == 0 => Kind::Json,
+        _ => Kind::Either,
+    }
+}
 
 /// The types that values of a schema have. `depth` bounds how many schemas are followed.
 fn types(schema: &Value, root: &Map<String, Value>, depth: usize) -> u8 {
@@ -148,6 +156,7 @@ pub(super) fn reader(row: &Row, tools: &Arc<ToolList>) -> Box<dyn Reader> {
         Form::Tagged(tags) => Box::new(TaggedReader::new(row, tags, tools.clone())),
         Form::Python => Box::new(PythonReader::new(tools.clone())),
         Form::Braces { .. } => Box::new(BracesReader::new(&row.form, tools.clone())),
+        Form::Elements { .. } => Box::new(ElementsReader::new(row, tools.clone())),
     }
 }
 
@@ -171,6 +180,7 @@ pub(super) fn form_markers(notation: &Notation, new: impl Fn(&str) -> Marker) ->
             tags.value_close,
         ],
         Form::Braces { quote } => vec![quote],
+        Form::Elements { mark } => vec![mark],
     };
     texts.into_iter().map(new).collect()
 }
@@ -178,6 +188,12 @@ pub(super) fn form_markers(notation: &Notation, new: impl Fn(&str) -> Marker) ->
 /// A name as JSON text.
 pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// A text as it stands in a JSON string, without the quotation marks.
+pub(super) fn escaped(text: &str) -> String {
+    let quoted = quoted(text);
+    quoted[1..quoted.len() - 1].to_owned()
 }
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ fn called(index: usize, id: Option<&str>, name: &str, arguments: &str) -> Vec<De
 
 /// A style of a notation in the tokens of this tokenizer; `harmony` has channels.
 fn style(name: &str, marks: (&str, &str), tokenizer: Option<&Tokenizer>) -> AnswerStyle {
-    let reasoning = Reasoning { open: marks.0.into(), close: marks.1.into(), rendered: true };
+    let (open, close, end) = (marks.0.into(), marks.1.into(), String::new());
+    let reasoning = Reasoning { open, close, end, rendered: true };
     let notation = NOTATIONS.iter().find(|row| row.name == name).unwrap_or(HERMES);
     AnswerStyle::new(reasoning, notation, name == "harmony", tokenizer)
 }
@@ -74,7 +75,8 @@ pub(super) fn bytes_and(special: &[&str]) -> Tokenizer {
 }
 
 /// The special tokens of the models whose answers these are, of those that have any.
-const SPECIAL: [&str; 36] = [
+const SPECIAL: [&str; 37] = [
+    "]<]minimax[>[",
     "[TOOL_CALLS]",
     "[ARGS]",
     "[CALL_ID]",
@@ -292,6 +294,26 @@ fn arguments_between_tags_have_the_types_of_the_schema() {
     // llama.cpp `MiniMax-M2.jinja`.
     let answer = "<minimax:tool_call>\n<invoke name=\"weather\">\n<parameter name=\"city\">7</parameter>\n<parameter name=\"days\">7</parameter>\n<parameter name=\"note\">null</parameter>\n<parameter name=\"where\">{\"a\": [1]}</parameter>\n<parameter name=\"wet\">true</parameter>\n</invoke>\n<invoke name=\"clock\">\n</invoke>\n</minimax:tool_call>";
     always("minimax-m2", THINK, answer, &both);
+    // llama.cpp `MiniMax-M3.jinja` and its parser's tests.
+    let mark = "]<]minimax[>[";
+    let answer = "</mm:think>I look.@<tool_call>\n@<invoke name=\"weather\">@<city>7@</city>@<days>7@</days>@<note>null@</note>@<where>@<a>@<item>1@</item>@</a>@</where>@<wet>true@</wet>@</invoke>\n@<invoke name=\"clock\">@</invoke>\n@</tool_call>";
+    let marks = ("<mm:think>", "</mm:think>");
+    let said = [vec![text("I look.")], both.clone()].concat();
+    always("minimax-m3", marks, &answer.replace('@', mark), &said);
+    let thought = answer.replace("</mm:think>I look.", "<mm:think>hm\n</mm:think>");
+    let thought = thought.replace('@', mark);
+    always("minimax-m3", marks, &thought, &[vec![reasoning("hm\n")], both.clone()].concat());
+    // Elements of the same name inside each other, lists of lists, what the schema does not know.
+    let nested = "@<invoke name=\"weather\">@<where>@<where>@<where>x<y@</where>@</where>@<b>@</b>@</where>@<tags>@<item>@<item>1@</item>@<item>a@</item>@</item>@</tags>@</invoke>";
+    let arguments =
+        "{\"where\": {\"where\": {\"where\": \"x<y\"}, \"b\": \"\"}, \"tags\": [[1, \"a\"]]}";
+    always("minimax-m3", marks, &nested.replace('@', mark), &call(0, "weather", arguments));
+    // What breaks off or does not match is text.
+    for broken in ["@<invoke name=\"weather\">@<days>@<a>1@</b>", "@<invoke name=\"we ather\">"] {
+        let broken = broken.replace('@', mark);
+        let plain = style("minimax-m3", marks, None);
+        however_cut(&broken, &plain, false, Some(&calls()), &[text(&broken)]);
+    }
     // llama.cpp `openbmb-MiniCPM5-1B.jinja`.
     let plain =
         answer.lines().filter(|line| !line.contains("minimax")).collect::<Vec<_>>().join("\n");
@@ -500,4 +522,32 @@ fn what_is_written_is_read() {
         let expected = [("weather".to_owned(), arguments.clone()), ("clock".to_owned(), json!({}))];
         assert_eq!(read, expected, "{written}");
     }
+}
+
+#[test]
+fn reasoning_up_to_a_mark_alone() {
+    // llama.cpp `Apriel-1.6-15b-Thinker-fixed.jinja` and its parser's tests; ServiceNow-AI/Apriel-1.5-15b-Thinker's
+    // model card for what is behind the answer.
+    let marks = Reasoning {
+        open: "Here are my reasoning steps:".into(),
+        close: "[BEGIN FINAL RESPONSE]".into(),
+        end: "[END FINAL RESPONSE]".into(),
+        rendered: false,
+    };
+    let notation = NOTATIONS.iter().find(|row| row.name == "apriel").unwrap();
+    let style = AnswerStyle::new(marks, notation, false, None);
+    assert!(style.begins_reasoning("<|begin_assistant|>\nHere are my reasoning steps:\n"));
+    let hello = [reasoning("I'm\nthinking\n"), text("Hello [x].")];
+    let answer = "I'm\nthinking\n[BEGIN FINAL RESPONSE]\nHello [x].";
+    for end in ["", "\n[END FINAL RESPONSE]", "[END FINAL RESPONSE]\n"] {
+        however_cut(&format!("{answer}{end}"), &style, true, None, &hello);
+        however_cut(&format!("{answer}{end}"), &style, true, Some(&calls()), &hello);
+    }
+    let whole = format!("Here are my reasoning steps:{answer}");
+    however_cut(&whole, &style, false, None, &hello);
+    let called = "I'm\nthinking\n[BEGIN FINAL RESPONSE]\n<tool_calls>[{\"name\": \"clock\", \"arguments\": {}}]</tool_calls>\n[END FINAL RESPONSE]";
+    let expected = [vec![reasoning("I'm\nthinking\n")], call(0, "clock", "{}")].concat();
+    however_cut(called, &style, true, Some(&calls()), &expected);
+    // Nothing of the kind: an answer, to the letter.
+    however_cut("Hello [END of it] ", &style, false, None, &[text("Hello [END of it] ")]);
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::literal;
 use super::marker::{Begins, Marker, first, without_marks};
 use super::notation::Tags;
-use super::reader::{Found, Kind, LONGEST_NAME, NotACall, Reader, ToolList, is_name, quoted};
+use super::reader::{
+    Found, Kind, LONGEST_NAME, NotACall, Reader, ToolList, escaped, is_name, quoted,
+};
 use super::tools::Row;
 
 pub(super) struct TaggedReader {
@@ -275,12 +277,6 @@ impl TaggedReader {
         found.push(Found::Arguments("\"".into()));
         self.stage = Stage::Value { kind: Kind::Text, begun: true };
     }
-}
-
-/// A text as it stands in a JSON string, without the quotation marks.
-fn escaped(text: &str) -> String {
-    let quoted = quoted(text);
-    quoted[1..quoted.len() - 1].to_owned()
 }
 
 /// A value that need not be a string, as JSON text: what JSON or Python read in it, otherwise the

@@ -390,7 +390,7 @@ impl ToolParser {
                     c == '{' && (!self.style.strict || area.list == self.style.lists())
                 }
                 Form::Python => c.is_alphabetic() || c == '_',
-                Form::Tagged(_) => !"<{[".contains(c),
+                Form::Tagged(_) | Form::Elements { .. } => !"<{[".contains(c),
                 Form::Named { .. } => c != '{' && c != '[',
                 Form::Braces { .. } => {
                     wait |= CALL.starts_with(text);
@@ -520,7 +520,7 @@ impl ToolParser {
             }
         }
         // Tagged calls end with their marker, which their reader has read.
-        let tagged = matches!(chosen.notation.form, Form::Tagged(_));
+        let tagged = matches!(chosen.notation.form, Form::Tagged(_) | Form::Elements { .. });
         if !chosen.call_close.is_empty() && !tagged {
             match chosen.call_close.begins(text) {
                 Begins::Yes(length) => {

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::elements::{ITEM, NAME_END};
 use super::notation::{Form, Notation, Tags};
 
 /// Calls, each a function and its arguments, as a notation writes them.
@@ -46,6 +47,22 @@ fn call(notation: &Notation, name: &str, arguments: &Value) -> String {
             format!("{name}({})", items.collect::<Vec<_>>().join(", "))
         }
         Form::Braces { quote } => format!("call:{name}{}", braces(arguments, quote)),
+        Form::Elements { mark } => format!("{name}{NAME_END}{}", elements(arguments, mark)),
+    }
+}
+
+/// What is in an element. Null has no form of its own: the element is left out.
+fn elements(value: &Value, mark: &str) -> String {
+    let element =
+        |key: &str, value| format!("{mark}<{key}>{}{mark}</{key}>", elements(value, mark));
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(|value| element(ITEM, value)).collect(),
+        Value::Object(map) => {
+            let given = map.iter().filter(|(_, value)| !value.is_null());
+            given.map(|(key, value)| element(key, value)).collect()
+        }
+        value => value.to_string(),
     }
 }
 

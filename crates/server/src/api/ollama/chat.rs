@@ -1,8 +1,5 @@
 //! `POST /api/chat`.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -12,19 +9,18 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::answer::{Asked, Source, Writer, done_reason, load_or_unload, respond};
 use super::types::{
-    ChatMessage, ChatRequest, Durations, MadeCall, MadeFunction, Think, TokenReport, grammar,
+    ChatMessage, ChatRequest, Durations, MadeCall, MadeFunction, Think, TokenReport, choosing,
+    grammar,
 };
-use super::{Body, Failed, model, plain, timestamp};
-use crate::api::common::{Choosing, Spelling};
+use super::{Body, Failed, timestamp};
 use crate::api::tool_use::ToolUse;
-use crate::api::turn::{Chosen, End, Ending, Running, Turn};
+use crate::api::turn::{Ending, Turn, Update};
 use crate::app::Shared;
 use crate::error::ApiError;
 use crate::images::Images;
-use crate::models::Model;
 use crate::parse::Delta;
-use crate::sse;
 
 /// An answer, or a piece of it.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -41,7 +37,7 @@ pub(crate) struct ChatAnswer {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenReport>,
     #[serde(flatten)]
-    pub durations: Option<Durations>,
+    pub durations: Durations,
 }
 
 /// What the assistant says.
@@ -71,46 +67,29 @@ pub(crate) async fn create(
     State(app): State<Shared>,
     Body(request): Body<ChatRequest>,
 ) -> Result<Response, Failed> {
-    let begun = Instant::now();
     let unload = request.keep_alive.as_ref().map(|time| time.is_zero()).transpose()?;
     if request.messages.as_ref().is_none_or(Vec::is_empty) {
-        let name = plain(&app, &request.model).to_owned();
-        let done_reason = Some(load_or_unload(&app, &name, unload == Some(true)).await?);
-        let message = AnswerMessage { role: "assistant", ..AnswerMessage::default() };
-        let (model, created_at) = (request.model, timestamp());
+        choosing(request.options, request.top_logprobs)?.check()?;
+        let done_reason = load_or_unload(&app, &request.model, unload == Some(true)).await?;
         let answer = ChatAnswer {
-            model,
-            created_at,
-            message,
             done: true,
-            done_reason,
-            ..Default::default()
+            done_reason: Some(done_reason),
+            ..ChatAnswer::new(request.model, AnswerMessage::default())
         };
         return Ok(Json(answer).into_response());
     }
-    let (model, load) = model(&app, &request.model).await?;
-    let (stream, report) = (request.stream.unwrap_or(true), request.logprobs == Some(true));
-    let name = if request.model.is_empty() { model.name.clone() } else { request.model.clone() };
-    let running = turn(request)?.start(&app, &model).await?;
-    let reply = Reply { name, app, model, begun, load, report, call: None, calls: 0 };
-    match stream {
-        true => Ok(reply.stream(running)),
-        false => Ok(Json(reply.whole(running).await?).into_response()),
-    }
+    let asked = Asked::of(&app, &request.model, request.logprobs).await?;
+    let stream = request.stream.unwrap_or(true);
+    let running = turn(request)?.start(&app, &asked.model).await?;
+    let writer = ChatWriter { asked, app, call: None, calls: 0 };
+    Ok(respond(Source::Talk(Box::new(running)), writer, stream).await?)
 }
 
-/// Loads a model, or unloads it, and says which in Ollama's words.
-pub(super) async fn load_or_unload(
-    app: &Shared,
-    name: &str,
-    unload: bool,
-) -> Result<&'static str, ApiError> {
-    if unload {
-        app.models.unload_by_name(name).await?;
-        return Ok("unload");
+impl ChatAnswer {
+    fn new(model: String, message: AnswerMessage) -> Self {
+        let message = AnswerMessage { role: "assistant", ..message };
+        Self { model, created_at: timestamp(), message, ..Self::default() }
     }
-    app.models.get(name).await?;
-    Ok("load")
 }
 
 fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
@@ -127,7 +106,6 @@ fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
     let messages = messages.map(|(at, message)| into_message(message, at, &mut images));
     let messages = messages.collect::<Result<_, _>>()?;
     let tools = request.tools.into_iter().flatten().map(|tool| tool.function).collect();
-    let choosing = request.options.unwrap_or_default().choosing()?;
     Ok(Turn {
         messages,
         images,
@@ -135,7 +113,7 @@ fn turn(request: ChatRequest) -> Result<Turn, ApiError> {
         format: grammar(request.format)?,
         template_args: Think::args(request.think),
         ending,
-        choosing: Choosing { top_logprobs: request.top_logprobs.unwrap_or(0) as usize, ..choosing },
+        choosing: choosing(request.options, request.top_logprobs)?,
     })
 }
 
@@ -180,26 +158,17 @@ fn into_message(message: ChatMessage, at: usize, images: &mut Images) -> Result<
     })
 }
 
-struct Reply {
-    name: String,
+struct ChatWriter {
+    asked: Asked,
     app: Shared,
-    model: Arc<Model>,
-    begun: Instant,
-    load: Duration,
-    report: bool,
     /// The call that is being written: its name and arguments so far. Clients take whole calls.
     call: Option<(String, String)>,
     calls: usize,
 }
 
-impl Reply {
+impl ChatWriter {
     fn piece(&self, message: AnswerMessage) -> ChatAnswer {
-        ChatAnswer {
-            model: self.name.clone(),
-            created_at: timestamp(),
-            message: AnswerMessage { role: "assistant", ..message },
-            ..ChatAnswer::default()
-        }
+        ChatAnswer::new(self.asked.name.clone(), message)
     }
 
     /// What is new, as a message.
@@ -234,82 +203,38 @@ impl Reply {
             function: MadeFunction { index, name, arguments },
         })
     }
+}
 
-    fn report(&self, token: &Chosen) -> TokenReport {
-        let one = |id, logprob, top_logprobs| {
-            let (token, bytes) = Spelling::Text.token(&self.model, id);
-            TokenReport { token, logprob, bytes, top_logprobs }
-        };
-        let others = token.alternatives.iter().map(|other| one(other.id, other.logprob, vec![]));
-        one(token.id, token.logprob, others.collect())
-    }
+impl Writer for ChatWriter {
+    type Piece = ChatAnswer;
 
-    fn end(&mut self, end: &End) -> ChatAnswer {
-        let tool_calls = self.end_call().into_iter().collect();
-        ChatAnswer {
+    fn pieces(&mut self, update: Update) -> Vec<ChatAnswer> {
+        let logprobs = self.asked.reports(update.token);
+        let mut message = self.message(update.deltas);
+        if update.end.is_some() {
+            message.tool_calls.extend(self.end_call());
+        }
+        let nothing = message.content.is_empty()
+            && message.thinking.is_empty()
+            && message.tool_calls.is_empty()
+            && logprobs.is_empty();
+        let piece = (!nothing).then(|| ChatAnswer { logprobs, ..self.piece(message) });
+        let last = update.end.map(|end| ChatAnswer {
             done: true,
-            done_reason: Some(if end.reason == "length" { "length" } else { "stop" }),
-            durations: Some(Durations::of(&end.timings, self.begun, self.load)),
-            ..self.piece(AnswerMessage { tool_calls, ..AnswerMessage::default() })
-        }
+            done_reason: Some(done_reason(&end)),
+            durations: self.asked.durations(&end),
+            ..self.piece(AnswerMessage::default())
+        });
+        piece.into_iter().chain(last).collect()
     }
 
-    async fn whole(mut self, mut running: Running) -> Result<ChatAnswer, ApiError> {
-        let mut answer = self.piece(AnswerMessage::default());
-        while let Some(update) = running.next().await {
-            let update = update?;
-            if let Some(token) = update.token.filter(|_| self.report) {
-                answer.logprobs.push(self.report(&token));
-            }
-            let mut add = |mut more: AnswerMessage| {
-                answer.message.content.push_str(&more.content);
-                answer.message.thinking.push_str(&more.thinking);
-                answer.message.tool_calls.append(&mut more.tool_calls);
-            };
-            add(self.message(update.deltas));
-            if let Some(end) = update.end {
-                let end = self.end(&end);
-                add(end.message);
-                answer.done = true;
-                answer.done_reason = end.done_reason;
-                answer.durations = end.durations;
-            }
-        }
-        Ok(answer)
-    }
-
-    fn stream(mut self, mut running: Running) -> Response {
-        sse::respond_lines(move |out| async move {
-            loop {
-                let update = tokio::select! {
-                    update = running.next() => update,
-                    () = out.closed() => return Err(sse::Gone),
-                };
-                let update = match update {
-                    None => return Ok(()),
-                    Some(Ok(update)) => update,
-                    Some(Err(error)) => return out.json_line(&error.ollama()).await,
-                };
-                let token = update.token.filter(|_| self.report);
-                let logprobs: Vec<_> = token.iter().map(|token| self.report(token)).collect();
-                let message = self.message(update.deltas);
-                let nothing = message.content.is_empty()
-                    && message.thinking.is_empty()
-                    && message.tool_calls.is_empty()
-                    && logprobs.is_empty();
-                if !nothing {
-                    out.json_line(&ChatAnswer { logprobs, ..self.piece(message) }).await?;
-                }
-                if let Some(end) = update.end {
-                    let mut last = self.end(&end);
-                    let tool_calls = std::mem::take(&mut last.message.tool_calls);
-                    if !tool_calls.is_empty() {
-                        let message = AnswerMessage { tool_calls, ..AnswerMessage::default() };
-                        out.json_line(&self.piece(message)).await?;
-                    }
-                    out.json_line(&last).await?;
-                }
-            }
-        })
+    fn joined(whole: ChatAnswer, mut piece: ChatAnswer) -> ChatAnswer {
+        let (mut message, mut logprobs) = (whole.message, whole.logprobs);
+        message.role = piece.message.role;
+        message.content.push_str(&piece.message.content);
+        message.thinking.push_str(&piece.message.thinking);
+        message.tool_calls.append(&mut piece.message.tool_calls);
+        logprobs.append(&mut piece.logprobs);
+        ChatAnswer { message, logprobs, ..piece }
     }
 }

@@ -1,31 +1,29 @@
 //! `POST /api/generate`: a question without a conversation, a text to go on with, or one to fill in.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use keeve_engine::chat::Part;
-use keeve_engine::{Event, FinishReason, Grammar, Message};
+use keeve_engine::{Grammar, Message};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::chat::load_or_unload;
-use super::types::{Durations, GenerateRequest, Think, TokenReport, grammar};
-use super::{Body, Failed, model, plain, timestamp};
+use super::answer::{Asked, Source, Writer, done_reason, load_or_unload, respond};
+use super::types::{Durations, GenerateRequest, Think, TokenReport, choosing, grammar};
+use super::{Body, Failed, timestamp};
 use crate::answer::Answers;
-use crate::api::common::{Choosing, Spelling, finish_reason};
+use crate::api::common::Choosing;
 use crate::api::fields::Given;
 use crate::api::middle::Middle;
 use crate::api::tool_use::ToolUse;
-use crate::api::turn::{Chosen, End, Ending, Running, Turn, Update};
+use crate::api::turn::{Ending, Turn, Update};
 use crate::app::Shared;
 use crate::error::ApiError;
 use crate::images::Images;
 use crate::models::Model;
 use crate::parse::Delta;
-use crate::sse;
 
 /// An answer, or a piece of it.
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -44,7 +42,7 @@ pub(crate) struct GenerateAnswer {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<TokenReport>,
     #[serde(flatten)]
-    pub durations: Option<Durations>,
+    pub durations: Durations,
 }
 
 /// Answer a text, go on with it or fill it in, in Ollama's form.
@@ -61,26 +59,24 @@ pub(crate) async fn create(
     State(app): State<Shared>,
     Body(request): Body<GenerateRequest>,
 ) -> Result<Response, Failed> {
-    let begun = Instant::now();
     let unload = request.keep_alive.as_ref().map(|time| time.is_zero()).transpose()?;
     refuse_unsupported(&request)?;
     if request.prompt.is_empty() && request.suffix.is_empty() {
-        let name = plain(&app, &request.model).to_owned();
-        let done_reason = Some(load_or_unload(&app, &name, unload == Some(true)).await?);
-        let (model, created_at) = (request.model, timestamp());
-        let answer =
-            GenerateAnswer { model, created_at, done: true, done_reason, ..Default::default() };
+        choosing(request.options, request.top_logprobs)?.check()?;
+        let done_reason = load_or_unload(&app, &request.model, unload == Some(true)).await?;
+        let answer = GenerateAnswer {
+            model: request.model,
+            created_at: timestamp(),
+            done: true,
+            done_reason: Some(done_reason),
+            ..GenerateAnswer::default()
+        };
         return Ok(Json(answer).into_response());
     }
-    let (model, load) = model(&app, &request.model).await?;
-    let (stream, report) = (request.stream.unwrap_or(true), request.logprobs == Some(true));
-    let name = if request.model.is_empty() { model.name.clone() } else { request.model.clone() };
-    let source = source(request, &app, &model).await?;
-    let reply = Reply { name, model, begun, load, report, source };
-    match stream {
-        true => Ok(reply.stream()),
-        false => Ok(Json(reply.whole().await?).into_response()),
-    }
+    let asked = Asked::of(&app, &request.model, request.logprobs).await?;
+    let stream = request.stream.unwrap_or(true);
+    let source = source(request, &app, &asked.model).await?;
+    Ok(respond(source, GenerateWriter(asked), stream).await?)
 }
 
 fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ApiError> {
@@ -104,21 +100,13 @@ fn refuse_unsupported(request: &GenerateRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Where an answer comes from: a conversation of one question, or a text.
-enum Source {
-    Talk(Box<Running>),
-    Text(Box<Answers>),
-}
-
 async fn source(
     request: GenerateRequest,
     app: &Shared,
     model: &Arc<Model>,
 ) -> Result<Source, ApiError> {
     let format = grammar(request.format)?;
-    let top_logprobs = request.top_logprobs.unwrap_or(0) as usize;
-    let choosing = request.options.unwrap_or_default().choosing()?;
-    let choosing = Choosing { top_logprobs, ..choosing };
+    let choosing = choosing(request.options, request.top_logprobs)?;
     if !request.suffix.is_empty() {
         let (prefix, suffix) = (request.prompt, request.suffix);
         let middle = Middle { prefix, suffix, ..Middle::default() };
@@ -129,7 +117,7 @@ async fn source(
     if request.raw == Some(true) {
         let prompt = request.prompt;
         let bytes = prompt.len();
-        let encode = move |model: &Model| raw_ids(model, &prompt);
+        let encode = move |model: &Model| model.template_ids(&prompt);
         return text(app, model, bytes, encode, format, choosing).await;
     }
     let mut messages = vec![];
@@ -155,16 +143,6 @@ async fn source(
     Ok(Source::Talk(Box::new(turn.start(app, model).await?)))
 }
 
-/// A prompt as whoever writes templates writes it: special tokens by their names, and what the tokenizer puts in
-/// front unless it is there.
-fn raw_ids(model: &Model, prompt: &str) -> Result<Vec<u32>, ApiError> {
-    let ids = model.engine.text_prompt(prompt, true, true)?;
-    let tokenizer = model.engine.tokenizer()?;
-    let twice =
-        matches!(ids[..], [first, second, ..] if first == second && tokenizer.is_special(first));
-    Ok(if twice { ids[1..].to_vec() } else { ids })
-}
-
 /// Begins to go on with a text of so many bytes.
 async fn text(
     app: &Shared,
@@ -174,14 +152,13 @@ async fn text(
     format: Option<Grammar>,
     choosing: Choosing,
 ) -> Result<Source, ApiError> {
-    let owner = model.clone();
-    let prepared = model.lanes.clone().prepare(bytes, format.is_some(), move || {
-        let constraint = format.map(|grammar| owner.engine.constraint(&grammar)).transpose();
+    let prepared = model.prepare([bytes], format.is_some(), move |model| {
+        let constraint = format.map(|grammar| model.engine.constraint(&grammar)).transpose();
         let constraint =
             constraint.map_err(|error| ApiError::field("format", error.to_string()))?;
-        Ok::<_, ApiError>((encode(&owner)?, constraint))
+        Ok((encode(model)?, constraint))
     });
-    let (prompt, constraint) = prepared.await??;
+    let (prompt, constraint) = prepared.await?;
     let mut requests = choosing.requests(app, model, prompt, constraint)?;
     for request in &mut requests {
         request.continues = true;
@@ -189,58 +166,16 @@ async fn text(
     Ok(Source::Text(Box::new(Answers::start(model.clone(), requests)?)))
 }
 
-impl Source {
-    /// What is new next; `None` after the end.
-    async fn next(&mut self) -> Option<Result<Update, ApiError>> {
-        let answers = match self {
-            Self::Talk(running) => return running.next().await,
-            Self::Text(answers) => answers,
-        };
-        loop {
-            let (index, event) = match answers.next().await? {
-                (index, Ok(event)) => (index, event),
-                (_, Err(error)) => return Some(Err(error)),
-            };
-            let update = |text, token, end| {
-                Some(Ok(Update { index, deltas: vec![Delta::Text(text)], token, end }))
-            };
-            return match event {
-                Event::PromptLogits { .. } | Event::Embedding(_) => continue,
-                Event::Token { id, logprob, alternatives, text } => {
-                    update(text, Some(Chosen { id, logprob, alternatives }), None)
-                }
-                Event::Finished { reason: FinishReason::TimedOut, .. } => {
-                    Some(Err(ApiError::timed_out()))
-                }
-                Event::Finished { reason, text, stop_text, timings } => {
-                    let reason = finish_reason(reason);
-                    update(
-                        text,
-                        None,
-                        Some(End { reason, stop_text, timings, reasoning_tokens: 0 }),
-                    )
-                }
-                Event::Failed(error) => Some(Err(error.as_ref().into())),
-            };
-        }
-    }
-}
+struct GenerateWriter(Asked);
 
-struct Reply {
-    name: String,
-    model: Arc<Model>,
-    begun: Instant,
-    load: Duration,
-    report: bool,
-    source: Source,
-}
+impl Writer for GenerateWriter {
+    type Piece = GenerateAnswer;
 
-impl Reply {
-    /// A piece of the answer.
-    fn piece(&self, update: Update) -> GenerateAnswer {
+    fn pieces(&mut self, update: Update) -> Vec<GenerateAnswer> {
         let mut piece = GenerateAnswer {
-            model: self.name.clone(),
+            model: self.0.name.clone(),
             created_at: timestamp(),
+            logprobs: self.0.reports(update.token),
             ..GenerateAnswer::default()
         };
         for delta in update.deltas {
@@ -251,59 +186,26 @@ impl Reply {
                 Delta::ToolStart { .. } | Delta::ToolArguments { .. } => {}
             }
         }
-        if let Some(token) = update.token.filter(|_| self.report) {
-            let one = |id, logprob, top_logprobs| {
-                let (token, bytes) = Spelling::Text.token(&self.model, id);
-                TokenReport { token, logprob, bytes, top_logprobs }
-            };
-            let others = token.alternatives.iter();
-            let others = others.map(|other| one(other.id, other.logprob, vec![])).collect();
-            piece.logprobs.push(one(token.id, token.logprob, others));
-        }
         if let Some(end) = update.end {
             piece.done = true;
-            piece.done_reason = Some(if end.reason == "length" { "length" } else { "stop" });
-            piece.durations = Some(Durations::of(&end.timings, self.begun, self.load));
+            piece.done_reason = Some(done_reason(&end));
+            piece.durations = self.0.durations(&end);
         }
-        piece
+        let nothing = piece.response.is_empty()
+            && piece.thinking.is_empty()
+            && piece.logprobs.is_empty()
+            && !piece.done;
+        if nothing { vec![] } else { vec![piece] }
     }
 
-    async fn whole(mut self) -> Result<GenerateAnswer, ApiError> {
-        let mut answer = GenerateAnswer::default();
-        while let Some(update) = self.source.next().await {
-            let mut piece = self.piece(update?);
-            answer.logprobs.append(&mut piece.logprobs);
-            let (response, thinking) = (answer.response, answer.thinking);
-            answer = GenerateAnswer {
-                response: response + &piece.response,
-                thinking: thinking + &piece.thinking,
-                logprobs: answer.logprobs,
-                ..piece
-            };
+    fn joined(whole: GenerateAnswer, mut piece: GenerateAnswer) -> GenerateAnswer {
+        let (response, thinking, mut logprobs) = (whole.response, whole.thinking, whole.logprobs);
+        logprobs.append(&mut piece.logprobs);
+        GenerateAnswer {
+            response: response + &piece.response,
+            thinking: thinking + &piece.thinking,
+            logprobs,
+            ..piece
         }
-        Ok(answer)
-    }
-
-    fn stream(mut self) -> Response {
-        sse::respond_lines(move |out| async move {
-            loop {
-                let update = tokio::select! {
-                    update = self.source.next() => update,
-                    () = out.closed() => return Err(sse::Gone),
-                };
-                let piece = match update {
-                    None => return Ok(()),
-                    Some(Ok(update)) => self.piece(update),
-                    Some(Err(error)) => return out.json_line(&error.ollama()).await,
-                };
-                let nothing = piece.response.is_empty()
-                    && piece.thinking.is_empty()
-                    && piece.logprobs.is_empty()
-                    && !piece.done;
-                if !nothing {
-                    out.json_line(&piece).await?;
-                }
-            }
-        })
     }
 }

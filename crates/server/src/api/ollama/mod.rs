@@ -1,6 +1,7 @@
 //! Ollama's endpoints, which many local clients speak and nothing else (ollama/ollama, `docs/openapi.yaml`,
 //! `api/types.go` and `server/routes.go`). docs/server.md says what is not honoured, and why.
 
+mod answer;
 pub(crate) mod chat;
 pub(crate) mod generate;
 pub(crate) mod models;

@@ -19,7 +19,7 @@ use crate::api::embeddings::unit;
 use crate::api::fields::{Unused, or_default};
 use crate::app::Shared;
 use crate::error::ApiError;
-use crate::models::Listed;
+use crate::models::{Listed, Model};
 
 /// The version of Ollama whose API this is: clients ask for at least some version.
 const VERSION: &str = "0.13.0";
@@ -147,6 +147,7 @@ pub(crate) async fn running(State(app): State<Shared>) -> Json<Tags> {
 pub(crate) struct ShowRequest {
     /// The model, perhaps with `:latest`. May be left out where there is only one.
     #[serde(default, alias = "name", deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// Has no effect: vocabularies are not shown.
     #[serde(rename = "verbose")]
@@ -209,6 +210,7 @@ pub(crate) async fn show(
 #[schema(as = ollama::PullRequest)]
 pub(crate) struct PullRequest {
     #[serde(default, alias = "name", deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     pub stream: Option<bool>,
     /// Has no effect.
@@ -291,16 +293,18 @@ async fn vectors(
     cut: bool,
 ) -> Result<Embedded, ApiError> {
     let (model, load) = model(app, name).await?;
-    let owner = model.clone();
-    let bytes = texts.iter().map(String::len).sum();
-    let encode = move || {
+    let lengths: Vec<_> = texts.iter().map(String::len).collect();
+    let encode = move |model: &Model| {
         let one = |text: &String| match cut {
-            true => owner.engine.text_beginning(text, true),
-            false => owner.engine.text_prompt(text, true, false),
+            true => model.engine.text_beginning(text, true),
+            false => model.engine.text_prompt(text, true, false),
         };
-        texts.iter().map(one).collect::<Result<Vec<_>, keeve_engine::Error>>()
+        Ok(texts.iter().map(one).collect::<Result<Vec<_>, _>>()?)
     };
-    let prompts = model.lanes.clone().prepare(bytes, false, encode).await??;
+    let prompts = match cut {
+        true => model.prepare_any(lengths.iter().sum(), false, encode).await?,
+        false => model.prepare(lengths, false, encode).await?,
+    };
     let embedded = crate::api::embeddings::embed(app, &model, prompts, Pooling::Mean).await?;
     let (vectors, tokens) = embedded;
     let name = if name.is_empty() { model.name.clone() } else { name.to_owned() };

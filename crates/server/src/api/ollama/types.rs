@@ -128,6 +128,15 @@ impl Options {
     }
 }
 
+/// How tokens are chosen, as a request says it.
+pub(crate) fn choosing(
+    options: Option<Options>,
+    top_logprobs: Option<u32>,
+) -> Result<Choosing, ApiError> {
+    let choosing = options.unwrap_or_default().choosing()?;
+    Ok(Choosing { top_logprobs: top_logprobs.unwrap_or(0) as usize, ..choosing })
+}
+
 /// How long a model is to stay loaded: a number of seconds, or a text such as `5m`.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[schema(as = ollama::KeepAlive)]
@@ -237,6 +246,7 @@ impl Think {
 pub(crate) struct ChatRequest {
     /// The model, perhaps with `:latest`. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// The conversation. Without one, the model is loaded.
     pub messages: Option<Vec<ChatMessage>>,
@@ -268,6 +278,7 @@ pub(crate) struct ChatMessage {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub content: String,
     /// Images in base64.
     pub images: Option<Vec<String>>,
@@ -298,6 +309,7 @@ pub(crate) struct MadeFunction {
     pub index: Option<usize>,
     pub name: String,
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<Map<String, Value>>)]
     pub arguments: Map<String, Value>,
 }
 
@@ -307,17 +319,21 @@ pub(crate) struct MadeFunction {
 pub(crate) struct GenerateRequest {
     /// The model, perhaps with `:latest`. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// The question. Without one, the model is loaded.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub prompt: String,
     /// The text after the answer: the model fills in what is between, by its own tokens for that.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub suffix: String,
     /// Images in base64.
     pub images: Option<Vec<String>>,
     /// A system prompt.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub system: String,
     pub template: Option<Given>,
     pub context: Option<Given>,
@@ -353,6 +369,7 @@ pub(crate) struct GenerateRequest {
 pub(crate) struct EmbedRequest {
     /// The model, perhaps with `:latest`. May be left out where there is only one.
     #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<String>)]
     pub model: String,
     /// The text or texts.
     pub input: Option<Texts>,
@@ -371,28 +388,34 @@ pub(crate) struct EmbedRequest {
     pub _keep_alive: Option<Unused>,
 }
 
-/// How long things took, in nanoseconds, and how many tokens there were.
+/// How long things took, in nanoseconds, and how many tokens there were; nothing before the end.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 #[schema(as = ollama::Durations)]
 pub(crate) struct Durations {
-    pub total_duration: u64,
-    pub load_duration: u64,
-    pub prompt_eval_count: usize,
-    pub prompt_eval_duration: u64,
-    pub eval_count: usize,
-    pub eval_duration: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_eval_count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_eval_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_duration: Option<u64>,
 }
 
 impl Durations {
     /// What an answer took that began at `begun` and had its model after `load`.
     pub fn of(timings: &Timings, begun: std::time::Instant, load: std::time::Duration) -> Self {
-        let nanoseconds = |time: std::time::Duration| time.as_nanos() as u64;
+        let nanoseconds = |time: std::time::Duration| Some(time.as_nanos() as u64);
         Self {
             total_duration: nanoseconds(begun.elapsed()),
             load_duration: nanoseconds(load),
-            prompt_eval_count: timings.prompt_tokens,
+            prompt_eval_count: Some(timings.prompt_tokens),
             prompt_eval_duration: nanoseconds(timings.prompt),
-            eval_count: timings.decode_tokens,
+            eval_count: Some(timings.decode_tokens),
             eval_duration: nanoseconds(timings.decode),
         }
     }
