@@ -250,7 +250,8 @@ impl Compiled {
         }
         let prompt = serde_json::Value::Bool(options.add_generation_prompt);
         inputs.push(("add_generation_prompt", Input::Foreign(prompt)));
-        let gone = || wanted::check().is_err();
+        let wanted = wanted::who();
+        let gone = || wanted.as_ref().is_some_and(|wanted| !wanted.go_on());
         let host = Host { strftime: &|format| strftime(options.now, format), given_up: &gone };
         // What is given is in use as well, and parts of it are copied many times.
         let limits = Limits {

@@ -1,18 +1,21 @@
 //! What is done with a request before the model sees it: rendering, tokenizing, compiling.
 //!
-//! It costs time and memory that clients decide about, so there are two lanes. What is short passes
-//! through the wide one; long texts and grammars wait for the narrow one, where few run at once and only
-//! so many may wait. Whoever hangs up meanwhile is forgotten: what waits is dropped, what runs ends at
-//! the next place that looks ([`keeve_engine::wanted`]).
+//! It costs time and memory that clients and templates decide about, so there are two lanes. What is short
+//! passes through the wide one; long texts and grammars wait for the narrow one, where few run at once, on
+//! threads that give way, and only so many may wait. What looked short and is not, such as a conversation
+//! that a template goes round and round for, has to leave the wide lane for the narrow one. Whoever hangs up
+//! meanwhile is forgotten: what waits is dropped, what runs ends at the next place that looks
+//! ([`keeve_engine::wanted`]).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
+use keeve_engine::wanted::Wanted;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::background::background;
+use crate::background::{apart, background, give_way};
 use crate::error::ApiError;
-use crate::models::blocking;
 
 /// Texts up to here are short.
 const SHORT: usize = 64 << 10;
@@ -20,6 +23,10 @@ const SHORT: usize = 64 << 10;
 /// Short and long requests that are prepared at once.
 const WIDE: usize = 32;
 const NARROW: usize = 2;
+
+/// How often work that looked short may ask whether to go on before it is long: a rendering has made 130,000
+/// steps by then, which is some hundred messages.
+const QUESTIONS: usize = 64;
 
 /// Long requests that may wait, and bytes that they may have together.
 const MOST_WAITING: usize = 64;
@@ -63,11 +70,87 @@ impl Drop for Counted {
 }
 
 /// Says that nobody waits any more.
-struct Gone(Arc<AtomicBool>);
+struct Gone(Arc<Course>);
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.gone.store(true, Ordering::Relaxed);
+        self.0.left.notify_one();
+    }
+}
+
+/// A place in a lane.
+struct Held {
+    lanes: Arc<Lanes>,
+    long: bool,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let lane = if self.long { &self.lanes.narrow } else { &self.lanes.wide };
+        lane.add_permits(1);
+    }
+}
+
+/// The way of one request through the lanes.
+struct Course {
+    lanes: Arc<Lanes>,
+    bytes: usize,
+    gone: AtomicBool,
+    left: Notify,
+    questions: AtomicUsize,
+    turned_away: AtomicBool,
+    /// Held until the work has ended, also if nobody waits for it any more.
+    holds: Mutex<(Option<Held>, Vec<Counted>)>,
+    runtime: Handle,
+}
+
+impl Course {
+    fn holds(&self) -> std::sync::MutexGuard<'_, (Option<Held>, Vec<Counted>)> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for a request that is long.
+    fn room(&self) -> Option<Vec<Counted>> {
+        let count = Counted::new(&self.lanes.waiting, 1, MOST_WAITING)?;
+        let bytes = Counted::new(&self.lanes.waiting_bytes, self.bytes, MOST_WAITING_BYTES)?;
+        Some(vec![count, bytes])
+    }
+
+    /// Leaves the wide lane for the narrow one, waiting until there is a place.
+    fn turn_off(&self) -> bool {
+        {
+            let mut holds = self.holds();
+            if holds.0.as_ref().is_none_or(|held| held.long) {
+                return true;
+            }
+            let Some(room) = self.room() else {
+                self.turned_away.store(true, Ordering::Relaxed);
+                return false;
+            };
+            *holds = (None, room);
+        }
+        give_way();
+        let lanes = &self.lanes;
+        let place = self.runtime.block_on(async {
+            tokio::select! {
+                place = lanes.narrow.acquire() => place.ok(),
+                () = self.left.notified() => None,
+            }
+        });
+        let Some(place) = place else { return false };
+        place.forget();
+        self.holds().0 = Some(Held { lanes: lanes.clone(), long: true });
+        true
+    }
+}
+
+impl Wanted for Course {
+    fn go_on(&self) -> bool {
+        if self.gone.load(Ordering::Relaxed) || self.turned_away.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.questions.fetch_add(1, Ordering::Relaxed) != QUESTIONS || self.turn_off()
     }
 }
 
@@ -85,38 +168,35 @@ impl Lanes {
         let long = bytes > SHORT || grammar;
         let full =
             || ApiError::busy("too many long requests or grammars are waiting; try again later");
-        let mut room = vec![];
+        let course = Arc::new(Course {
+            lanes: self.clone(),
+            bytes,
+            gone: AtomicBool::new(false),
+            left: Notify::new(),
+            questions: AtomicUsize::new(0),
+            turned_away: AtomicBool::new(false),
+            holds: Mutex::default(),
+            runtime: Handle::current(),
+        });
         if long {
-            room.push(Counted::new(&self.waiting, 1, MOST_WAITING).ok_or_else(full)?);
-            room.push(
-                Counted::new(&self.waiting_bytes, bytes, MOST_WAITING_BYTES).ok_or_else(full)?,
-            );
+            course.holds().1 = course.room().ok_or_else(full)?;
         }
         let lane = if long { &self.narrow } else { &self.wide };
         let place = lane.acquire().await;
         place.map_err(|_| ApiError::internal("internal error: a lane is closed"))?.forget();
-        // The place is held until the work has ended, also if nobody waits for it any more.
-        let held = Held { lanes: self.clone(), long };
-        let gone = Arc::new(AtomicBool::new(false));
-        let _gone = Gone(gone.clone());
-        let work = move || {
-            let _held = (held, room);
-            keeve_engine::wanted::until(gone, work)
+        course.holds().0 = Some(Held { lanes: self.clone(), long });
+        let gone = Gone(course.clone());
+        let work = {
+            let course = course.clone();
+            move || {
+                let done = keeve_engine::wanted::until(course.clone(), work);
+                *course.holds() = (None, vec![]);
+                done
+            }
         };
-        if long { background(work).await } else { blocking(work).await }
-    }
-}
-
-/// A place in a lane.
-struct Held {
-    lanes: Arc<Lanes>,
-    long: bool,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let lane = if self.long { &self.lanes.narrow } else { &self.lanes.wide };
-        lane.add_permits(1);
+        let done = if long { background(work).await } else { apart(work).await };
+        let turned_away = gone.0.turned_away.load(Ordering::Relaxed);
+        if turned_away { Err(full()) } else { done }
     }
 }
 
@@ -201,6 +281,60 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             assert_eq!(lanes.clone().prepare(0, true, || 5).await.unwrap(), 5);
+        });
+    }
+
+    #[test]
+    fn what_turns_out_to_be_long_leaves_the_wide_lane() {
+        let lanes = Arc::new(Lanes::default());
+        runtime().block_on(async {
+            let (begun, has_begun) = channel();
+            let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let mut all = vec![];
+            for _ in 0..WIDE + 8 {
+                let begun = begun.clone();
+                let (running, most) = (running.clone(), most.clone());
+                let work = move || {
+                    // As a template that never ends.
+                    while keeve_engine::wanted::go_on() {
+                        let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(now, Ordering::SeqCst);
+                        let _ = begun.send(());
+                        std::thread::sleep(Duration::from_micros(20));
+                        running.fetch_sub(1, Ordering::SeqCst);
+                    }
+                };
+                all.push(tokio::spawn(lanes.clone().prepare(10, false, work)));
+            }
+            has_begun.recv().unwrap();
+            while lanes.waiting.load(Ordering::SeqCst) < WIDE + 8 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            // All of them have left it, and two go on.
+            assert_eq!(lanes.wide.available_permits(), WIDE);
+            assert_eq!(lanes.narrow.available_permits(), 0);
+            assert_eq!(lanes.clone().prepare(10, false, || 7).await.unwrap(), 7);
+            most.store(0, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!((1..=NARROW).contains(&most.load(Ordering::SeqCst)));
+            // Those that wait end as soon as nobody asks any more.
+            all.iter().for_each(tokio::task::JoinHandle::abort);
+            while lanes.waiting.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            assert_eq!(lanes.narrow.available_permits(), NARROW);
+        });
+    }
+
+    #[test]
+    fn too_many_that_turn_out_to_be_long_are_told() {
+        let lanes = Arc::new(Lanes::default());
+        lanes.waiting.store(MOST_WAITING, Ordering::SeqCst);
+        runtime().block_on(async {
+            let work = || while keeve_engine::wanted::go_on() {};
+            let refused = lanes.clone().prepare(10, false, work).await.unwrap_err();
+            assert_eq!(refused.status, 429);
+            assert_eq!(lanes.wide.available_permits(), WIDE);
         });
     }
 }
