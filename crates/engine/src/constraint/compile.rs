@@ -33,6 +33,10 @@ const STACK: usize = 256 << 20;
 const COMPILE_FUEL: u64 = 1_000_000;
 const MASK_FUEL: u64 = 200_000;
 
+/// Items of the parser: ways to go on at one place, and what a mask may make of them (about 10 ms).
+const ROW_ITEMS: usize = 16_000;
+const MASK_ITEMS: usize = 200_000;
+
 /// States of a grammar's lexer, 1 to 2 KiB each.
 const LEXER_STATES: usize = 40_000;
 
@@ -59,6 +63,8 @@ pub(super) fn factory_of(environment: &TokEnv) -> Result<ParserFactory, String> 
         step_lexer_fuel: MASK_FUEL,
         max_lexer_states: LEXER_STATES,
         max_grammar_size: SYMBOLS,
+        max_items_in_row: ROW_ITEMS,
+        step_max_items: MASK_ITEMS,
         verbose_errors: false,
         ..ParserLimits::default()
     };
@@ -160,6 +166,7 @@ fn add(
             let (text, schemas) = lark::without_schemas(text, name.unwrap_or("main"))?;
             bounded(&text)?;
             lark::check_depth(&text)?;
+            lark::check_width(&text)?;
             grammars.push(named(text));
             for (name, schema) in schemas {
                 add(&Grammar::JsonSchema(schema), Some(&name), grammars)?;

@@ -1,6 +1,10 @@
 //! Lark text as clients write it: the schemas in it, and how deep it is.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde_json::Value;
+
+use super::width;
 
 /// Brackets inside each other.
 const DEEPEST: usize = 100;
@@ -87,6 +91,93 @@ pub(super) fn check_depth(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// A definition: how wide its expressions are, the names in it, and whether it intersects.
+#[derive(Default)]
+struct Definition {
+    widths: Vec<usize>,
+    names: Vec<String>,
+    intersects: bool,
+}
+
+/// Expressions that are intersected are followed together ([`width`]).
+pub(super) fn check_width(text: &str) -> Result<(), String> {
+    let definitions = definitions(text)?;
+    let mut known = HashMap::new();
+    for (name, _) in definitions.iter().filter(|(_, one)| one.intersects) {
+        if definition_width(name, &definitions, &mut known, 0) > width::MOST {
+            return Err(format!(
+                "{name}: the expressions that & puts together have too many alternatives"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn definitions(text: &str) -> Result<BTreeMap<String, Definition>, String> {
+    let mut all: BTreeMap<String, Definition> = BTreeMap::new();
+    let (mut current, mut word) = (String::new(), String::new());
+    let mut rest = text;
+    while let Some((piece, after)) = next(rest)? {
+        rest = after;
+        if let Piece::Plain(c) = piece
+            && (c.is_alphanumeric() || matches!(c, '_' | '-' | '@'))
+        {
+            word.push(c);
+            continue;
+        }
+        let named = std::mem::take(&mut word);
+        let here = all.entry(current.clone()).or_default();
+        match piece {
+            // A name in front of a colon, or of what else may stand there.
+            Piece::Plain(':') if !named.is_empty() => {
+                current = named;
+                continue;
+            }
+            Piece::Plain('&' | '~') => here.intersects = true,
+            Piece::Opaque(opaque) if opaque.starts_with('/') && !opaque.starts_with("//") => {
+                let end = opaque.len().saturating_sub(1).max(1);
+                here.widths.push(width::of(opaque.get(1..end).unwrap_or_default()));
+            }
+            _ => {}
+        }
+        if !named.is_empty() {
+            here.names.push(named);
+        }
+    }
+    if !word.is_empty() {
+        all.entry(current).or_default().names.push(word);
+    }
+    Ok(all)
+}
+
+/// How wide what a name stands for is at most.
+fn definition_width(
+    name: &str,
+    all: &BTreeMap<String, Definition>,
+    known: &mut HashMap<String, usize>,
+    depth: usize,
+) -> usize {
+    if let Some(&width) = known.get(name) {
+        return width;
+    }
+    let Some(definition) = all.get(name) else { return 1 };
+    if depth > DEEPEST {
+        return usize::MAX;
+    }
+    // What leads back to itself is no terminal, and is refused as one.
+    known.insert(name.to_owned(), 1);
+    let mut width = 1usize;
+    let names = definition.names.iter().map(|name| definition_width(name, all, known, depth + 1));
+    for own in definition.widths.iter().copied().chain(names.collect::<Vec<_>>()) {
+        width = match definition.intersects {
+            true => width.saturating_mul(own),
+            false => width.saturating_add(own - 1),
+        };
+    }
+    known.insert(name.to_owned(), width);
+    width
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -105,6 +196,25 @@ mod tests {
         assert_eq!(schemas.into_iter().map(|(_, schema)| schema).collect::<Vec<_>>(), expected);
         assert!(without_schemas("start: %json {", "m").unwrap_err().contains("%json"));
         assert!(without_schemas("start: %json", "m").is_err());
+    }
+
+    #[test]
+    fn what_is_intersected_is_bounded() {
+        let all = |count: usize| {
+            let each: Vec<_> = (0..count).map(|at| format!("/.*x{at}.*/")).collect();
+            each.join(" & ")
+        };
+        assert!(check_width(&format!("start: T\nT: {}\n", all(8))).is_ok());
+        let said = check_width(&format!("start: T\nT: {}\n", all(9))).unwrap_err();
+        assert!(said.starts_with("T: "), "{said}");
+        // Through names, each of which is used twice.
+        let named =
+            format!("start: D\nA: {}\nB: A \"x\" & \"x\" A\nC: B \"x\" & \"x\" B\nD: C", all(3));
+        assert!(check_width(&named).is_err());
+        // Without &, there may be as many as there are.
+        assert!(check_width(&format!("start: {}", all(100).replace('&', "|"))).is_ok());
+        assert!(check_width("start: /[a-z]+/ & ~/(if|else|for)/\n").is_ok());
+        assert!(check_width("start: start & start /.*a/\n").is_ok());
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Following {
             );
             return Err(Error::Grammar(problem));
         }
-        Ok(match allowed.map_err(Error::Grammar)? {
+        Ok(match allowed.map_err(super::one_line)? {
             None => Standing::Complete,
             Some(tokens) => Standing::Open(Box::new(Allowed { matcher, tokens, took })),
         })

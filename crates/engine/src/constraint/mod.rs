@@ -8,6 +8,7 @@
 mod compile;
 mod lark;
 mod masks;
+pub(crate) mod width;
 mod words;
 
 use std::fmt;
@@ -62,6 +63,7 @@ impl Grammar {
 
 static BYTEWISE: OnceLock<Result<ParserFactory, String>> = OnceLock::new();
 
+/// A problem as one line.
 fn one_line(problem: String) -> Error {
     let line = problem.split_whitespace().collect::<Vec<_>>().join(" ");
     Error::Grammar(words::short(&line))

@@ -125,3 +125,29 @@ fn grammars_that_are_wrong_or_too_large_are_refused_with_the_reason() {
         }
     }
 }
+
+#[test]
+fn the_librarys_limits_are_told_in_words_about_the_grammar() {
+    for (said, told) in [
+        (
+            "Parser Error: Current row has 3999 items; max is 2000; consider <non-verbose/>",
+            "it leaves too many ways",
+        ),
+        (
+            "parser error: Too many items (limit 50000; ff_tokens) <non-verbose/>",
+            "it leaves too many ways",
+        ),
+        (
+            "panic: assertion failed: grammar.symbols.len() < u16::MAX\n<backtrace>",
+            "it is too large to follow",
+        ),
+        (
+            "fuel exhausted when checking relevance of lexemes (1000000)",
+            "it is too large to follow",
+        ),
+    ] {
+        let words = words::exceeded(said).unwrap();
+        assert!(words.starts_with(told), "{words}");
+    }
+    assert_eq!(words::exceeded("unknown name: \"items\"\n at 1(3)"), None);
+}

@@ -24,10 +24,8 @@ pub(super) fn malformed(expression: &str) -> Option<String> {
 
 /// What the compiler says of a grammar.
 pub(super) fn said(grammar: &Grammar, problem: &str) -> String {
-    const LARGE: &str = "it is too large, or repeats, excludes or intersects too much";
-    let words = ["fuel", "too many states", "too many expressions", "too large", "exceed", "limit"];
-    if words.iter().any(|word| problem.contains(word)) {
-        return LARGE.into();
+    if let Some(limit) = exceeded(problem) {
+        return limit.into();
     }
     match grammar {
         Grammar::Regex(expression) if problem.contains("lookaround") => {
@@ -41,6 +39,30 @@ pub(super) fn said(grammar: &Grammar, problem: &str) -> String {
         Grammar::Lark(_) => in_lark(problem),
         Grammar::After { answer, .. } => said(answer, problem),
     }
+}
+
+/// Which of the compiler's limits a grammar exceeds, if that is the problem.
+pub(super) fn exceeded(problem: &str) -> Option<&'static str> {
+    let has = |word: &&str| problem.contains(*word);
+    // The compiler's own errors begin so; those of grammars that are written wrongly name line and column.
+    let of_its_own = [
+        "arser error: ",
+        "Parser Error: ",
+        "panic: ",
+        "fuel",
+        "initial lexer",
+        "grammar size",
+        "DNF",
+    ];
+    let kinds = [
+        (&["items"][..], "it leaves too many ways to go on open at one place"),
+        (
+            &["fuel", "too big", "too large, ", "lexer", "panic:", "assertion failed", "too many"],
+            "it is too large to follow, or repeats, excludes or intersects too much",
+        ),
+    ];
+    let (_, meaning) = kinds.iter().find(|(words, _)| words.iter().any(has))?;
+    of_its_own.iter().any(has).then_some(*meaning)
 }
 
 /// What is wrong with Lark text, without the lines of it that the compiler shows: they are the client's.

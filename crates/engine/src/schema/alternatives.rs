@@ -1,6 +1,6 @@
 //! Kinds of values, and what is asked of those of one kind.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -32,6 +32,41 @@ impl Alternative {
             Self::List(Lists::default()),
             Self::Record(Records::default()),
         ]
+    }
+
+    /// About how many parts it has: each is some hundred bytes.
+    pub fn size(&self) -> usize {
+        1 + match self {
+            Self::Null | Self::Bool(_) => 0,
+            Self::Number(numbers) => {
+                numbers.steps.len()
+                    + numbers.except.len()
+                    + numbers.only.as_ref().map_or(0, Vec::len)
+            }
+            Self::Text(texts) => {
+                texts.conditions.len()
+                    + texts.except.len()
+                    + texts.only.as_ref().map_or(0, Vec::len)
+            }
+            Self::List(lists) => {
+                let items = lists.items.iter().map(|items| 1 + items.first.len());
+                items.sum::<usize>() + 2 * lists.contains.len()
+            }
+            Self::Record(records) => {
+                let others = records.others.iter();
+                let others = others.map(|others| 1 + others.named.len() + others.patterns.len());
+                records.named.len()
+                    + records.required.len()
+                    + records.names.len()
+                    + records.patterns.len()
+                    + others.sum::<usize>()
+            }
+        }
+    }
+
+    /// The same of several.
+    pub fn sizes(all: &[Self]) -> usize {
+        all.iter().map(Self::size).sum()
     }
 
     /// Whether `name` is this type, or one that has all of it.
@@ -265,6 +300,14 @@ impl PartialEq for Shared {
     }
 }
 
+/// A property with a place of its own.
+pub(super) struct Entry<'r> {
+    pub name: &'r str,
+    /// All that is asked of its value.
+    pub value: Conj,
+    pub required: bool,
+}
+
 impl Records {
     /// Asks something of a property.
     pub fn property(&mut self, name: &str, conj: &Conj) {
@@ -274,18 +317,43 @@ impl Records {
         }
     }
 
-    pub fn require(&mut self, name: &str) {
-        if !self.required.iter().any(|known| known == name) {
-            self.required.push(name.to_owned());
+    /// Asks something of many properties.
+    pub fn properties(&mut self, all: &[(String, Conj)]) {
+        let mut places: HashMap<String, usize> =
+            self.named.iter().enumerate().map(|(at, (name, _))| (name.clone(), at)).collect();
+        for (name, conj) in all {
+            match places.get(name) {
+                Some(&at) => self.named[at].1.extend(conj),
+                None => {
+                    places.insert(name.clone(), self.named.len());
+                    self.named.push((name.clone(), conj.clone()));
+                }
+            }
+        }
+    }
+
+    /// Asks for properties.
+    pub fn require<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
+        let mut known: HashSet<String> = self.required.iter().cloned().collect();
+        for name in names {
+            if known.insert(name.clone()) {
+                self.required.push(name.clone());
+            }
         }
     }
 
     /// All that is asked of a property's value.
     pub fn value(&self, name: &str) -> Conj {
         let own = self.named.iter().find(|(known, _)| known == name);
-        let mut conj = own.map(|(_, conj)| conj.clone()).unwrap_or_default();
-        for others in &self.others {
-            let mut matched = others.named.iter().any(|known| known == name);
+        let names = |others: &Others| others.named.iter().any(|known| known == name);
+        self.value_of(name, own.map(|(_, conj)| conj), |at| names(&self.others[at]))
+    }
+
+    /// The same of one about which it is known what asks for it by name.
+    fn value_of(&self, name: &str, own: Option<&Conj>, named: impl Fn(usize) -> bool) -> Conj {
+        let mut conj = own.cloned().unwrap_or_default();
+        for (at, others) in self.others.iter().enumerate() {
+            let mut matched = named(at);
             for (expression, wanted) in &others.patterns {
                 if self.patterns.get(expression).is_some_and(|one| one.0.is_match(name)) {
                     conj.extend(wanted);
@@ -299,17 +367,22 @@ impl Records {
         conj
     }
 
-    /// Names with a place of their own: those of the schema, then those that are only required.
-    pub fn places(&self) -> Vec<&str> {
-        let named = self.named.iter().map(|(name, _)| name.as_str());
-        let required = self.required.iter().map(String::as_str);
-        let mut all: Vec<&str> = named.collect();
-        for name in required {
-            if !all.contains(&name) {
-                all.push(name);
-            }
-        }
-        all
+    /// Properties with a place of their own: those of the schema, then those that are only required.
+    pub fn entries(&self) -> Vec<Entry<'_>> {
+        let own: HashMap<&str, &Conj> =
+            self.named.iter().map(|(name, conj)| (name.as_str(), conj)).collect();
+        let required: HashSet<&str> = self.required.iter().map(String::as_str).collect();
+        let named = self.others.iter().map(|others| others.named.iter().map(String::as_str));
+        let named: Vec<HashSet<&str>> = named.map(Iterator::collect).collect();
+        let names = self.named.iter().map(|(name, _)| name.as_str());
+        let only_required = self.required.iter().map(String::as_str);
+        let names = names.chain(only_required.filter(|name| !own.contains_key(name)));
+        let entry = |name: &'_ str| {
+            self.value_of(name, own.get(name).copied(), |at| named[at].contains(name))
+        };
+        names
+            .map(|name| Entry { name, value: entry(name), required: required.contains(name) })
+            .collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::alternatives::{Alternative, Lists, Numbers, Records, Texts};
+use super::alternatives::{Alternative, Entry, Lists, Numbers, Records, Texts};
 use super::number::{self, Decimal};
 use super::pattern::{CHARACTER, Pattern, quoted};
 use super::read::{Conj, Reader, only};
@@ -23,6 +23,20 @@ const FINEST_STEP: i32 = 6;
 
 /// States of an array or object whose parts are counted.
 const MOST_STATES: u64 = 20_000;
+
+/// Optional properties of one object. Each is five or so of the [`crate::constraint`]'s items in a row.
+const MOST_OPTIONAL: usize = 2_000;
+
+/// Some of an object's entries.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    /// One of them at least, of which nothing is in front.
+    first: RuleId,
+    /// Any of them, each with a comma in front.
+    rest: RuleId,
+    /// Whether some of them are required.
+    required: bool,
+}
 
 /// Makes rules of the sets of schemas that are found.
 struct Emitter<'a> {
@@ -70,7 +84,8 @@ pub(super) fn grammar(schema: &Value, whitespace: &Whitespace) -> Result<String,
             llguidance::regex_to_lark(pattern, "")
         ),
     };
-    emitter.rules.text(start, &options).ok_or_else(|| at_root("no JSON value satisfies it".into()))
+    let text = emitter.rules.text(start, &options).map_err(at_root)?;
+    text.ok_or_else(|| at_root("no JSON value satisfies it".into()))
 }
 
 enum Problem {
@@ -413,14 +428,20 @@ impl Emitter<'_> {
             return Ok(());
         };
         let mut places = vec![];
-        for name in records.places() {
-            let conj = records.value(name);
+        let entries = records.entries();
+        for Entry { name, value, required } in &entries {
             let allowed = self.allows_name(records, name)?;
             let Some(key) = self.fixed(&format!(r"\x22{}\x22", quoted(name)))? else { continue };
-            let value = self.rule(&conj)?;
+            let value = self.rule(value)?;
             let entry = self.rules.sequence(vec![key, self.colon.clone(), Symbol::Rule(value)])?;
-            let required = records.required.iter().any(|known| known == name);
-            places.push((entry, allowed, required));
+            places.push((entry, allowed, *required));
+        }
+        let optional = places.iter().filter(|(_, _, required)| !required).count();
+        if optional > MOST_OPTIONAL {
+            let problem = format!(
+                "properties: {optional} of one object are optional, expected at most {MOST_OPTIONAL} (required ones do not count)"
+            );
+            return Err(problem.into());
         }
         let counted = records.least > 1 || records.most.is_some();
         let cap = if counted { records.least.max(records.most.unwrap_or(0)).max(1) } else { 1 };
@@ -432,7 +453,15 @@ impl Emitter<'_> {
         }
         // No more can be counted than there are names before the others.
         let top = cap.min(places.len() as u64);
-        let extra = self.extra(records)?;
+        let extra = self.extra(records, &entries)?;
+        if !counted {
+            let parts = self.parts(&places, extra)?;
+            self.rules.way(rule, vec![open.clone(), Symbol::Rule(parts.first), close.clone()]);
+            if !parts.required && records.least == 0 {
+                self.rules.way(rule, vec![open, close]);
+            }
+            return Ok(());
+        }
         let mut next: Vec<RuleId> = vec![];
         for count in 0..=top {
             next.push(self.tail(records, extra, count)?);
@@ -459,6 +488,53 @@ impl Emitter<'_> {
         Ok(())
     }
 
+    /// The entries of an object, if they need not be counted, each place with its entry, whether its name is
+    /// allowed, and whether it is required. They are halved again and again, so that no rule is far from the
+    /// others: a chain of thousands of optional entries takes the library quadratic time.
+    fn parts(&mut self, places: &[(RuleId, bool, bool)], extra: RuleId) -> Made<Parts> {
+        let comma = |emitter: &Self| emitter.comma.clone();
+        let mut all = vec![];
+        for &(entry, allowed, required) in places {
+            if !allowed && !required {
+                continue;
+            }
+            let rest = self.rules.rule()?;
+            // A rule without ways is never followed.
+            let first = if allowed { entry } else { self.rules.rule()? };
+            if allowed {
+                self.rules.way(rest, vec![comma(self), Symbol::Rule(entry)]);
+            }
+            if !required {
+                self.rules.way(rest, vec![]);
+            }
+            all.push(Parts { first, rest, required });
+        }
+        let with_comma = self.rules.sequence(vec![comma(self), Symbol::Rule(extra)])?;
+        let rest = self.rules.sequence(vec![Symbol::Repeat(with_comma, 0, None)])?;
+        let first = self.rules.sequence(vec![Symbol::Rule(extra), Symbol::Rule(rest)])?;
+        all.push(Parts { first, rest, required: false });
+        while all.len() > 1 {
+            let mut halved = vec![];
+            for pair in all.chunks(2) {
+                let &[left, right] = pair else {
+                    halved.extend(pair);
+                    continue;
+                };
+                let first = self.rules.rule()?;
+                let way = vec![Symbol::Rule(left.first), Symbol::Rule(right.rest)];
+                self.rules.way(first, way);
+                if !left.required {
+                    self.rules.way(first, vec![Symbol::Rule(right.first)]);
+                }
+                let rest = vec![Symbol::Rule(left.rest), Symbol::Rule(right.rest)];
+                let rest = self.rules.sequence(rest)?;
+                halved.push(Parts { first, rest, required: left.required || right.required });
+            }
+            all = halved;
+        }
+        Ok(all[0])
+    }
+
     /// What follows the names that have a place, after so many.
     fn tail(&mut self, records: &Records, extra: RuleId, count: u64) -> Made<RuleId> {
         let rule = self.rules.rule()?;
@@ -481,7 +557,7 @@ impl Emitter<'_> {
     }
 
     /// An entry whose name has no place of its own: a way for each set of patterns that a name may match.
-    fn extra(&mut self, records: &Records) -> Made<RuleId> {
+    fn extra(&mut self, records: &Records, entries: &[Entry<'_>]) -> Made<RuleId> {
         let rule = self.rules.rule()?;
         let mut patterns: Vec<&String> = vec![];
         for (expression, _) in records.others.iter().flat_map(|others| &others.patterns) {
@@ -496,7 +572,7 @@ impl Emitter<'_> {
             return Err(problem.into());
         }
         let taken: Vec<String> =
-            records.places().iter().map(|name| format!(r"\x22{}\x22", quoted(name))).collect();
+            entries.iter().map(|entry| format!(r"\x22{}\x22", quoted(entry.name))).collect();
         let names: Vec<Texts> = if records.names.is_empty() {
             vec![Texts::default()]
         } else {
@@ -537,6 +613,7 @@ impl Emitter<'_> {
                     let Some(pattern) = records.patterns.get(*expression) else { continue };
                     add_pattern(&mut key, &pattern.0, matched(expression))?;
                 }
+                key.check_width()?;
                 if !taken.is_empty() {
                     key.none.push(format!("({})", taken.join("|")));
                 }
@@ -588,6 +665,7 @@ fn string_terminal(texts: &Texts) -> Result<Option<Terminal>, String> {
         let except: Vec<String> = texts.except.iter().map(|text| quoted(text)).collect();
         terminal.none.push(format!(r"\x22({})\x22", except.join("|")));
     }
+    terminal.check_width()?;
     Ok(Some(terminal))
 }
 

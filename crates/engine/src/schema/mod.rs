@@ -97,3 +97,6 @@ pub(crate) fn enforces_format(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod costs;

@@ -13,8 +13,9 @@ use super::number::Decimal;
 use super::pattern::Pattern;
 use super::{Refusal, cut};
 
-/// Alternatives that are looked at for one schema, all together.
-const MOST_WORK: usize = 400_000;
+/// Parts of alternatives ([`Alternative::size`]) that are looked at for one schema, all together. Each is copied
+/// at most once, so it bounds the memory as well as the time.
+const MOST_WORK: usize = 1_000_000;
 
 /// Schemas that stand inside each other for the same value.
 const DEEPEST: usize = 200;
@@ -80,9 +81,15 @@ impl<'a> Reader<'a> {
         });
         self.trail = trail;
         read?;
+        let node = self.document.node(conj.iter().next_back().map_or(0, |(id, _)| *id));
         let mut different: Alternatives = vec![];
         for one in alternatives {
-            if !is_none(&one) && !different.contains(&one) {
+            if is_none(&one) {
+                continue;
+            }
+            // Each is compared with those before it.
+            self.charge(different.len() / 8, &node)?;
+            if !different.contains(&one) {
                 different.push(one);
             }
         }
@@ -99,10 +106,7 @@ impl<'a> Reader<'a> {
         wanted: bool,
     ) -> Result<Alternatives, Refusal> {
         let node = self.document.node(id);
-        self.work += 1 + alternatives.len();
-        if self.work > MOST_WORK {
-            return Err(node.refuse("the schema has too many alternatives to follow"));
-        }
+        self.charge(Alternative::sizes(&alternatives), &node)?;
         if alternatives.is_empty() {
             return Ok(alternatives);
         }
@@ -127,6 +131,30 @@ impl<'a> Reader<'a> {
         refined
     }
 
+    /// Counts parts of alternatives that are looked at or copied.
+    ///
+    /// # Errors
+    /// If they are too many, with those before them.
+    pub fn charge(&mut self, parts: usize, node: &Node<'_>) -> Result<(), Refusal> {
+        self.work += 1 + parts;
+        if self.work > MOST_WORK {
+            return Err(node.refuse("the schema has too many alternatives to follow"));
+        }
+        Ok(())
+    }
+
+    /// Adds one to alternatives that are made of others.
+    pub fn put(
+        &mut self,
+        out: &mut Alternatives,
+        one: Alternative,
+        of: &Reading<'a>,
+    ) -> Result<(), Refusal> {
+        self.charge(one.size(), &of.node)?;
+        out.push(one);
+        Ok(())
+    }
+
     /// The same for a schema inside the one that is being read.
     pub fn refine_inside(
         &mut self,
@@ -149,7 +177,7 @@ impl<'a> Reader<'a> {
             return Ok(known.clone());
         }
         let made = Pattern::new(expression).map_err(|problem| {
-            of.refuse(format!("{keyword} {:?}: {problem}", cut(expression, 60)))
+            of.refuse(format!("{keyword} {}: {problem}", shown(&Value::from(expression))))
         })?;
         let made = Rc::new(made);
         self.patterns.insert(expression.to_owned(), made.clone());
@@ -422,7 +450,7 @@ impl<'a> Reader<'a> {
                             continue;
                         }
                         own.unique = None;
-                        out.push(Alternative::List(own));
+                        self.put(&mut out, Alternative::List(own), of)?;
                     }
                 }
                 Alternative::Record(own) => {
@@ -431,11 +459,11 @@ impl<'a> Reader<'a> {
                         for (name, value) in entries {
                             let conj = self.made_constant(value, of);
                             own.property(name, &conj);
-                            own.require(name);
+                            own.require([name]);
                         }
                         let named = entries.keys().cloned().collect();
                         own.others.push(Others { named, patterns: vec![], rest: only(self.never) });
-                        out.push(Alternative::Record(own));
+                        self.put(&mut out, Alternative::Record(own), of)?;
                     }
                 }
             }

@@ -21,6 +21,7 @@ impl<'a> Reader<'a> {
         let Value::Object(fields) = node.value() else { return Ok(vec![]) };
         let mut out = vec![];
         for (key, value) in keywords(fields, node.draft) {
+            self.charge(Alternative::sizes(&found), &node)?;
             let mut found = found.clone();
             if let Some(types) = of_types(key) {
                 // Others satisfy it.
@@ -177,22 +178,22 @@ impl<'a> Reader<'a> {
                 (Alternative::Bool(a), Value::Bool(b)) if a == *b => {}
                 (Alternative::Number(mut own), Value::Number(_)) => {
                     own.except.extend(number.clone());
-                    out.push(Alternative::Number(own));
+                    self.put(&mut out, Alternative::Number(own), of)?;
                 }
                 (Alternative::Text(mut own), Value::String(text)) => {
                     own.except.insert(text.clone());
                     own.settle();
-                    out.push(Alternative::Text(own));
+                    self.put(&mut out, Alternative::Text(own), of)?;
                 }
                 (Alternative::List(own), Value::Array(items)) => {
                     let count = items.len() as u64;
                     let mut shorter = own.clone();
                     let mut longer = own.clone();
                     longer.least = longer.least.max(count + 1);
-                    out.push(Alternative::List(longer));
+                    self.put(&mut out, Alternative::List(longer), of)?;
                     if let Some(most) = count.checked_sub(1) {
                         shorter.most = Some(shorter.most.map_or(most, |old| old.min(most)));
-                        out.push(Alternative::List(shorter));
+                        self.put(&mut out, Alternative::List(shorter), of)?;
                     }
                     for (index, item) in items.iter().enumerate() {
                         let mut other = own.clone();
@@ -200,7 +201,7 @@ impl<'a> Reader<'a> {
                         let mut first = vec![Conj::new(); index];
                         first.push(self.negated_constant(item, of));
                         other.items.push(Items { first, rest: Conj::new() });
-                        out.push(Alternative::List(other));
+                        self.put(&mut out, Alternative::List(other), of)?;
                     }
                 }
                 (Alternative::Record(own), Value::Object(entries)) => {
@@ -208,17 +209,17 @@ impl<'a> Reader<'a> {
                     for (name, value) in entries {
                         let mut without = own.clone();
                         without.property(name, &only(self.never));
-                        out.push(Alternative::Record(without));
+                        self.put(&mut out, Alternative::Record(without), of)?;
                         let mut other = own.clone();
-                        other.require(name);
+                        other.require([name]);
                         let negated = self.negated_constant(value, of);
                         other.property(name, &negated);
-                        out.push(Alternative::Record(other));
+                        self.put(&mut out, Alternative::Record(other), of)?;
                     }
                     let mut more = own;
-                    entries.keys().for_each(|name| more.require(name));
+                    more.require(entries.keys());
                     more.least = more.least.max(count + 1);
-                    out.push(Alternative::Record(more));
+                    self.put(&mut out, Alternative::Record(more), of)?;
                 }
                 (one, _) => out.push(one),
             }
@@ -248,13 +249,13 @@ impl<'a> Reader<'a> {
                     if let Some(most) = count(node, key, value)?.checked_sub(1) {
                         let mut own = own;
                         own.most = Some(own.most.map_or(most, |old| old.min(most)));
-                        out.push(Alternative::List(own));
+                        self.put(&mut out, Alternative::List(own), of)?;
                     }
                 }
                 "maxItems" => {
                     let mut own = own;
                     own.least = own.least.max(count(node, key, value)?.saturating_add(1));
-                    out.push(Alternative::List(own));
+                    self.put(&mut out, Alternative::List(own), of)?;
                 }
                 "contains" => {
                     let contains = self.contains_of(of, fields)?;
@@ -263,7 +264,7 @@ impl<'a> Reader<'a> {
                     }
                     let mut own = own;
                     own.items.push(Items { first: vec![], rest: contains.other });
-                    out.push(Alternative::List(own));
+                    self.put(&mut out, Alternative::List(own), of)?;
                 }
                 "items" => {
                     let items = self.items_of(of, fields)?;
@@ -273,7 +274,7 @@ impl<'a> Reader<'a> {
                         let mut first = vec![Conj::new(); index];
                         first.push(negated(conj));
                         other.items.push(Items { first, rest: Conj::new() });
-                        out.push(Alternative::List(other));
+                        self.put(&mut out, Alternative::List(other), of)?;
                     }
                     let places = items.first.len();
                     match self.trivial(&items.rest) {
@@ -281,7 +282,7 @@ impl<'a> Reader<'a> {
                         Some(false) => {
                             let mut longer = own.clone();
                             longer.least = longer.least.max(places as u64 + 1);
-                            out.push(Alternative::List(longer));
+                            self.put(&mut out, Alternative::List(longer), of)?;
                         }
                         None if places == 0 => {
                             let mut other = own.clone();
@@ -291,7 +292,7 @@ impl<'a> Reader<'a> {
                                 most: None,
                                 other: items.rest.clone(),
                             });
-                            out.push(Alternative::List(other));
+                            self.put(&mut out, Alternative::List(other), of)?;
                         }
                         None => return Err(node.refuse(
                             "items after others inside not (or what needs it) cannot be followed",
@@ -327,19 +328,19 @@ impl<'a> Reader<'a> {
                     if let Some(most) = count(node, key, value)?.checked_sub(1) {
                         let mut own = own;
                         own.most = Some(own.most.map_or(most, |old| old.min(most)));
-                        out.push(Alternative::Record(own));
+                        self.put(&mut out, Alternative::Record(own), of)?;
                     }
                 }
                 "maxProperties" => {
                     let mut own = own;
                     own.least = own.least.max(count(node, key, value)?.saturating_add(1));
-                    out.push(Alternative::Record(own));
+                    self.put(&mut out, Alternative::Record(own), of)?;
                 }
                 "required" => {
                     for name in names_of(of, key, value)? {
                         let mut own = own.clone();
                         own.property(&name, &never);
-                        out.push(Alternative::Record(own));
+                        self.put(&mut out, Alternative::Record(own), of)?;
                     }
                 }
                 "dependentRequired" | "dependentSchemas" | "dependencies" => {
@@ -350,12 +351,12 @@ impl<'a> Reader<'a> {
                     };
                     for (name, wanted) in entries {
                         let mut with = own.clone();
-                        with.require(name);
+                        with.require([name]);
                         if wanted.is_array() {
                             for needed in names_of(of, key, wanted)? {
                                 let mut with = with.clone();
                                 with.property(&needed, &never);
-                                out.push(Alternative::Record(with));
+                                self.put(&mut out, Alternative::Record(with), of)?;
                             }
                         } else {
                             let with = vec![Alternative::Record(with)];
@@ -367,9 +368,9 @@ impl<'a> Reader<'a> {
                     let (named, others, patterns) = self.properties_of(of, fields)?;
                     for (name, conj) in &named {
                         let mut own = own.clone();
-                        own.require(name);
+                        own.require([name]);
                         own.property(name, &negated(conj));
-                        out.push(Alternative::Record(own));
+                        self.put(&mut out, Alternative::Record(own), of)?;
                     }
                     let patterned = others.patterns.iter().map(|(_, conj)| conj);
                     if patterned.chain([&others.rest]).all(|conj| self.trivial(conj) == Some(true))
@@ -390,9 +391,9 @@ impl<'a> Reader<'a> {
                     for name in &closed.named {
                         for &(id, wanted) in &asked.value(name) {
                             let mut own = own.clone();
-                            own.require(name);
+                            own.require([name]);
                             own.property(name, &Conj::from([(id, !wanted)]));
-                            out.push(Alternative::Record(own));
+                            self.put(&mut out, Alternative::Record(own), of)?;
                         }
                     }
                 }

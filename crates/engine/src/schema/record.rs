@@ -32,7 +32,7 @@ impl<'a> Reader<'a> {
             "required" => {
                 // Draft 3 and clients that mix it up write it at the property; there it says nothing.
                 let names = names_of(of, key, value)?;
-                Box::new(move |records| names.iter().for_each(|name| records.require(name)))
+                Box::new(move |records| records.require(&names))
             }
             "propertyNames" => {
                 let id = self.document.inside(node, &[key])?;
@@ -45,16 +45,15 @@ impl<'a> Reader<'a> {
                     );
                 };
                 for (name, wanted) in entries {
+                    self.charge(Alternative::sizes(&found), node)?;
                     let (mut with, mut without) = (found.clone(), found);
                     let never = only(self.never);
                     on_records(&mut without, |records| records.property(name, &never));
-                    on_records(&mut with, |records| records.require(name));
+                    on_records(&mut with, |records| records.require([name]));
                     with.retain(|one| matches!(one, Alternative::Record(_)));
                     if wanted.is_array() {
                         let needed = names_of(of, key, wanted)?;
-                        on_records(&mut with, |records| {
-                            needed.iter().for_each(|name| records.require(name));
-                        });
+                        on_records(&mut with, |records| records.require(&needed));
                     } else {
                         with = self.refine_inside(with, of, &[key, name], true)?;
                     }
@@ -66,7 +65,7 @@ impl<'a> Reader<'a> {
             _ => {
                 let (named, others, patterns) = self.properties_of(of, fields)?;
                 Box::new(move |records| {
-                    named.iter().for_each(|(name, conj)| records.property(name, conj));
+                    records.properties(&named);
                     if !others.patterns.is_empty() || !others.rest.is_empty() {
                         records.others.push(others.clone());
                     }

@@ -5,8 +5,24 @@ use std::fmt::Write as _;
 
 use llguidance::derivre::{RegexAst, RegexBuilder};
 
-/// Rules and terminals that a grammar may have.
+use crate::constraint::width;
+
+/// Rules that may be made.
 const MOST_RULES: usize = 60_000;
+
+/// Rules, ways, terminals and repetitions that a grammar may have. llguidance has room for 65,535 symbols, of
+/// which each of these is one at most, but for repetitions, and counted ones, which it halves again and again;
+/// compiling so many takes seconds.
+const MOST_SYMBOLS: usize = 60_000;
+const SYMBOLS_A_REPEAT: usize = 3;
+const SYMBOLS_A_COUNT: usize = 64;
+
+/// Expressions for one terminal.
+const MOST_PARTS: usize = 16;
+
+/// Bytes of the expressions of all terminals that have several: to find out whether there is such a text takes
+/// some microseconds for each.
+const MOST_INTERSECTED: usize = 256 << 10;
 
 /// Steps to find out whether a terminal matches anything.
 const EMPTINESS_FUEL: u64 = 100_000;
@@ -40,6 +56,22 @@ impl Terminal {
         Self { all: vec![expression.into()], none: vec![] }
     }
 
+    /// # Errors
+    /// If its expressions cannot be intersected at a bounded cost.
+    pub fn check_width(&self) -> Result<(), String> {
+        if self.all.len() + self.none.len() < 2 {
+            return Ok(());
+        }
+        let parts = self.all.iter().chain(&self.none);
+        let width = parts.map(|text| width::of(text)).fold(1, usize::saturating_mul);
+        if width > width::MOST {
+            return Err(
+                "several expressions for one text have too many alternatives together".into()
+            );
+        }
+        Ok(())
+    }
+
     /// Whether it matches some text. A terminal without exceptions and intersections does.
     fn matches_something(&self) -> Result<bool, String> {
         if self.all.len() == 1 && self.none.is_empty() {
@@ -69,6 +101,8 @@ pub(super) struct Rules {
     rules: Vec<Vec<Vec<Symbol>>>,
     terminals: Vec<Terminal>,
     known: HashMap<Terminal, Option<TerminalId>>,
+    /// Bytes of terminals with several expressions.
+    intersected: usize,
 }
 
 impl Rules {
@@ -99,6 +133,19 @@ impl Rules {
         if let Some(known) = self.known.get(&terminal) {
             return Ok(known.map(Symbol::Terminal));
         }
+        let parts = terminal.all.len() + terminal.none.len();
+        if parts > MOST_PARTS {
+            return Err(format!("{parts} expressions for one text, expected at most {MOST_PARTS}"));
+        }
+        if parts > 1 {
+            let bytes = terminal.all.iter().chain(&terminal.none).map(String::len).sum::<usize>();
+            self.intersected += bytes;
+            if self.intersected > MOST_INTERSECTED {
+                return Err(format!(
+                    "bounds, patterns and exceptions have more than {MOST_INTERSECTED} bytes of expressions together"
+                ));
+            }
+        }
         let id = terminal.matches_something()?.then(|| {
             self.terminals.push(terminal.clone());
             self.terminals.len() - 1
@@ -108,7 +155,10 @@ impl Rules {
     }
 
     /// The text of the grammar, without ways that never end; `None` if none is left.
-    pub fn text(&self, start: RuleId, options: &str) -> Option<String> {
+    ///
+    /// # Errors
+    /// If it is too large.
+    pub fn text(&self, start: RuleId, options: &str) -> Result<Option<String>, String> {
         let mut ends = vec![false; self.rules.len()];
         loop {
             let before = ends.iter().filter(|one| **one).count();
@@ -122,8 +172,9 @@ impl Rules {
             }
         }
         if !ends[start] {
-            return None;
+            return Ok(None);
         }
+        let mut symbols = 0;
         let mut used = vec![false; self.rules.len()];
         let mut used_terminals = vec![false; self.terminals.len()];
         let mut todo = vec![start];
@@ -132,15 +183,18 @@ impl Rules {
             if std::mem::replace(&mut used[rule], true) {
                 continue;
             }
+            symbols += 1;
             let mut ways = vec![];
             for way in
                 self.rules[rule].iter().filter(|way| way.iter().all(|one| symbol_ends(one, &ends)))
             {
                 let mut parts = vec![];
+                symbols += usize::from(way.len() > 1);
                 for symbol in way {
                     match symbol {
                         Symbol::Terminal(id) => {
-                            used_terminals[*id] = true;
+                            symbols +=
+                                usize::from(!std::mem::replace(&mut used_terminals[*id], true));
                             parts.push(format!("T{id}"));
                         }
                         Symbol::Rule(id) => {
@@ -150,6 +204,8 @@ impl Rules {
                         // What never ends can only be left out.
                         Symbol::Repeat(id, ..) if !ends[*id] => {}
                         Symbol::Repeat(id, least, most) => {
+                            let counted = *least > 1 || most.is_some();
+                            symbols += if counted { SYMBOLS_A_COUNT } else { SYMBOLS_A_REPEAT };
                             todo.push(*id);
                             parts.push(match (least, most) {
                                 (0, None) => format!("r{id}*"),
@@ -163,6 +219,11 @@ impl Rules {
                 }
                 ways.push(if parts.is_empty() { "\"\"".to_owned() } else { parts.join(" ") });
             }
+            if symbols > MOST_SYMBOLS {
+                return Err(format!(
+                    "the schema needs more than {MOST_SYMBOLS} rules and alternatives"
+                ));
+            }
             // Writing to a String cannot fail.
             let _ = writeln!(text, "r{rule}: {}", ways.join("\n | "));
         }
@@ -171,7 +232,7 @@ impl Rules {
         {
             let _ = writeln!(text, "T{id}: {}", terminal.text());
         }
-        Some(text)
+        Ok(Some(text))
     }
 }
 

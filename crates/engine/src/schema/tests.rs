@@ -508,3 +508,72 @@ fn random_schemas_are_taken_or_refused_in_time() {
     }
     assert!(taken > 300, "{taken}");
 }
+
+#[test]
+fn every_choice_of_optional_properties_can_be_written() {
+    let names = ["a", "b", "c", "d", "e"];
+    let factory = bytewise();
+    for (required, open) in (0..1u32 << names.len()).flat_map(|set| [(set, false), (set, true)]) {
+        let has = |set: u32, at: usize| set >> at & 1 == 1;
+        let of = |set: u32| (0..names.len()).filter(move |at| has(set, *at)).map(|at| names[at]);
+        let properties = names.map(|name| (name.to_owned(), json!({"type": "null"})));
+        let schema = json!({"type": "object", "properties": serde_json::Map::from_iter(properties),
+            "required": of(required).collect::<Vec<_>>(), "additionalProperties": open});
+        let matcher = matcher_of(&factory, &Grammar::JsonSchema(schema.clone())).unwrap();
+        for chosen in 0..1 << names.len() {
+            let mut entries: Vec<_> = of(chosen).map(|name| format!("\"{name}\":null")).collect();
+            let valid = required & !chosen == 0;
+            let text = format!("{{{}}}", entries.join(","));
+            assert_eq!(accepts(&matcher, &text), valid, "{schema} {text}");
+            entries.push("\"x\":1".to_owned());
+            let text = format!("{{{}}}", entries.join(","));
+            assert_eq!(accepts(&matcher, &text), valid && open, "{schema} {text}");
+        }
+    }
+}
+
+#[test]
+fn schemas_of_thousands_are_followed_or_refused_in_their_own_words() {
+    let names: Vec<String> = (0..5000).map(|at| format!("n{at}")).collect();
+    let object = |count: usize| {
+        let properties =
+            names[..count].iter().map(|name| (name.clone(), json!({"type": "integer"})));
+        json!({"type": "object", "properties": serde_json::Map::from_iter(properties),
+            "additionalProperties": false})
+    };
+    let factory = bytewise();
+    let compiled = |schema: Value| matcher_of(&factory, &Grammar::JsonSchema(schema));
+    let optional = compiled(object(2000)).unwrap();
+    for (text, valid) in [
+        ("{}", true),
+        (r#"{"n7":1,"n1999":2}"#, true),
+        (r#"{"n1999":2,"n7":1}"#, false),
+        (r#"{"n2000":1}"#, false),
+    ] {
+        assert_eq!(accepts(&optional, text), valid, "{text}");
+    }
+    // What OpenAI takes: 5,000 properties, all of them required, 1,000 values of enums.
+    let mut required = object(5000);
+    required["required"] = json!(names);
+    required["properties"]["n0"] = json!({"enum": names[..1000]});
+    let required = compiled(required).unwrap();
+    assert!(!accepts(&required, r#"{"n0":"n1"}"#));
+    let deep = |count: usize| json!({"not": {"const": vec![0; count]}});
+    let parts = |count: usize| {
+        json!({"allOf": (0..count).map(|at| json!({"type": "string",
+        "pattern": format!("x{at}")})).collect::<Vec<_>>()})
+    };
+    let definitions = json!({"anyOf": names.iter().map(|name| json!({"properties": {name: {"minItems": 2}},
+        "required": [name], "type": "object"})).collect::<Vec<_>>()});
+    for (schema, said) in [
+        (object(2001), "2001 of one object are optional"),
+        (deep(20_000), "too many alternatives"),
+        (parts(100), "too many alternatives"),
+        (definitions, "too many alternatives"),
+        (json!({"pattern": "(".repeat(100_000)}), "pattern \"((("),
+    ] {
+        let refused = compiled(schema).map(drop).unwrap_err();
+        assert!(refused.starts_with("schema at ") && refused.contains(said), "{refused}");
+        assert!(refused.len() < 1000, "{} bytes", refused.len());
+    }
+}
