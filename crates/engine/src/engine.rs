@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Step, Want};
 use keeve_image::Processor;
@@ -25,6 +25,9 @@ use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
 use crate::tokenizer::Tokenizer;
 use crate::vision::Eyes;
+
+/// How long the engine looks for nothing but a grammar's mask before it looks for commands again.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// A loaded model that answers requests, many at a time. Can be shared between threads; dropping
 /// it cancels what is running.
@@ -364,7 +367,7 @@ impl Worker {
         let shares = self.scheduler.schedule();
         let step = self.scheduler.step(&shares);
         if step.rows.is_empty() {
-            return;
+            return self.scheduler.wait(PATIENCE);
         }
         let generated = step.rows.iter().all(|row| row.phase == Phase::Generated);
         let (begun, rows) = (Instant::now(), step.rows.len());

@@ -426,6 +426,37 @@ fn a_step_with_work_always_gets_on() {
 }
 
 #[test]
+fn a_short_prompt_does_not_wait_for_the_long_ones_before_it() {
+    let mut worker = worker(Setup { pages: 200, prompt_rows: 4, sequences: 8, ..SETUP });
+    let mut running = vec![];
+    for length in [60, 60, 60, 6] {
+        let prompt: Vec<u32> =
+            (0..length).map(|at| (at + length + running.len() as u32) % BAD).collect();
+        let (sequence, generation) = sequence(request(&prompt, 1));
+        worker.scheduler.waiting.push_back(*sequence);
+        running.push(generation);
+    }
+    let mut ended = vec![];
+    let mut steps = 0;
+    while ended.len() < running.len() {
+        worker.step();
+        steps += 1;
+        for (index, generation) in running.iter().enumerate() {
+            let done =
+                generation.events.try_iter().any(|event| matches!(event, Event::Finished { .. }));
+            if done {
+                ended.push((index, steps));
+            }
+        }
+    }
+    // Two of four rows of each step are the oldest's: the short one has its six after three steps.
+    assert_eq!(ended[0], (3, 3));
+    assert_eq!(ended[1].0, 0, "the oldest gets on as well: {ended:?}");
+    // No row is left unused.
+    assert!(steps <= (60 * 3 + 6) / 4 + 2, "{ended:?}");
+}
+
+#[test]
 fn prompt_logits_come_once_and_in_order_even_after_being_pushed_out() {
     for pages in [16, 100] {
         let engine = engine(Setup { pages, prompt_rows: 5, ..SETUP });

@@ -1,12 +1,13 @@
 //! Who runs in the next step.
 //!
 //! Every step takes the next token of each sequence that is generating, and fills up with chunks
-//! of prompts. Waiting and running sequences together are always in the order in which they came.
+//! of prompts: half of the room is the oldest prompt's, which so gets on whatever comes after it, the other
+//! half goes to those that need least, so that a short prompt does not wait for the long ones before it. Waiting and running sequences together are always in the order in which they came.
 //! When no page is left for a sequence, the youngest one gives up its pages; it is run again
 //! later, each row in the phase it first ran in, so its answer is the same.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keeve_graph::{RowInput, SequenceRows, Step};
 
@@ -96,20 +97,16 @@ impl Scheduler {
     /// Admits waiting sequences and decides how many rows of each running one come next.
     pub fn schedule(&mut self) -> Shares {
         self.admit();
-        let mut prompt_rows = self.limits.prompt_rows;
+        let prompt_shares = self.prompt_shares();
         let mut shares = vec![];
         let mut index = 0;
         while index < self.running.len() {
+            let runs = self.runs(&self.running[index]);
             let sequence = &mut self.running[index];
-            let (mut remaining, ready) = (sequence.remaining(), sequence.ready());
-            if ready < remaining {
-                // An image is still being seen. What comes before it runs with it, or fills steps.
-                remaining = if ready < self.limits.prompt_rows { 0 } else { ready };
-            }
-            // A single row never waits: it is a generated token, or ends a prompt. Its drafts come with
-            // it, but nobody gives up pages for them.
-            let mut share = remaining.min(prompt_rows);
-            if remaining == 1 {
+            // A single row waits for nobody else: it is a generated token, or ends a prompt. Its drafts come
+            // with it, but nobody gives up pages for them.
+            let mut share = prompt_shares[index];
+            if runs == 1 {
                 share = 1 + sequence.drafting.drafts.len();
                 if !self.pool.grow(&mut sequence.pages, sequence.computed + share) {
                     sequence.drafting.drafts.clear();
@@ -117,9 +114,6 @@ impl Scheduler {
                 }
             }
             if self.pool.grow(&mut sequence.pages, sequence.computed + share) {
-                if remaining > 1 {
-                    prompt_rows -= share;
-                }
                 shares.push(share);
                 index += 1;
             } else {
@@ -129,6 +123,47 @@ impl Scheduler {
             }
         }
         shares
+    }
+
+    /// Rows of a sequence that could run in this step.
+    fn runs(&self, sequence: &Sequence) -> usize {
+        let (remaining, ready) = (sequence.remaining(), sequence.ready());
+        if !sequence.may_run(Duration::ZERO) {
+            return 0;
+        }
+        match ready < remaining {
+            // An image is still being seen. What comes before it runs with it, or fills steps.
+            true if ready < self.limits.prompt_rows => 0,
+            true => ready,
+            false => remaining,
+        }
+    }
+
+    /// The prompt rows that each running sequence may have.
+    fn prompt_shares(&self) -> Shares {
+        let wanted: Vec<usize> = self.running.iter().map(|sequence| self.runs(sequence)).collect();
+        let mut shares = vec![0; wanted.len()];
+        let mut left = self.limits.prompt_rows;
+        let mut give = |index: usize, most: usize| {
+            let share = (wanted[index] - shares[index]).min(most).min(left);
+            shares[index] += share;
+            left -= share;
+        };
+        let prompts = (0..wanted.len()).filter(|&index| wanted[index] > 1);
+        let mut prompts: Vec<usize> = prompts.collect();
+        if let Some(&oldest) = prompts.first() {
+            give(oldest, self.limits.prompt_rows.div_ceil(2));
+        }
+        prompts.sort_by_key(|&index| wanted[index]);
+        prompts.into_iter().for_each(|index| give(index, usize::MAX));
+        shares
+    }
+
+    /// Waits a while for a sequence that can run, if all of them wait for their grammars.
+    pub fn wait(&self, patience: Duration) {
+        if let Some(first) = self.running.first() {
+            first.may_run(patience);
+        }
     }
 
     /// The rows that `shares` stands for.

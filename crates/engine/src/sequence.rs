@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use keeve_graph::Phase;
 
@@ -135,10 +135,10 @@ impl Sequence {
         }
     }
 
-    /// How many drafts may be made: none while the prompt runs, and no more than tokens that are still
+    /// How many drafts may be made: none while the prompt runs or a mask is waited for, and no more than tokens that are still
     /// to be generated after the next one.
     pub fn most_drafts(&self) -> usize {
-        if self.remaining() != 1 || self.generated() == 0 {
+        if self.remaining() != 1 || self.generated() == 0 || !self.may_run(Duration::ZERO) {
             return 0;
         }
         (self.max_tokens - self.generated()).saturating_sub(1)
@@ -147,6 +147,13 @@ impl Sequence {
     /// Tokens that have yet to enter the state.
     pub fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// Whether a step may be made with it, or would have to wait for what its grammar lets through next. Waits
+    /// so long itself.
+    pub fn may_run(&self, patience: Duration) -> bool {
+        self.remaining() != 1
+            || self.constraint.as_ref().is_none_or(|constraint| constraint.may_run(patience))
     }
 
     /// How many of these can run: those before the first image whose features are not there yet.

@@ -1,10 +1,13 @@
 //! Masks, worked out beside the model.
 //!
 //! The threads are few and shared by all answers, so what one answer's masks may take of their time is
-//! bounded: a mask by the library's own limits, all of them by [`budget`].
+//! bounded: a mask by the library's own limits, all of them by [`budget`]. An answer whose masks take long
+//! has them made by a thread of its kind, which gives way to the model's, and sits steps out until they are
+//! there, so that other answers do not wait for it.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,20 @@ const MOST_THREADS: usize = 4;
 /// What an answer's masks may take, all together: for an answer of so many tokens.
 fn budget(tokens: u32) -> Duration {
     Duration::from_secs(2) + Duration::from_millis(20) * tokens
+}
+
+/// An answer is slow if its masks take longer than this on the average: what a small model needs for a step.
+const SLOW: Duration = Duration::from_millis(2);
+
+/// How much less of a core the thread of slow answers gets than others that want it: a tenth.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// Where answers have their masks made.
+#[derive(Clone)]
+pub(super) struct Jobs {
+    quick: Sender<Job>,
+    slow: Sender<Job>,
 }
 
 /// A matcher that is to go on, after `token` if there is one.
@@ -38,14 +55,24 @@ struct Ready {
 
 /// Starts the threads. They end when the engine and all constraints are gone, and hold nothing of
 /// theirs.
-pub(super) fn start() -> std::io::Result<Sender<Job>> {
+pub(super) fn start() -> std::io::Result<Jobs> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let quick = threads("keeve-masks", (cores / 4).clamp(1, MOST_THREADS), || ())?;
+    let slow = threads("keeve-masks-slow", 1, || {
+        // On Linux it is the thread that becomes nice. Without it, it works too.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::nice(NICE);
+    })?;
+    Ok(Jobs { quick, slow })
+}
+
+fn threads(name: &str, count: usize, begin: fn()) -> std::io::Result<Sender<Job>> {
     let (sender, inbox) = channel::<Job>();
     let inbox = Arc::new(Mutex::new(inbox));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    for _ in 0..(cores / 4).clamp(1, MOST_THREADS) {
+    for _ in 0..count {
         let inbox = inbox.clone();
-        let named = std::thread::Builder::new().name("keeve-masks".into());
-        named.spawn(move || {
+        std::thread::Builder::new().name(name.into()).spawn(move || {
+            begin();
             loop {
                 let job = inbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 let Ok(job) = job else { return };
@@ -75,8 +102,10 @@ fn work_out(job: Job) {
 
 /// A constraint on its way through an answer.
 pub(crate) struct Following {
-    jobs: Sender<Job>,
-    ready: Receiver<Ready>,
+    jobs: Jobs,
+    coming: Receiver<Ready>,
+    /// What has come, if it was looked for before it is needed.
+    come: Cell<Option<Ready>>,
     /// Tokens that were chosen, and what their masks took.
     tokens: u32,
     spent: Duration,
@@ -108,14 +137,34 @@ impl Following {
     /// Begins to work out what may come first.
     pub fn start(constraint: Constraint) -> Self {
         let Constraint { matcher, jobs } = constraint;
-        let mut following = Self { jobs, ready: channel().1, tokens: 0, spent: Duration::ZERO };
+        let (tokens, spent) = (0, Duration::ZERO);
+        let mut following =
+            Self { jobs, coming: channel().1, come: Cell::new(None), tokens, spent };
         following.post(matcher, None);
         following
     }
 
+    fn is_slow(&self) -> bool {
+        self.spent > SLOW * self.tokens
+    }
+
+    /// Whether a step may be made with the answer: if what may follow is known, or soon will be. Waits so
+    /// long for it.
+    pub fn may_run(&self, patience: Duration) -> bool {
+        if !self.is_slow() {
+            return true;
+        }
+        let come = self.come.take().map_or_else(|| self.coming.recv_timeout(patience), Ok);
+        // If the thread is gone, `standing` says so.
+        let may = !matches!(come, Err(RecvTimeoutError::Timeout));
+        self.come.set(come.ok());
+        may
+    }
+
     /// What may come next, waiting until it is known.
     pub fn standing(&self) -> Result<Standing, Error> {
-        let Ok(Ready { matcher, allowed, took }) = self.ready.recv() else {
+        let come = self.come.take().map_or_else(|| self.coming.recv(), Ok);
+        let Ok(Ready { matcher, allowed, took }) = come else {
             return Err(Error::Grammar("the thread that follows it has died".into()));
         };
         let spent = self.spent + took;
@@ -142,10 +191,11 @@ impl Following {
     }
 
     fn post(&mut self, matcher: Matcher, token: Option<u32>) {
-        let (answer, ready) = channel();
-        self.ready = ready;
+        let (answer, coming) = channel();
+        (self.coming, self.come) = (coming, Cell::new(None));
+        let jobs = if self.is_slow() { &self.jobs.slow } else { &self.jobs.quick };
         // If the thread is gone, `standing` says so.
-        let _ = self.jobs.send(Job { matcher, token, answer });
+        let _ = jobs.send(Job { matcher, token, answer });
     }
 }
 
@@ -168,5 +218,29 @@ mod tests {
         following.spent = budget(3);
         let error = following.standing().err().unwrap().to_string();
         assert!(error.contains("3 tokens") && error.contains("2060 ms"), "{error}");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_slow_answer() {
+        let grammar = Grammar::Regex("[ab]{20}".into());
+        let matcher = compile::matcher(&suite::bytewise(), &grammar).unwrap();
+        // Nobody makes the masks: it takes as long as the test likes.
+        let ((quick, quick_jobs), (slow, slow_jobs)) = (channel(), channel());
+        let mut following = Following::start(Constraint { matcher, jobs: Jobs { quick, slow } });
+        assert!(following.may_run(Duration::ZERO), "it is not known to be slow");
+        work_out(quick_jobs.recv().unwrap());
+        let Ok(Standing::Open(mut allowed)) = following.standing() else { panic!("it has ended") };
+        allowed.took = 2 * SLOW;
+        following.advance(allowed, u32::from(b'a'));
+        assert!(quick_jobs.try_recv().is_err());
+        assert!(!following.may_run(Duration::from_millis(1)));
+        work_out(slow_jobs.recv().unwrap());
+        assert!(following.may_run(Duration::ZERO) && following.may_run(Duration::ZERO));
+        let Ok(Standing::Open(allowed)) = following.standing() else { panic!("it has ended") };
+        following.advance(allowed, u32::from(b'b'));
+        drop(slow_jobs);
+        // That the thread has died is told where the mask is needed.
+        assert!(following.may_run(Duration::ZERO));
+        assert!(following.standing().is_err());
     }
 }

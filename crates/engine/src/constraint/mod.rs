@@ -12,7 +12,6 @@ pub(crate) mod width;
 mod words;
 
 use std::fmt;
-use std::sync::mpsc::Sender;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llguidance::{Matcher, ParserFactory};
@@ -74,14 +73,14 @@ fn one_line(problem: String) -> Error {
 pub(crate) struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
     /// The threads that work out masks, once there are some.
-    jobs: Mutex<Option<Sender<masks::Job>>>,
+    jobs: Mutex<Option<masks::Jobs>>,
 }
 
 /// A grammar made ready for one answer.
 #[derive(Clone)]
 pub struct Constraint {
     matcher: Matcher,
-    jobs: Sender<masks::Job>,
+    jobs: masks::Jobs,
 }
 
 impl fmt::Debug for Constraint {
@@ -107,7 +106,7 @@ impl Grammars {
         Ok(Constraint { matcher: made.map_err(one_line)?, jobs: self.jobs()? })
     }
 
-    fn jobs(&self) -> Result<Sender<masks::Job>, Error> {
+    fn jobs(&self) -> Result<masks::Jobs, Error> {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(jobs) = &*jobs {
             return Ok(jobs.clone());
