@@ -1,26 +1,23 @@
-//! What the fuzz targets share.
+//! What the fuzz targets of the folder `fuzz` do with an input, and short runs of them without a fuzzer.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use keeve_checkpoint::Checkpoint;
 use keeve_codec::Bytes;
 
 pub mod dialects;
-
-/// Configs for models of safetensors files; the first byte of an input picks one.
-pub const CONFIGS: [&str; 4] = [
-    r#"{}"#,
-    r#"{"hidden_size": 128, "quantization": {"bits": 4, "group_size": 64, "m": {"bits": 8, "group_size": 32}, "n": false}}"#,
-    r#"{"quantization": {"mode": "kquant", "per_tensor": {"a": "q8_0", "b": "q4_k", "c": "iq4_xs"}}}"#,
-    r#"{"quantization": {"mode": "mxfp4", "group_size": 32, "bits": 4}}"#,
-];
+pub mod mutate;
+pub mod seeds;
+pub mod short;
+pub mod targets;
 
 /// Weights of a tensor that are decoded.
 const MOST_COLUMNS: usize = 1 << 16;
 
 /// Opens a model in memory and uses everything it offers: every tensor is put together and its first and last rows
 /// are decoded. Only panics count. Gives the number of tensors decoded.
-pub fn exercise(files: &[(&str, Bytes)]) -> usize {
+fn exercise(files: &[(&str, Bytes)]) -> usize {
     let Ok(checkpoint) = Checkpoint::from_memory(files) else { return 0 };
     let mut decoded = 0;
     for info in checkpoint.tensors() {
@@ -38,25 +35,32 @@ pub fn exercise(files: &[(&str, Bytes)]) -> usize {
     decoded
 }
 
-/// Counts executions, and those that got through everything; prints both now and then, which shows that a target
-/// does more than to refuse.
-pub fn count(whole: bool) {
+/// What a fuzzer calls: gives the target of this name an input, counts inputs, and those that got through
+/// everything, and prints both now and then, which shows that a target does more than to refuse.
+///
+/// # Panics
+/// If there is no such target, or the input shows a fault.
+pub fn fuzzed(name: &str, data: &[u8]) {
     static EXECUTIONS: AtomicU64 = AtomicU64::new(0);
     static WHOLE: AtomicU64 = AtomicU64::new(0);
+    let target = targets::TARGETS.iter().find(|(known, _)| *known == name);
+    let through = target.is_some_and(|(_, target)| target(data));
+    assert!(target.is_some(), "{name} is no target");
     let all = EXECUTIONS.fetch_add(1, Ordering::Relaxed) + 1;
-    let whole = WHOLE.fetch_add(whole.into(), Ordering::Relaxed) + u64::from(whole);
+    let whole = WHOLE.fetch_add(through.into(), Ordering::Relaxed) + u64::from(through);
     if all.is_power_of_two() && all >= 1 << 12 {
-        eprintln!("keeve: {whole} of {all} inputs got through");
+        // Nobody may be looking.
+        let _ = writeln!(std::io::stderr(), "keeve: {whole} of {all} inputs got through");
     }
 }
 
 /// A safetensors file of one tensor.
-pub fn one_tensor() -> Bytes {
+fn one_tensor() -> Bytes {
     safetensors(br#"{"x":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#)
 }
 
 /// A safetensors file with this header, and as much data as the largest offset in it, up to a limit.
-pub fn safetensors(header: &[u8]) -> Bytes {
+fn safetensors(header: &[u8]) -> Bytes {
     const MOST: u64 = 1 << 12;
     let ends = || {
         let header: serde_json::Value = serde_json::from_slice(header).ok()?;
@@ -70,7 +74,7 @@ pub fn safetensors(header: &[u8]) -> Bytes {
 }
 
 /// Encodes a text and streams it back; whether there was anything to decode.
-pub fn round_trip(tokenizer: &keeve_engine::Tokenizer) -> bool {
+fn round_trip(tokenizer: &keeve_engine::Tokenizer) -> bool {
     const TEXT: &str = "Hello, wörld 12\u{2581}  </s><0x0A>\n\u{1f600}";
     let mut found = false;
     for parse_special in [false, true] {

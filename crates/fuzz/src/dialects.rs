@@ -4,6 +4,8 @@
 //! the module, one for the suffix, one for the type, one for the number of dimensions, and two for each of
 //! these. The bytes after 0xff where a module is expected are data, and are repeated as needed.
 
+#![allow(clippy::expect_used, reason = "what is made here is known to be sound")]
+
 use keeve_codec::Bytes;
 use serde_json::{Map, Value, json};
 

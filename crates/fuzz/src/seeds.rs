@@ -1,31 +1,56 @@
-//! Writes small valid inputs for each target to the folders `corpus/<target>`.
+//! Small valid inputs for each target, made by code.
 
-use std::path::{Path, PathBuf};
+#![allow(clippy::expect_used, reason = "what is made here is known to be sound")]
+
+use std::path::Path;
 
 use keeve_checkpoint::gguf::{self, Array, Value, ValueType};
 use keeve_codec::Codec;
-use keeve_fuzz::dialects::input;
 use serde_json::{Value as Json, json};
+
+use crate::dialects::input;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
-fn main() -> Outcome {
-    gguf_seeds(&folder("gguf")?)?;
-    safetensors_seeds(&folder("safetensors_header")?)?;
-    dialect_seeds(&folder("dialects")?)?;
-    config_seeds(&folder("config")?)?;
-    tokenizer_json_seeds(&folder("tokenizer_json")?)?;
-    tokenizer_gguf_seeds(&folder("tokenizer_gguf")?)?;
-    chat_seeds(&folder("chat_template")?)?;
-    index_seeds(&folder("index")?)?;
-    image_seeds(&folder("image")?)?;
-    Ok(())
+/// The inputs of one target.
+///
+/// # Errors
+/// If they cannot be made: through files in the system's temporary folder.
+pub fn of(target: &str) -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    write(folder.path())?;
+    let mut files = vec![];
+    for file in std::fs::read_dir(folder.path().join(target))? {
+        files.push(file?.path());
+    }
+    files.sort();
+    Ok(files.into_iter().map(std::fs::read).collect::<Result<_, _>>()?)
 }
 
-fn folder(target: &str) -> std::io::Result<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    std::fs::create_dir_all(&folder)?;
-    Ok(folder)
+/// Writes the inputs of each target to a folder of its name.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(folder: &Path) -> Outcome {
+    type Write = fn(&Path) -> Outcome;
+    let all: [(&str, Write); 10] = [
+        ("gguf", gguf_seeds),
+        ("safetensors_header", |folder| Ok(safetensors_seeds(folder)?)),
+        ("dialects", |folder| Ok(dialect_seeds(folder)?)),
+        ("config", |folder| Ok(config_seeds(folder)?)),
+        ("tokenizer_json", |folder| Ok(tokenizer_json_seeds(folder)?)),
+        ("tokenizer_gguf", tokenizer_gguf_seeds),
+        ("chat_template", |folder| Ok(chat_seeds(folder)?)),
+        ("grammar", |folder| Ok(grammar_seeds(folder)?)),
+        ("index", index_seeds),
+        ("image", image_seeds),
+    ];
+    for (target, write) in all {
+        let folder = folder.join(target);
+        std::fs::create_dir_all(&folder)?;
+        write(&folder)?;
+    }
+    Ok(())
 }
 
 /// Small images of each format, some turned by their EXIF data.
@@ -123,6 +148,9 @@ fn safetensors_seeds(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A tensor's module, suffix, type and shape.
+type Tensor<'a> = (&'a str, &'a str, &'a str, &'a [u16]);
+
 /// One module, or two, of every dialect.
 fn dialect_seeds(folder: &Path) -> std::io::Result<()> {
     const UP: &str = "model.layers.0.mlp.up_proj";
@@ -147,7 +175,7 @@ fn dialect_seeds(folder: &Path) -> std::io::Result<()> {
     (0..128u32).for_each(|column| order.extend((column % 2).to_le_bytes()));
     let middle = [0x77u8];
     let shape: Vec<u8> = [32u64, 128].iter().flat_map(|n| n.to_le_bytes()).collect();
-    let seeds: Vec<(&str, Json, Vec<(&str, &str, &str, &[u16])>, &[u8])> = vec![
+    let seeds: Vec<(&str, Json, Vec<Tensor>, &[u8])> = vec![
         ("float", json!({}), vec![(UP, ".weight", "BF16", &[4, 8])], &[]),
         (
             "affine",
@@ -352,6 +380,26 @@ fn tokenizer_json_seeds(folder: &Path) -> std::io::Result<()> {
             {"type": "ByteFallback"}, {"type": "Fuse"},
             {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
         "model": bpe(vocabulary(&pieces).into(), &["\u{2581} H", "l o"], true)});
+    // Fewer kinds of components in a file, so that changes of one are not hidden by others.
+    let unigram = json!({"version": "1.0", "added_tokens": added(1),
+        "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"},
+            {"type": "Strip", "strip_left": true, "strip_right": false},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "always", "split": true},
+        "post_processor": null, "decoder": {"type": "Metaspace", "replacement": "\u{2581}"},
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": false, "vocab": [["<unk>", 0.0], ["</s>", 0.0],
+            ["\u{2581}", -2.0], ["h", -3.0], ["e", -3.0], ["l", -3.5], ["o", -3.1], ["\u{2581}hello", -4.0]]}});
+    let words = json!({"version": "1.0", "added_tokens": added(1),
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+            "strip_accents": null, "lowercase": true},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["</s>", 1], "cls": ["[CLS]", 2]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {"[UNK]": 0, "</s>": 1, "[CLS]": 2, "hello": 3, "he": 4, "##llo": 5, ",": 6, "w": 7}}});
+    std::fs::write(folder.join("unigram"), unigram.to_string())?;
+    std::fs::write(folder.join("words"), words.to_string())?;
     std::fs::write(folder.join("byte_level"), byte_level.to_string())?;
     std::fs::write(folder.join("fallback"), fallback.to_string())
 }
@@ -390,15 +438,46 @@ fn tokenizer_gguf_seeds(folder: &Path) -> Outcome {
 
 fn chat_seeds(folder: &Path) -> std::io::Result<()> {
     for (name, template) in [
-        ("alternating", include_str!("../../crates/engine/tests/data/chat/alternating.jinja")),
-        ("dated", include_str!("../../crates/engine/tests/data/chat/dated.jinja")),
-        ("language", include_str!("../../crates/engine/tests/data/chat/language.jinja")),
-        (
-            "thinking_tools",
-            include_str!("../../crates/engine/tests/data/chat/thinking_tools.jinja"),
-        ),
+        ("alternating", include_str!("../../engine/tests/data/chat/alternating.jinja")),
+        ("dated", include_str!("../../engine/tests/data/chat/dated.jinja")),
+        ("language", include_str!("../../engine/tests/data/chat/language.jinja")),
+        ("thinking_tools", include_str!("../../engine/tests/data/chat/thinking_tools.jinja")),
     ] {
         std::fs::write(folder.join(name), template)?;
+    }
+    Ok(())
+}
+
+/// Each way to say what an answer must look like; the first byte says which.
+fn grammar_seeds(folder: &Path) -> std::io::Result<()> {
+    let schemas = [
+        json!({"type": "object", "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 9},
+            "size": {"type": "integer", "minimum": 1, "maximum": 99, "multipleOf": 3}},
+            "required": ["name"], "additionalProperties": false}),
+        json!({"$ref": "#/$defs/node", "$defs": {"node": {"type": "object", "properties": {
+            "value": {"enum": [1, "a", null, 2.5]},
+            "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}}}}),
+        json!({"type": "array", "items": {"oneOf": [{"type": "string", "pattern": "^[a-c]{2,4}x?$"},
+            {"type": "boolean"}]}, "minItems": 1, "maxItems": 4}),
+        json!({"allOf": [{"type": ["string", "null"], "format": "date"}, {"not": {"const": "x"}}]}),
+        json!({"if": {"properties": {"a": {"const": 1}}}, "then": {"required": ["b"]},
+            "else": {"patternProperties": {"^c": {"type": "number"}}, "minProperties": 1}}),
+        json!({"type": "array", "prefixItems": [{"type": "integer"}, true], "items": false,
+            "contains": {"type": "integer"}, "uniqueItems": false}),
+    ];
+    for (index, schema) in schemas.iter().enumerate() {
+        std::fs::write(folder.join(format!("schema{index}")), format!("\u{2}{schema}"))?;
+    }
+    let expressions = ["[a-z]{2,5}( [0-9]+)?", "(yes|no)", r"\d{3}-\d{4}\.\p{L}*"];
+    for (index, expression) in expressions.iter().enumerate() {
+        std::fs::write(folder.join(format!("regex{index}")), format!("\0{expression}"))?;
+    }
+    let grammars = [
+        "start: \"a\" b* | /[0-9]+/\nb: \"b\" | \"(\" b \")\"\n",
+        "start: T \" \" %json {\"type\": \"integer\"}\nT: /[ab]+/ & ~/a+/\n",
+    ];
+    for (index, grammar) in grammars.iter().enumerate() {
+        std::fs::write(folder.join(format!("lark{index}")), format!("\u{1}{grammar}"))?;
     }
     Ok(())
 }
