@@ -3,7 +3,7 @@
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::notation::NOTATIONS;
+use super::table::NOTATIONS;
 use super::*;
 
 /// Pieces that mean something in one notation or another, put together at random.

@@ -7,7 +7,7 @@ use keeve_codec::Bytes;
 use keeve_engine::{Engine, EngineOptions, Grammar};
 use serde_json::json;
 
-use super::notation::NOTATIONS;
+use super::table::NOTATIONS;
 use super::*;
 
 fn engine() -> &'static Engine {

@@ -1,8 +1,8 @@
 //! Answers taken apart as they arrive: reasoning, text and tool calls.
 //!
 //! How a model writes them is found out when it is loaded ([`probe`]): its chat template writes a
-//! conversation with reasoning and a call, and what reads them back is taken. [`notation`] is the table
-//! of what is known, [`tools`] finds calls and leaves each to the reader of its form, and [`grammar`]
+//! conversation with reasoning and a call, and what reads them back is taken. [`table`] has what
+//! is known, [`tools`] finds calls and leaves each to the reader of its form, and [`grammar`]
 //! binds answers that must be calls.
 
 mod braces;
@@ -17,6 +17,7 @@ mod object;
 mod probe;
 mod python;
 mod reader;
+mod table;
 mod tagged;
 mod tools;
 mod writer;
@@ -29,10 +30,10 @@ use serde::{Deserialize, Serialize};
 use channels::{ChannelParser, ChannelStyle};
 pub(crate) use grammar::{forced, front};
 use marker::{Begins, Marker, Specials, first, without_marks};
-pub(crate) use notation::HERMES;
 pub(crate) use notation::Notation;
 pub(crate) use probe::{CallIds, Probed, probe};
 pub(crate) use reader::ToolList;
+pub(crate) use table::HERMES;
 use tools::{ToolParser, ToolStyle};
 pub(crate) use writer::write_calls;
 

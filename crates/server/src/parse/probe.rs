@@ -16,8 +16,9 @@ use serde_json::{Map, Value, json};
 
 use super::channels::{ChannelParser, ChannelStyle};
 use super::marker::Specials;
-use super::notation::{Form, HERMES, NOTATIONS, Notation};
+use super::notation::{Form, Notation};
 use super::reader::ToolList;
+use super::table::{HERMES, NOTATIONS};
 use super::tools::{ToolParser, ToolStyle};
 use super::{AnswerStyle, Delta, Reasoning};
 

@@ -217,3 +217,30 @@ fn notations_of_public_templates() {
     assert!(count > 0, "no templates in {folder}");
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
 }
+
+/// What finding all this out costs at load, by template, in milliseconds: of the fastest of three times.
+#[test]
+#[ignore = "reads the folder in KEEVE_CHAT_TEMPLATES, and prints times"]
+fn cost_of_public_templates() {
+    let folder = std::env::var("KEEVE_CHAT_TEMPLATES").unwrap();
+    let mut rows = vec![];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(source) = std::fs::read_to_string(&path) else { continue };
+        let times = (0..3).filter_map(|_| {
+            let begun = std::time::Instant::now();
+            let template = ChatTemplate::new(&source, &BTreeMap::new(), &[]).ok()?;
+            let forms = begun.elapsed().as_secs_f64() * 1e3;
+            probe(Some(&template), &source, None);
+            Some((begun.elapsed().as_secs_f64() * 1e3, forms))
+        });
+        let best = times.min_by(|a, b| a.0.total_cmp(&b.0));
+        rows.extend(
+            best.map(|best| (best, path.file_name().unwrap().to_string_lossy().into_owned())),
+        );
+    }
+    rows.sort_by(|a, b| b.0.0.total_cmp(&a.0.0));
+    for ((all, forms), name) in rows {
+        println!("{all:8.1} {forms:8.1} {name}");
+    }
+}

@@ -6,7 +6,7 @@ use keeve_engine::Tokenizer;
 use serde_json::json;
 
 use super::channels::MARKERS;
-use super::notation::NOTATIONS;
+use super::table::NOTATIONS;
 use super::tests::{however_cut, reasoning, text};
 use super::*;
 

@@ -2,7 +2,7 @@ use super::*;
 
 /// A style of a notation without special tokens.
 pub(super) fn style(name: &str) -> AnswerStyle {
-    let notation = notation::NOTATIONS.iter().find(|row| row.name == name).expect(name);
+    let notation = table::NOTATIONS.iter().find(|row| row.name == name).expect(name);
     AnswerStyle::new(Reasoning::default(), notation, false, None)
 }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::Delta;
 use super::braces::CALL;
 use super::marker::{Begins, Marker, Specials, first, without_marks};
-use super::notation::{Form, NOTATIONS, Notation};
+use super::notation::{Form, Notation};
 use super::object::ObjectReader;
 use super::reader::{Found, NotACall, Reader, ToolList, form_markers, reader};
+use super::table::NOTATIONS;
 
 /// How a model writes calls, with its own tokens for the markers.
 #[derive(Debug, Clone)]
