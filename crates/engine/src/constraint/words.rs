@@ -72,7 +72,7 @@ fn in_lark(problem: &str) -> String {
         number.len() < line.trim_start().len() && number.starts_with(" |")
     };
     let lines: Vec<_> = problem.lines().take_while(|line| !excerpt(line)).collect();
-    let text = lines.join(" ");
+    let text = lines.join(" ").replace("lexer error", "nothing in a grammar is spelled so");
     let text = text.strip_prefix("at ").unwrap_or(&text);
     // "LINE(COLUMN): "
     let place = text.split_once("): ").and_then(|(place, rest)| {
