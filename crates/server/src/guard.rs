@@ -17,7 +17,7 @@ use crate::body::Ignored;
 use crate::error::{ApiError, ErrorForm};
 
 /// Paths that need no key.
-const OPEN: [&str; 1] = ["/health"];
+const OPEN: [&str; 2] = ["/health", "/v1/health"];
 
 /// Everything that a request passes on its way in and out.
 pub(crate) async fn guard(State(app): State<Shared>, mut request: Request, next: Next) -> Response {

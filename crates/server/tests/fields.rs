@@ -46,6 +46,9 @@ fn asked(server: &Running, path: &str, body: &Value) -> (u16, String) {
 /// of their parameters), with a value that is taken.
 fn taken() -> Vec<(&'static str, Vec<(&'static str, Value)>)> {
     let tool = json!({ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } });
+    // What clients put beside and into tools.
+    let mut marked = tool.clone();
+    (marked["x_server"], marked["function"]["x_cache"]) = (json!("a"), json!({ "type": "b" }));
     let format = json!({ "type": "json_object" });
     vec![
         (
@@ -80,7 +83,7 @@ fn taken() -> Vec<(&'static str, Vec<(&'static str, Value)>)> {
                 ("stream_options", json!(null)),
                 ("temperature", json!(1)),
                 ("tool_choice", json!("auto")),
-                ("tools", json!([tool])),
+                ("tools", json!([tool, marked])),
                 ("top_logprobs", json!(0)),
                 ("top_p", json!(0.5)),
                 ("user", json!("me")),
@@ -106,6 +109,10 @@ fn taken() -> Vec<(&'static str, Vec<(&'static str, Value)>)> {
                 ("skip_special_tokens", json!(false)),
                 ("spaces_between_special_tokens", json!(true)),
                 ("include_reasoning", json!(true)),
+                ("enable_thinking", json!(false)),
+                ("thinking", json!({ "type": "disabled" })),
+                ("reasoning", json!({ "effort": "low" })),
+                ("max_completion_tokens", json!(2.0)),
                 ("priority", json!(1)),
                 ("request_id", json!("a")),
                 ("cache_prompt", json!(true)),
@@ -173,7 +180,7 @@ fn taken() -> Vec<(&'static str, Vec<(&'static str, Value)>)> {
                 ),
                 ("top_logprobs", json!(0)),
                 ("top_p", json!(1)),
-                ("truncation", json!("disabled")),
+                ("truncation", json!("auto")),
                 ("user", json!("me")),
             ],
         ),
@@ -304,7 +311,7 @@ fn what_is_not_honoured_is_refused_by_name() {
                 ("conversation", json!("conv_1")),
                 ("previous_response_id", json!("resp_1")),
                 ("prompt", json!({ "id": "pmpt_1" })),
-                ("truncation", json!("auto")),
+                ("truncation", json!("never")),
                 ("top_logprobs", json!(2)),
                 ("include", json!(["message.output_text.logprobs"])),
                 ("tools", json!([{ "type": "web_search" }])),
@@ -696,4 +703,52 @@ fn the_middle_is_filled_in() {
                 && error["message"].as_str().unwrap().contains("no tokens for filling in")
         );
     }
+}
+
+#[test]
+fn clients_say_in_many_ways_whether_the_model_is_to_reason() {
+    // The demo model's template reads none of these, so one that shows them stands in.
+    const SHOWS: &[u8] =
+        b"{{ enable_thinking | default('unset') }} {{ reasoning_effort | default('unset') }}";
+    let source = keeve_server::ModelSource {
+        names: vec!["m".into()],
+        open: Box::new(|| {
+            let files = keeve_demo_model::FILES.map(|(name, bytes)| (name, Bytes::new(bytes)));
+            let own = files.into_iter().filter(|(name, _)| *name != "chat_template.jinja");
+            let files: Vec<_> = own.chain([("chat_template.jinja", Bytes::new(SHOWS))]).collect();
+            keeve_checkpoint::Checkpoint::from_memory(&files).map_err(|error| error.to_string())
+        }),
+        draft: None,
+    };
+    let server = start(config(), vec![source], loading());
+    for (fields, shown) in [
+        (json!({}), "unset unset"),
+        (json!({ "reasoning_effort": "low" }), "unset low"),
+        (json!({ "reasoning_effort": "none" }), "False none"),
+        (json!({ "enable_thinking": false }), "False unset"),
+        (json!({ "thinking": { "type": "disabled" } }), "False unset"),
+        (
+            json!({ "thinking": { "type": "enabled" }, "reasoning": { "effort": "high" } }),
+            "True high",
+        ),
+        (json!({ "thinking": { "type": "auto" } }), "unset unset"),
+        (json!({ "reasoning": { "enabled": false } }), "False unset"),
+        (
+            json!({ "enable_thinking": true, "chat_template_kwargs": { "enable_thinking": false } }),
+            "False unset",
+        ),
+    ] {
+        let mut request = fields.clone();
+        request["messages"] = json!([{ "role": "user", "content": "Hi" }]);
+        let prompt = server.ok("/v1/chat/completions/render", &request);
+        assert_eq!(prompt["text"], shown, "{fields}");
+    }
+    for path in ["/models", "/v1/health"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    let mut request = base(CHAT);
+    request["model"] = json!("m");
+    request["max_tokens"] = json!(-1);
+    request["stop"] = json!([" "]);
+    server.ok("/chat/completions", &request);
 }

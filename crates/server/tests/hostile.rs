@@ -74,7 +74,7 @@ fn fields_out_of_all_bounds() {
         json!({ "seed": 1e30 }),
         json!({ "seed": i64::MIN }),
         json!({ "max_tokens": u64::MAX }),
-        json!({ "max_tokens": -1 }),
+        json!({ "max_tokens": -2 }),
         json!({ "temperature": 1e300 }),
         json!({ "temperature": "0.5" }),
         json!({ "top_p": 0 }),

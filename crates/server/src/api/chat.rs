@@ -14,7 +14,7 @@ use super::chat_types::{
     ChatRequest, ChunkChoice, ChunkDelta, FunctionDelta, Logprobs, MadeCall, MadeFunction,
     TokenReport,
 };
-use super::common::{Choosing, Delivery, Spelling, Usage, UsageReports, effort_args};
+use super::common::{Choosing, Delivery, Spelling, Usage, UsageReports};
 use super::fields::{Given, TextOr};
 use super::tool_use::{NamedTool, ToolChoice, ToolKind, ToolMode, ToolUse};
 use super::turn::{Chosen, Ending, Running, Turn};
@@ -175,6 +175,7 @@ fn turn(mut request: ChatRequest) -> Result<Turn, ApiError> {
     };
     let tools = tools(&mut request)?;
     let format = request.form()?;
+    let reasoning = request.reasoning_args();
     let prefixed = request.messages.last().is_some_and(|last| last.prefix == Some(true));
     let ending = match (request.continue_final_message, request.add_generation_prompt) {
         (Some(true), Some(true)) => {
@@ -190,7 +191,7 @@ fn turn(mut request: ChatRequest) -> Result<Turn, ApiError> {
     let messages = request.messages.into_iter().enumerate();
     let messages = messages.map(|(at, message)| message.into_message(at, &mut images));
     let messages = messages.collect::<Result<_, _>>()?;
-    let mut template_args = effort_args(request.reasoning_effort);
+    let mut template_args = reasoning;
     template_args.extend(request.verbosity.map(|level| ("verbosity".into(), level.into())));
     template_args.extend(request.documents.map(|list| ("documents".into(), list.into())));
     template_args.extend(request.chat_template_kwargs.unwrap_or_default());

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::common::{Usage, choosing_request};
-use super::fields::{Given, TextOr, Unused, or_default};
+use super::common::{Usage, choosing_request, effort_args};
+use super::fields::{Given, TextOr, Unused, most_tokens, or_default};
 use super::tool_use::{NamedFunction, Tool, ToolChoice, ToolFunction};
 use crate::error::ApiError;
 use crate::images::Images;
@@ -20,7 +20,8 @@ choosing_request! {
         #[schema(min_items = 1)]
         pub messages: Vec<ChatMessage>,
         /// `max_tokens` under its newer name.
-        #[schema(minimum = 1)]
+        #[serde(default, deserialize_with = "most_tokens")]
+        #[schema(minimum = -1)]
         pub max_completion_tokens: Option<u32>,
         /// Report the log probability of each token.
         pub logprobs: Option<bool>,
@@ -35,6 +36,12 @@ choosing_request! {
         pub functions: Option<Vec<ToolFunction>>,
         /// `none`, `auto`, or the function that must be called.
         pub function_call: Option<TextOr<NamedFunction>>,
+        /// Given to the chat template (DashScope's and llama.cpp's clients).
+        pub enable_thinking: Option<bool>,
+        /// Given to the chat template as `enable_thinking` (DeepSeek's and GLM's clients).
+        pub thinking: Option<ThinkingMode>,
+        /// Given to the chat template as `reasoning_effort` and `enable_thinking` (OpenRouter's clients).
+        pub reasoning: Option<ReasoningWish>,
         /// Further variables for the chat template.
         pub chat_template_kwargs: Option<Map<String, Value>>,
         /// Given to the chat template; `none` also as `enable_thinking` false.
@@ -84,6 +91,40 @@ choosing_request! {
         /// Has no effect.
         #[serde(rename = "prompt_cache_retention")]
         pub _prompt_cache_retention: Option<Unused>,
+    }
+}
+
+/// Whether the model is to reason first.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub(crate) struct ThinkingMode {
+    /// `enabled` or `disabled`; others leave it to the chat template.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// Whether the model is to reason first, and how much.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+pub(crate) struct ReasoningWish {
+    pub effort: Option<String>,
+    pub enabled: Option<bool>,
+}
+
+impl ChatRequest {
+    /// What the chat template is told of how much the model is to reason, whichever fields say so; the plainest
+    /// prevails.
+    pub fn reasoning_args(&self) -> Map<String, Value> {
+        let wish = self.reasoning.as_ref();
+        let effort = self.reasoning_effort.clone();
+        let mut args = effort_args(effort.or_else(|| wish.and_then(|wish| wish.effort.clone())));
+        let of_mode = |mode: &ThinkingMode| match &*mode.kind {
+            "enabled" => Some(true),
+            "disabled" => Some(false),
+            _ => None,
+        };
+        let enabled = self.enable_thinking.or_else(|| self.thinking.as_ref().and_then(of_mode));
+        let enabled = enabled.or_else(|| wish.and_then(|wish| wish.enabled));
+        args.extend(enabled.map(|enabled| ("enable_thinking".to_owned(), enabled.into())));
+        args
     }
 }
 

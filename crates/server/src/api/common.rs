@@ -199,8 +199,9 @@ macro_rules! choosing_request {
             pub seed: Option<i64>,
             /// Texts that end the answer.
             pub stop: Option<$crate::api::common::Texts>,
-            /// The most tokens to generate.
-            #[schema(minimum = 1)]
+            /// The most tokens to generate; -1: as many as fit.
+            #[serde(default, deserialize_with = "crate::api::fields::most_tokens")]
+            #[schema(minimum = -1)]
             pub max_tokens: Option<u32>,
             /// 0 takes the likeliest token each time.
             #[schema(minimum = 0, maximum = 2)]

@@ -187,6 +187,20 @@ where
     Ok(Option::<T>::deserialize(source)?.unwrap_or_default())
 }
 
+/// A number of tokens; -1 is as many as fit. Numbers may be written with a fraction that is none.
+pub(crate) fn most_tokens<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u32>, D::Error> {
+    match Option::<f64>::deserialize(source)? {
+        None => Ok(None),
+        Some(-1.0) => Ok(Some(u32::MAX)),
+        Some(count) if count.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&count) => {
+            Ok(Some(count as u32))
+        }
+        Some(count) => Err(D::Error::custom(format!(
+            "{count} is no number of tokens, expected a whole number, or -1 for as many as fit"
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

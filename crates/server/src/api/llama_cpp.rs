@@ -283,18 +283,27 @@ pub(crate) async fn props(
     })))
 }
 
+/// A place for a request that is computed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = llama_cpp::Slot)]
+pub(crate) struct Slot {
+    pub id: usize,
+    pub n_ctx: usize,
+    pub is_processing: bool,
+}
+
 /// What is being computed, in llama.cpp's form.
 #[utoipa::path(get, path = "/slots", params(Which), responses(
-    (status = 200, description = "A slot for each request that may be computed at the same time.", body = Object),
+    (status = 200, description = "A slot for each request that may be computed at the same time.", body = Vec<Slot>),
     (status = "4XX", description = "There is none of this name.", body = ErrorBody),
     (status = "5XX", description = "The server is at fault or busy.", body = ErrorBody)))]
 pub(crate) async fn slots(
     State(app): State<Shared>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Vec<Slot>>, ApiError> {
     let model = which(&app, query.as_deref()).await?;
-    let (running, context) = (model.engine.stats().running, model.engine.info().max_context);
-    let slot = |id: usize| json!({ "id": id, "n_ctx": context, "is_processing": id < running });
+    let (running, n_ctx) = (model.engine.stats().running, model.engine.info().max_context);
+    let slot = |id: usize| Slot { id, n_ctx, is_processing: id < running };
     Ok(Json((0..model.at_once).map(slot).collect()))
 }
 

@@ -37,6 +37,12 @@ use crate::guard::guard;
 pub(crate) fn router(app: Shared) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
+        // As llama.cpp's server has them for clients whose address of the server lacks `/v1`.
+        .route("/chat/completions", post(chat::create))
+        .route("/completions", post(completions::create))
+        .route("/embeddings", post(embeddings::create))
+        .route("/models", get(misc::models))
+        .route("/v1/health", get(misc::health))
         .route("/v1/chat/completions/render", post(chat::render))
         .route("/apply-template", post(chat::apply_template))
         .route("/v1/completions", post(completions::create))

@@ -52,14 +52,15 @@ use crate::error::ApiError;
 )]
 struct Document;
 
-/// Says of the variants of tagged enums that they take no further fields, which is so for all of
-/// them and which the derived description leaves out.
+/// Says of the variants of `response_format` that they take no further fields, which the derived description leaves
+/// out: what is unknown there would change the answer.
 struct ClosedVariants;
 
 impl Modify for ClosedVariants {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let Some(components) = &mut document.components else { return };
-        for schema in components.schemas.values_mut() {
+        let closed = components.schemas.iter_mut().filter(|(name, _)| *name == "ResponseFormat");
+        for (_, schema) in closed {
             let RefOr::T(Schema::OneOf(variants)) = schema else { continue };
             for variant in &mut variants.items {
                 if let RefOr::T(Schema::Object(variant)) = variant

@@ -72,8 +72,8 @@ fn refuse_unsupported(request: &ResponsesRequest) -> Result<(), ApiError> {
         let message = "log probabilities are those of /v1/chat/completions";
         return Err(ApiError::field("include", message));
     }
-    if request.truncation.as_ref().is_some_and(|mode| mode != "disabled") {
-        return Err(ApiError::field("truncation", "truncation can only be disabled"));
+    if request.truncation.as_ref().is_some_and(|mode| mode != "disabled" && mode != "auto") {
+        return Err(ApiError::field("truncation", "truncation is auto or disabled"));
     }
     Ok(())
 }

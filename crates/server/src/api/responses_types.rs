@@ -39,7 +39,7 @@ pub(crate) struct ResponsesRequest {
     pub background: Option<bool>,
     /// Only null: nothing is stored.
     pub previous_response_id: Option<String>,
-    /// Only `disabled`: nothing is left out of a conversation that is too long.
+    /// `auto` or `disabled`, without effect: a conversation that is too long is refused, never cut.
     pub truncation: Option<String>,
     pub reasoning: Option<ReasoningOptions>,
     pub conversation: Option<Given>,

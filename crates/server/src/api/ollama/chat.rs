@@ -69,12 +69,13 @@ pub(crate) async fn create(
 ) -> Result<Response, Failed> {
     let unload = request.keep_alive.as_ref().map(|time| time.is_zero()).transpose()?;
     if request.messages.as_ref().is_none_or(Vec::is_empty) {
-        choosing(request.options, request.top_logprobs)?.check()?;
-        let done_reason = load_or_unload(&app, &request.model, unload == Some(true)).await?;
+        let model = request.model.clone();
+        turn(request)?.choosing.check()?;
+        let done_reason = load_or_unload(&app, &model, unload == Some(true)).await?;
         let answer = ChatAnswer {
             done: true,
             done_reason: Some(done_reason),
-            ..ChatAnswer::new(request.model, AnswerMessage::default())
+            ..ChatAnswer::new(model, AnswerMessage::default())
         };
         return Ok(Json(answer).into_response());
     }

@@ -63,6 +63,7 @@ pub(crate) async fn create(
     refuse_unsupported(&request)?;
     if request.prompt.is_empty() && request.suffix.is_empty() {
         choosing(request.options, request.top_logprobs)?.check()?;
+        grammar(request.format)?;
         let done_reason = load_or_unload(&app, &request.model, unload == Some(true)).await?;
         let answer = GenerateAnswer {
             model: request.model,

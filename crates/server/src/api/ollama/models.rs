@@ -243,13 +243,14 @@ pub(crate) async fn embed(
     Body(request): Body<EmbedRequest>,
 ) -> Result<Json<Value>, Failed> {
     let begun = Instant::now();
+    request.check()?;
     let Some(input) = request.input else {
         return Err(ApiError::field("input", "input is needed").into());
     };
     let cut = request.truncate.unwrap_or(true);
     let embedded = vectors(&app, &request.model, input.into_vec(), cut).await?;
     let short = |mut values: Vec<f32>| {
-        values.truncate(request.dimensions.unwrap_or(values.len()).max(1));
+        values.truncate(request.dimensions.unwrap_or(values.len()));
         unit(values)
     };
     Ok(Json(json!({
@@ -270,6 +271,7 @@ pub(crate) async fn embeddings(
     State(app): State<Shared>,
     Body(request): Body<EmbedRequest>,
 ) -> Result<Json<Value>, Failed> {
+    request.check()?;
     let prompt = request.prompt.unwrap_or_default();
     if prompt.is_empty() {
         return Ok(Json(json!({ "embedding": [] })));

@@ -388,6 +388,16 @@ pub(crate) struct EmbedRequest {
     pub _keep_alive: Option<Unused>,
 }
 
+impl EmbedRequest {
+    /// Refuses vectors of no numbers.
+    pub fn check(&self) -> Result<(), ApiError> {
+        match self.dimensions {
+            Some(0) => Err(ApiError::field("dimensions", "dimensions is 0 (expected at least 1)")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How long things took, in nanoseconds, and how many tokens there were; nothing before the end.
 #[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
 #[schema(as = ollama::Durations)]
