@@ -236,6 +236,8 @@ impl Loading<'_> {
                 let tiles = tiles.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
                 tensor.release();
                 Bf16Weights::Tiles { tiles, kernels }
+            } else if codec.codes().is_some() {
+                Bf16Weights::Packed(self.packed(tensor)?)
             } else if self.count(bytes) {
                 Bf16Weights::Stored(StoredLinear { tensor, kernels })
             } else {
@@ -263,12 +265,20 @@ impl Loading<'_> {
             );
             return Err(Error::Unsupported { backend: NAME, what });
         }
-        let layout = Layout::new(codec, tensor.rows(), tensor.cols()).ok_or_else(memory)?;
+        let packed = self.packed(tensor)?;
+        Ok(Box::new(IntLinear { packed, recipes, gemm: self.gemm }))
+    }
+
+    /// Codes in tiles.
+    fn packed(&self, tensor: PackedTensor) -> Result<Packed, Error> {
+        let bytes = tensor.bytes() as u64;
+        let memory = || Error::OutOfMemory { what: "packed weights", bytes };
+        let layout = Layout::new(tensor.codec(), tensor.rows(), tensor.cols());
+        let layout = layout.ok_or_else(memory)?;
         let packed = Packed::new(layout, tensor, self.kernels, &self.memory, self.pool, &|bytes| {
             self.count(bytes)
         });
-        let packed = packed.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
-        Ok(Box::new(IntLinear { packed, recipes, gemm: self.gemm }))
+        packed.map_err(|_| memory())?.ok_or(Error::Cancelled)
     }
 }
 

@@ -6,11 +6,12 @@ use keeve_graph::Phase;
 use crate::bf16_tiles::Bf16Tiles;
 use crate::few_rows::{TileProducts, few_rows, rows_at_once};
 use crate::fused::Fusible;
-use crate::gemm::{BF16_COLS, Bf16Source, Ending, Gemm, Output, to_bf16};
+use crate::gemm::{BF16_COLS, Bf16Source, Ending, Gemm, Output};
 use crate::inputs::Input;
+use crate::int_linear::Packed;
 use crate::kernels::{DECODE_ROWS, Kernels};
 use crate::linear::{PackedLinear, StoredLinear};
-use crate::panel::{PANEL_COLS, TILE_ROWS};
+use crate::panel::{PanelSource, TILE_ROWS};
 use crate::pool::Pool;
 use crate::recipe::{Recipe, Recipes};
 
@@ -23,7 +24,9 @@ pub(crate) enum Bf16Weights {
         /// What multiplies them with rows that are not rounded.
         kernels: &'static dyn Kernels,
     },
-    /// Left as they are stored: unpacked to floats, or rounded to bf16, as they are used.
+    /// In tiles of codes, which become bf16 as they are multiplied.
+    Packed(Packed),
+    /// Left as they are stored, of codecs without codes: unpacked to floats, or rounded to bf16, as they are used.
     Stored(StoredLinear),
 }
 
@@ -39,8 +42,8 @@ impl Bf16Linear {
     pub fn can_gate(&self, other: &Self) -> bool {
         let form = |linear: &Self| {
             let weights = &linear.weights;
-            let in_tiles = matches!(weights, Bf16Weights::Tiles { .. });
-            (weights.rows(), weights.cols(), in_tiles, linear.recipes)
+            let kind = std::mem::discriminant(weights);
+            (weights.rows(), weights.cols(), kind, linear.recipes)
         };
         form(self) == form(other)
     }
@@ -107,6 +110,7 @@ impl PackedLinear for Bf16Linear {
     fn codec(&self) -> Codec {
         match &self.weights {
             Bf16Weights::Tiles { .. } => Codec::BF16,
+            Bf16Weights::Packed(packed) => packed.codec(),
             Bf16Weights::Stored(stored) => stored.codec(),
         }
     }
@@ -114,6 +118,7 @@ impl PackedLinear for Bf16Linear {
     fn bytes(&self) -> usize {
         match &self.weights {
             Bf16Weights::Tiles { tiles, .. } => tiles.bytes(),
+            Bf16Weights::Packed(packed) => packed.bytes(),
             Bf16Weights::Stored(stored) => stored.bytes(),
         }
     }
@@ -121,6 +126,7 @@ impl PackedLinear for Bf16Linear {
     fn row(&self, index: usize, out: &mut [f32]) {
         match &self.weights {
             Bf16Weights::Tiles { tiles, .. } => tiles.row(index, out),
+            Bf16Weights::Packed(packed) => packed.row(index, out),
             Bf16Weights::Stored(stored) => stored.row(index, out),
         }
     }
@@ -153,7 +159,11 @@ struct FloatRows<'a> {
 
 impl TileProducts<FloatRows<'_>> for Bf16Weights {
     fn form(&self) -> (usize, usize) {
-        (self.rows(), self.cols().next_multiple_of(BF16_COLS) * TILE_ROWS * size_of::<u16>())
+        let tile_bytes = match self {
+            Self::Packed(packed) => packed.tile_bytes(),
+            _ => self.cols().next_multiple_of(BF16_COLS) * TILE_ROWS * size_of::<u16>(),
+        };
+        (self.rows(), tile_bytes)
     }
 
     fn products(
@@ -163,15 +173,19 @@ impl TileProducts<FloatRows<'_>> for Bf16Weights {
         mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
     ) {
         let rows = x.values.len() / x.padded;
-        let (tiles, kernels) = match self {
-            Self::Tiles { tiles, kernels } => (tiles, kernels),
-            Self::Stored(stored) => return stored.tile_products(tile, x, rows, store),
-        };
+        if let Self::Stored(stored) = self {
+            return stored.tile_products(tile, x, rows, store);
+        }
         let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
         let mut first = 0;
         while first < rows {
             let sums = &mut sums[..rows_at_once(rows - first)];
-            kernels.bf16_products(tiles.tile(tile), &x.values[first * x.padded..], sums);
+            let x = &x.values[first * x.padded..][..sums.len() * x.padded];
+            match self {
+                Self::Tiles { tiles, kernels } => kernels.bf16_products(tiles.tile(tile), x, sums),
+                Self::Packed(packed) => packed.float_products(tile, x, sums),
+                Self::Stored(_) => {}
+            }
             for (row, sums) in sums.iter().enumerate() {
                 store(first + row, sums);
             }
@@ -206,6 +220,7 @@ impl Bf16Source for Bf16Weights {
     fn rows(&self) -> usize {
         match self {
             Self::Tiles { tiles, .. } => tiles.rows(),
+            Self::Packed(packed) => PanelSource::rows(packed),
             Self::Stored(stored) => stored.tensor.rows(),
         }
     }
@@ -213,6 +228,7 @@ impl Bf16Source for Bf16Weights {
     fn cols(&self) -> usize {
         match self {
             Self::Tiles { tiles, .. } => tiles.cols(),
+            Self::Packed(packed) => PanelSource::cols(packed),
             Self::Stored(stored) => stored.tensor.cols(),
         }
     }
@@ -220,19 +236,23 @@ impl Bf16Source for Bf16Weights {
     fn panel(&self, tile: usize, block: usize, values: &mut [u16; TILE_ROWS * BF16_COLS]) {
         let stored = match self {
             Self::Tiles { tiles, .. } => return tiles.panel(tile, block, values),
+            Self::Packed(packed) => return packed.bf16_panel(tile, block, values),
             Self::Stored(stored) => stored,
         };
-        // Codecs have blocks of up to 256 columns, so as many are unpacked.
-        let first = block * BF16_COLS / PANEL_COLS * PANEL_COLS;
-        let (skip, unpacked) = (block * BF16_COLS - first, PANEL_COLS.min(self.cols() - first));
-        let mut row_values = [0.0; PANEL_COLS];
+        // As many as a block or a group has; those of 256 columns are unpacked once for each half.
+        let step = stored.tensor.codec().column_step().next_multiple_of(BF16_COLS);
+        let first = block * BF16_COLS / step * step;
+        let (skip, unpacked) = (block * BF16_COLS - first, step.min(self.cols() - first));
+        let (mut row_values, mut rounded) = (vec![0.0; unpacked], [0; BF16_COLS]);
         values.fill(0);
         let rows = tile * TILE_ROWS..self.rows().min((tile + 1) * TILE_ROWS);
         for (row, index) in rows.enumerate() {
-            stored.unpack(index, first, &mut row_values[..unpacked]);
+            stored.unpack(index, first, &mut row_values);
             let part = &row_values[skip..unpacked.min(skip + BF16_COLS)];
-            for (column, &value) in part.iter().enumerate() {
-                values[(column / 2 * TILE_ROWS + row) * 2 + column % 2] = to_bf16(value);
+            stored.kernels.round_to_bf16(part, &mut rounded[..part.len()]);
+            let lines = values.as_chunks_mut::<{ 2 * TILE_ROWS }>().0;
+            for (line, pair) in lines.iter_mut().zip(rounded.as_chunks::<2>().0) {
+                line[2 * row..][..2].copy_from_slice(pair);
             }
         }
     }
@@ -240,7 +260,7 @@ impl Bf16Source for Bf16Weights {
     fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
         match self {
             Self::Tiles { tiles, .. } => tiles.stored_panel(tile, block),
-            Self::Stored(_) => None,
+            Self::Packed(_) | Self::Stored(_) => None,
         }
     }
 }

@@ -20,13 +20,23 @@ pub(crate) const CHAINS: usize = 4;
 /// Values of a panel.
 const PANEL: usize = TILE_ROWS * BF16_COLS;
 
-/// `out[r] = x[r] . weights` for the 16 weight rows of `tile`, `[K / 2][16][2]`; `x` is `[out.len()][K]`. In
-/// `f32`, `fma` rounding once:
+/// The product of a row of activations with a row of weights, nothing rounded. In `f32`, `fma` rounding once:
 ///
 /// ```text
 /// sum[c] = 0; for k in c, c + 4, ..: sum[c] = fma(x[k], weight[k], sum[c])
 /// y = (sum[0] + sum[1]) + (sum[2] + sum[3])
 /// ```
+pub(crate) fn sums(x: &[f32], weight: impl Fn(usize) -> f32) -> f32 {
+    let mut sums = [0.0f32; CHAINS];
+    for (column, &x) in x.iter().enumerate() {
+        let sum = &mut sums[column % CHAINS];
+        *sum = x.mul_add(weight(column), *sum);
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
+/// `out[r] = x[r] . weights` for the 16 weight rows of `tile`, `[K / 2][16][2]`, by [`sums`]; `x` is
+/// `[out.len()][K]`.
 ///
 /// # Panics
 /// If `x` is shorter.
@@ -35,12 +45,7 @@ pub(crate) fn products(tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
     for (row, out) in out.iter_mut().enumerate() {
         let x = &x[row * k..][..k];
         for (lane, out) in out.iter_mut().enumerate() {
-            let mut sums = [0.0f32; CHAINS];
-            for (column, &x) in x.iter().enumerate() {
-                let sum = &mut sums[column % CHAINS];
-                *sum = x.mul_add(widen(tile[place(lane, column)]), *sum);
-            }
-            *out = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+            *out = sums(x, |column| widen(tile[place(lane, column)]));
         }
     }
 }
@@ -58,7 +63,7 @@ pub(crate) fn round(x: &[f32], out: &mut [u16]) {
 }
 
 /// Where a weight is in its tile.
-fn place(row: usize, column: usize) -> usize {
+pub(crate) fn place(row: usize, column: usize) -> usize {
     (column / 2 * TILE_ROWS + row) * 2 + column % 2
 }
 

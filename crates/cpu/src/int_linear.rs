@@ -6,7 +6,7 @@ use keeve_graph::{Phase, ValueId};
 use crate::arena::Arena;
 use crate::few_rows::{TileProducts, few_rows, rows_at_once};
 use crate::fused::Fusible;
-use crate::gemm::{Ending, Gemm, Output};
+use crate::gemm::{BF16_COLS, Ending, Gemm, Output};
 use crate::inputs::Input;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
 use crate::linear::PackedLinear;
@@ -67,6 +67,64 @@ impl Packed {
         let tiles = Tiles::pack(layout, &tensor, memory, pool, done)?;
         tensor.release();
         Ok(tiles.map(|tiles| Self::Tiles { tiles, kernels }))
+    }
+
+    /// The codec it was stored in.
+    pub fn codec(&self) -> Codec {
+        self.layout().codec
+    }
+
+    /// Bytes that one product reads.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.bytes(),
+            Self::Stored(oracle) => oracle.tensor.bytes(),
+        }
+    }
+
+    /// Bytes of a tile.
+    pub fn tile_bytes(&self) -> usize {
+        self.layout().tile_bytes()
+    }
+
+    /// Fills `out` with weight row `index`: what [`keeve_codec::values`] gives, bit for bit.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not one long.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        match self {
+            Self::Tiles { tiles, .. } => tiles.row(index, out),
+            Self::Stored(oracle) => keeve_codec::row_values(&oracle.tensor, index, out),
+        }
+    }
+
+    /// [`TileKernels::bf16_panel`].
+    ///
+    /// # Panics
+    /// If there is no such tile.
+    pub fn bf16_panel(&self, tile: usize, block: usize, values: &mut [u16; TILE_ROWS * BF16_COLS]) {
+        match self {
+            Self::Tiles { tiles, kernels } => {
+                if !kernels.bf16_panel(tiles.layout(), tiles.tile(tile), block, values) {
+                    tiles.bf16_panel(tile, block, values);
+                }
+            }
+            Self::Stored(oracle) => oracle.bf16_panel(tile, block, values),
+        }
+    }
+
+    /// [`TileKernels::float_products`]: rows of `x` may be longer than K, filled up with zeros.
+    ///
+    /// # Panics
+    /// If there is no such tile, or `out` has other than 1, 2 or 4 rows.
+    pub fn float_products(&self, tile: usize, x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
+        let k = x.len() / out.len();
+        match self {
+            Self::Tiles { tiles, kernels } => {
+                kernels.float_products(tiles.layout(), tiles.tile(tile), x, k, out);
+            }
+            Self::Stored(oracle) => oracle.float_products(tile, x, k, out),
+        }
     }
 
     fn layout(&self) -> &Layout {
@@ -298,21 +356,15 @@ impl IntLinear {
 
 impl PackedLinear for IntLinear {
     fn codec(&self) -> Codec {
-        self.packed.layout().codec
+        self.packed.codec()
     }
 
     fn bytes(&self) -> usize {
-        match &self.packed {
-            Packed::Tiles { tiles, .. } => tiles.bytes(),
-            Packed::Stored(oracle) => oracle.tensor.bytes(),
-        }
+        self.packed.bytes()
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
-        match &self.packed {
-            Packed::Tiles { tiles, .. } => tiles.row(index, out),
-            Packed::Stored(oracle) => keeve_codec::row_values(&oracle.tensor, index, out),
-        }
+        self.packed.row(index, out);
     }
 
     fn reads_rows(&self) -> bool {

@@ -5,6 +5,7 @@ use keeve_codec::{Codec, Row};
 use crate::bf16_tiles;
 #[cfg(target_arch = "x86_64")]
 use crate::gemm::Amx;
+use crate::gemm::BF16_COLS;
 use crate::isa::Isa;
 use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -117,6 +118,28 @@ pub(crate) trait TileKernels: Send + Sync {
         part: PanelPart,
         codes: &mut [i8; TILE_ROWS * PANEL_COLS],
         scales: &mut [f32; TILE_ROWS],
+    );
+
+    /// Unpacks the 128 columns from `128 * block` on of a tile, rounded to bf16: `[64][16][2]`, zeros past the
+    /// last column. `false` if weights may not be finite or normal numbers: [`crate::tiles::Tiles::bf16_panel`]
+    /// rounds these.
+    fn bf16_panel(
+        &self,
+        layout: &Layout,
+        tile: &[u8],
+        block: usize,
+        values: &mut [u16; TILE_ROWS * BF16_COLS],
+    ) -> bool;
+
+    /// `out[r] = x[r] . weights`, for the 16 weight rows of `tile`, with nothing rounded: [`bf16_tiles::sums`].
+    /// `x` is `[out.len()][k]`, where `k` is a multiple of 32; `out` has 1, 2 or 4 rows.
+    fn float_products(
+        &self,
+        layout: &Layout,
+        tile: &[u8],
+        x: &[f32],
+        k: usize,
+        out: &mut [[f32; TILE_ROWS]],
     );
 }
 

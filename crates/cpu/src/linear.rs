@@ -136,7 +136,7 @@ pub(crate) fn rows_of(phases: &[Phase], phase: Phase) -> Vec<usize> {
 }
 
 /// `width` columns of a row from `start` on, which are whole blocks and groups.
-fn columns<'a>(codec: Codec, row: Row<'a>, start: usize, width: usize) -> Row<'a> {
+pub(crate) fn columns<'a>(codec: Codec, row: Row<'a>, start: usize, width: usize) -> Row<'a> {
     let geometry = codec.geometry();
     let data = |columns: usize| columns / geometry.block * geometry.block_bytes;
     let part = |bytes: &'a [u8]| match geometry.scales {

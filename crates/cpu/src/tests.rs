@@ -5,6 +5,7 @@ use keeve_codec::{Codec, EncodeOptions, Float, Group, PackedTensor, Parts, encod
 use keeve_graph::{Activations, RowRounding};
 
 use crate::arena::Arena;
+use crate::gemm::BF16_COLS;
 use crate::isa::Isa;
 use crate::kernels::{DECODE_ROWS, Kernels, TileKernels, kernels};
 use crate::panel::QuantizedRows;
@@ -252,6 +253,67 @@ fn panels_are_the_oracles() {
             }
         }
     });
+}
+
+#[test]
+fn weights_as_bf16_and_as_floats_are_the_oracles() {
+    const ROWS: usize = 7;
+    let (mut values, mut expected) = ([1; 4096 / 2], [1; 4096 / 2]);
+    let (mut panels, mut normal_panels) = (0, 0);
+    each_matrix(|oracle, tiles, random| {
+        let Layout { codec, cols: k, rows: n, .. } = oracle.layout;
+        let padded = k.next_multiple_of(BF16_COLS);
+        let mut x = vec![0.0; ROWS * padded];
+        for x in x.chunks_exact_mut(padded) {
+            x[..k].copy_from_slice(&random.values(k));
+        }
+        for tile in 0..oracle.layout.tiles() {
+            for block in 0..padded / BF16_COLS {
+                oracle.bf16_panel(tile, block, &mut expected);
+                for (isa, _, kernels) in tiers() {
+                    let normal =
+                        kernels.bf16_panel(tiles.layout(), tiles.tile(tile), block, &mut values);
+                    normal_panels += usize::from(normal);
+                    panels += 1;
+                    if !normal {
+                        tiles.bf16_panel(tile, block, &mut values);
+                    }
+                    let differ = (0..values.len()).find(|&at| {
+                        let nan = |bits: u16| bits & 0x7fff > 0x7f80;
+                        let (found, expected) = (values[at], expected[at]);
+                        // Past the last column, zeros may have the sign of a scale.
+                        let column = block * BF16_COLS + at / (2 * TILE_ROWS) * 2 + at % 2;
+                        let zero = column >= k && found & 0x7fff == 0;
+                        found != expected && !zero && !(nan(found) && nan(expected))
+                    });
+                    if let Some(at) = differ {
+                        let (found, expected) = (values[at], expected[at]);
+                        panic!("{isa} {codec} k={k} {block}: {found:x} at {at}, not {expected:x}");
+                    }
+                }
+            }
+            for rows in [1, 2, 4] {
+                let mut expected = [[0.0; TILE_ROWS]; 4];
+                let x = &x[..rows * padded];
+                oracle.float_products(tile, x, padded, &mut expected[..rows]);
+                let width = TILE_ROWS.min(n - tile * TILE_ROWS);
+                for (isa, _, kernels) in tiers() {
+                    let mut found = [[f32::NAN; TILE_ROWS]; 4];
+                    let bytes = tiles.tile(tile);
+                    kernels.float_products(tiles.layout(), bytes, x, padded, &mut found[..rows]);
+                    for (found, expected) in found.iter().zip(&expected[..rows]) {
+                        for (found, expected) in found[..width].iter().zip(expected) {
+                            // Scales that are infinite make NaN of zeros past the last column.
+                            let same = found.to_bits() == expected.to_bits()
+                                || !found.is_finite() && !expected.is_finite();
+                            assert!(same, "{isa} {codec} k={k}: {found:e}, not {expected:e}");
+                        }
+                    }
+                }
+            }
+        }
+    });
+    assert!(panels / 3 < normal_panels && normal_panels < panels, "{normal_panels} of {panels}");
 }
 
 #[test]

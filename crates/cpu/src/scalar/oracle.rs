@@ -3,6 +3,9 @@
 
 use keeve_codec::{Codes, Group, PackedTensor, SUPER_BLOCK, Scaling};
 
+use crate::bf16_tiles::{self, place};
+use crate::gemm::{BF16_COLS, to_bf16};
+use crate::linear::columns;
 use crate::panel::{PANEL_COLS, PanelPart, PanelSource, QuantizedRows, TILE_ROWS};
 use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, REST_SCALE, WIDE_FACTOR_BITS};
 use crate::tiles::{BLOCK, Layout};
@@ -31,6 +34,38 @@ impl Oracle {
         keeve_codec::codes(self.layout.codec, self.tensor.row(index), &mut codes);
         let signed = self.layout.codes.signed;
         codes.iter().map(|&code| if signed { (code as i8).into() } else { code.into() }).collect()
+    }
+
+    /// The weights of row `index` in the columns from `start` on, a multiple of 256, as they are stored.
+    fn values(&self, index: usize, start: usize, out: &mut [f32]) {
+        let codec = self.layout.codec;
+        keeve_codec::values(codec, columns(codec, self.tensor.row(index), start, out.len()), out);
+    }
+
+    /// [`crate::kernels::TileKernels::bf16_panel`].
+    pub fn bf16_panel(&self, tile: usize, block: usize, to: &mut [u16; TILE_ROWS * BF16_COLS]) {
+        to.fill(0);
+        let start = block * BF16_COLS / PANEL_COLS * PANEL_COLS;
+        let skip = block * BF16_COLS - start;
+        let mut values = [0.0; PANEL_COLS];
+        let values = &mut values[..PANEL_COLS.min(self.layout.cols - start)];
+        for row in 0..TILE_ROWS.min(self.layout.rows - tile * TILE_ROWS) {
+            self.values(tile * TILE_ROWS + row, start, values);
+            for (column, &value) in values.iter().skip(skip).take(BF16_COLS).enumerate() {
+                to[place(row, column)] = to_bf16(value);
+            }
+        }
+    }
+
+    /// [`crate::kernels::TileKernels::float_products`].
+    pub fn float_products(&self, tile: usize, x: &[f32], k: usize, out: &mut [[f32; TILE_ROWS]]) {
+        let mut values = vec![0.0; self.layout.cols];
+        for row in 0..TILE_ROWS.min(self.layout.rows - tile * TILE_ROWS) {
+            self.values(tile * TILE_ROWS + row, 0, &mut values);
+            for (x, out) in x.chunks_exact(k).zip(out.iter_mut()) {
+                out[row] = bf16_tiles::sums(&x[..values.len()], |column| values[column]);
+            }
+        }
     }
 
     /// Columns of a group; `None` for K-quants.

@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keeve_codec::PackedTensor;
 
 use crate::arena::{Arena, Piece};
+use crate::bf16_tiles::place;
+use crate::gemm::{BF16_COLS, to_bf16};
 use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::pool::Pool;
 
@@ -85,7 +87,25 @@ impl Tiles {
     /// # Panics
     /// If there is no such row, or `out` is not one long.
     pub fn row(&self, index: usize, out: &mut [f32]) {
-        row::unpack_row(&self.layout, self.tile(index / TILE_ROWS), index % TILE_ROWS, out);
+        assert!(out.len() == self.layout.cols, "a value for each column");
+        row::unpack_row(&self.layout, self.tile(index / TILE_ROWS), index % TILE_ROWS, 0, out);
+    }
+
+    /// Fills a block of bf16 (`[64][16][2]`) with the columns from `128 * block` on, whatever the weights are.
+    ///
+    /// # Panics
+    /// If there is no such tile or block.
+    pub fn bf16_panel(&self, tile: usize, block: usize, to: &mut [u16; TILE_ROWS * BF16_COLS]) {
+        to.fill(0);
+        let start = block * BF16_COLS;
+        let mut values = [0.0; BF16_COLS];
+        let values = &mut values[..BF16_COLS.min(self.layout.cols - start)];
+        for row in 0..TILE_ROWS.min(self.layout.rows - tile * TILE_ROWS) {
+            row::unpack_row(&self.layout, self.tile(tile), row, start, values);
+            for (column, &value) in values.iter().enumerate() {
+                to[place(row, column)] = to_bf16(value);
+            }
+        }
     }
 
     /// The codes of 16 rows by 256 columns as a panel, less the code of zero; zeros past the last column.

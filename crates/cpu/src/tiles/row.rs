@@ -10,44 +10,50 @@ use crate::quantize::SUM_COLS;
 /// Words (codes of four columns, a byte each) of a block's row.
 const WORDS: usize = BLOCK / 4;
 
-/// Fills `out`, one value for each column, with row `row` of a tile: what [`keeve_codec::values`] gives, bit
-/// for bit.
+/// Fills `out` with the columns from `start` on, a multiple of 32, of row `row` of a tile: what
+/// [`keeve_codec::values`] gives, bit for bit.
 ///
 /// # Panics
-/// If the lengths are not those of the layout.
-pub(super) fn unpack_row(layout: &Layout, tile: &[u8], row: usize, out: &mut [f32]) {
-    assert!(tile.len() == layout.tile_bytes() && out.len() == layout.cols && row < TILE_ROWS);
+/// If the tile is not the layout's, or has fewer columns.
+pub(super) fn unpack_row(layout: &Layout, tile: &[u8], row: usize, start: usize, out: &mut [f32]) {
+    assert!(tile.len() == layout.tile_bytes() && row < TILE_ROWS);
+    assert!(start + out.len() <= layout.cols && start.is_multiple_of(BLOCK));
     match layout.codes.bits {
-        1 => unpack::<1>(layout, tile, row, out),
-        2 => unpack::<2>(layout, tile, row, out),
-        3 => unpack::<3>(layout, tile, row, out),
-        4 => unpack::<4>(layout, tile, row, out),
-        5 => unpack::<5>(layout, tile, row, out),
-        6 => unpack::<6>(layout, tile, row, out),
-        _ => unpack::<8>(layout, tile, row, out),
+        1 => unpack::<1>(layout, tile, row, start, out),
+        2 => unpack::<2>(layout, tile, row, start, out),
+        3 => unpack::<3>(layout, tile, row, start, out),
+        4 => unpack::<4>(layout, tile, row, start, out),
+        5 => unpack::<5>(layout, tile, row, start, out),
+        6 => unpack::<6>(layout, tile, row, start, out),
+        _ => unpack::<8>(layout, tile, row, start, out),
     }
 }
 
 /// [`unpack_row`] for codes of `BITS` bits.
-fn unpack<const BITS: usize>(layout: &Layout, tile: &[u8], row: usize, out: &mut [f32]) {
+fn unpack<const BITS: usize>(
+    layout: &Layout,
+    tile: &[u8],
+    row: usize,
+    start: usize,
+    out: &mut [f32],
+) {
     let zero = i32::from(layout.codes.zero);
-    let records = tile.chunks_exact(layout.record).zip(out.chunks_mut(layout.span));
-    for (record, out) in records {
-        let (header, blocks) = record.split_at(layout.header);
-        let blocks = blocks.chunks_exact(layout.block_bytes());
-        for ((index, out), block) in out.chunks_mut(BLOCK).enumerate().zip(blocks) {
-            let codes = block_codes::<BITS>(block, row);
-            let runs = out.chunks_mut(SUM_COLS).zip(codes.chunks_exact(SUM_COLS));
-            for (run, (out, codes)) in runs.enumerate() {
-                let (scale, added) = scale_of(layout, header, row, index * BLOCK + run * SUM_COLS);
-                for (out, &code) in out.iter_mut().zip(codes) {
-                    let code = if layout.codes.signed {
-                        i32::from(code as i8)
-                    } else {
-                        i32::from(code) - zero
-                    };
-                    *out = scale * code as f32 + added;
-                }
+    for (index, out) in out.chunks_mut(BLOCK).enumerate() {
+        let column = start + index * BLOCK;
+        let (record, within) = (column / layout.span, column % layout.span);
+        let (header, blocks) = tile[record * layout.record..].split_at(layout.header);
+        let block = &blocks[within / BLOCK * layout.block_bytes()..][..layout.block_bytes()];
+        let codes = block_codes::<BITS>(block, row);
+        let runs = out.chunks_mut(SUM_COLS).zip(codes.chunks_exact(SUM_COLS));
+        for (run, (out, codes)) in runs.enumerate() {
+            let (scale, added) = scale_of(layout, header, row, within + run * SUM_COLS);
+            for (out, &code) in out.iter_mut().zip(codes) {
+                let code = if layout.codes.signed {
+                    i32::from(code as i8)
+                } else {
+                    i32::from(code) - zero
+                };
+                *out = scale * code as f32 + added;
             }
         }
     }

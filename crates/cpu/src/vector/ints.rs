@@ -82,6 +82,13 @@ pub(crate) trait IntLanes: Copy {
 
     /// As floats, rounded to nearest.
     unsafe fn to_floats(self) -> Self::Floats;
+
+    /// Byte `AT` of each lane (0 is the lowest), without a sign, widened.
+    unsafe fn byte<const AT: i32>(self) -> Self;
+
+    /// Rounded as by [`crate::gemm::to_bf16`]: `even` in the lower 16 bits of each lane, `odd` above. They must
+    /// be zero or normal numbers that stay finite.
+    unsafe fn bf16_pairs(even: Self::Floats, odd: Self::Floats) -> Self;
 }
 
 /// A shift by a constant of either sign: the instructions want theirs as a literal.
@@ -247,6 +254,33 @@ impl IntLanes for __m256i {
     unsafe fn to_floats(self) -> __m256 {
         _mm256_cvtepi32_ps(self)
     }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn byte<const AT: i32>(self) -> Self {
+        match AT {
+            0 => _mm256_and_si256(self, _mm256_set1_epi32(0xff)),
+            1 => _mm256_and_si256(_mm256_srli_epi32::<8>(self), _mm256_set1_epi32(0xff)),
+            2 => _mm256_and_si256(_mm256_srli_epi32::<16>(self), _mm256_set1_epi32(0xff)),
+            _ => _mm256_srli_epi32::<24>(self),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn bf16_pairs(even: __m256, odd: __m256) -> Self {
+        /// The number in the upper halves; the lower ones hold anything.
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn rounded(value: __m256) -> __m256i {
+            let bits = _mm256_castps_si256(value);
+            let last = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let half = _mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff));
+            _mm256_add_epi32(half, last)
+        }
+        let lower = _mm256_srli_epi32::<16>(rounded(even));
+        _mm256_blend_epi16::<0b1010_1010>(lower, rounded(odd))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -379,5 +413,32 @@ impl IntLanes for __m512i {
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn to_floats(self) -> __m512 {
         _mm512_cvtepi32_ps(self)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn byte<const AT: i32>(self) -> Self {
+        match AT {
+            0 => _mm512_and_si512(self, _mm512_set1_epi32(0xff)),
+            1 => _mm512_and_si512(_mm512_srli_epi32::<8>(self), _mm512_set1_epi32(0xff)),
+            2 => _mm512_and_si512(_mm512_srli_epi32::<16>(self), _mm512_set1_epi32(0xff)),
+            _ => _mm512_srli_epi32::<24>(self),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn bf16_pairs(even: __m512, odd: __m512) -> Self {
+        /// The number in the upper halves; the lower ones hold anything.
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw")]
+        fn rounded(value: __m512) -> __m512i {
+            let bits = _mm512_castps_si512(value);
+            let last = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+            _mm512_add_epi32(half, last)
+        }
+        let lower = _mm512_srli_epi32::<16>(rounded(even));
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, lower, rounded(odd))
     }
 }

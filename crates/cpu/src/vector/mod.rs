@@ -6,6 +6,7 @@
 mod bf16;
 mod decode;
 mod fine;
+mod floats;
 mod ints;
 mod lanes;
 #[cfg(target_arch = "aarch64")]

@@ -205,4 +205,34 @@ impl<P: ByteProducts> IntLanes for Ints<P> {
     unsafe fn to_floats(self) -> float32x4_t {
         vcvtq_f32_s32(self.0)
     }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn byte<const AT: i32>(self) -> Self {
+        let low = vdupq_n_u32(0xff);
+        let bits = vreinterpretq_u32_s32(self.0);
+        let byte = match AT {
+            0 => vandq_u32(bits, low),
+            1 => vandq_u32(vshrq_n_u32::<8>(bits), low),
+            2 => vandq_u32(vshrq_n_u32::<16>(bits), low),
+            _ => vshrq_n_u32::<24>(bits),
+        };
+        Self::of(vreinterpretq_s32_u32(byte))
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn bf16_pairs(even: float32x4_t, odd: float32x4_t) -> Self {
+        /// The number in the upper halves; the lower ones hold anything.
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn rounded(value: float32x4_t) -> uint32x4_t {
+            let bits = vreinterpretq_u32_f32(value);
+            let last = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+            vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), last)
+        }
+        // The upper half of each lane stays, the lower one becomes that of `even`.
+        let pairs = vsriq_n_u32::<16>(rounded(odd), rounded(even));
+        Self::of(vreinterpretq_s32_u32(pairs))
+    }
 }

@@ -313,6 +313,18 @@ impl<V: IntLanes> IntLanes for Pair<V> {
         // SAFETY: the caller's promise, for twice as many values.
         unsafe { Pair(self.0.to_floats(), self.1.to_floats()) }
     }
+
+    #[inline(always)]
+    unsafe fn byte<const AT: i32>(self) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self(self.0.byte::<AT>(), self.1.byte::<AT>()) }
+    }
+
+    #[inline(always)]
+    unsafe fn bf16_pairs(even: Self::Floats, odd: Self::Floats) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self(V::bf16_pairs(even.0, odd.0), V::bf16_pairs(even.1, odd.1)) }
+    }
 }
 
 #[cfg(test)]

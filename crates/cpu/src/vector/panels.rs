@@ -31,17 +31,41 @@ struct Factors {
     plus: Each<i32>,
 }
 
-/// Scales and offsets of the runs of a panel.
-struct Runs {
+/// Scales and offsets of the runs of some columns.
+pub(super) struct Runs {
     count: usize,
-    width: usize,
-    scales: Each<f32>,
-    offsets: Each<f32>,
+    pub width: usize,
+    pub scales: Each<f32>,
+    pub offsets: Each<f32>,
+}
+
+impl Runs {
+    /// Whether all weights are zero or normal numbers, and far from infinite: so they are if scales and offsets
+    /// are zero or between `2^-100` and `2^100`, whose products with codes and the sums of these are multiples
+    /// of `2^-124`.
+    ///
+    /// # Safety
+    /// All runs must have been written.
+    #[inline(always)]
+    pub unsafe fn are_normal(&self) -> bool {
+        const LEAST: u32 = (127 - 100) << 23;
+        const SPAN: u32 = 200 << 23;
+        let mut others = false;
+        for run in 0..self.count {
+            // SAFETY: the caller's promise.
+            let (scales, offsets) = unsafe { (self.scales.get(run), self.offsets.get(run)) };
+            for value in scales.iter().chain(offsets) {
+                let size = value.to_bits() & 0x7fff_ffff;
+                others |= (size.wrapping_sub(LEAST) > SPAN) & (size != 0);
+            }
+        }
+        !others
+    }
 }
 
 /// Numbers for each run and row. Only those of runs that there are are ever written or read: clearing the
 /// others would take longer than much of what is done with them.
-struct Each<T>([MaybeUninit<Rows<T>>; MOST_RUNS]);
+pub(super) struct Each<T>([MaybeUninit<Rows<T>>; MOST_RUNS]);
 
 impl<T: Copy> Each<T> {
     fn new() -> Self {
@@ -51,7 +75,7 @@ impl<T: Copy> Each<T> {
     /// # Safety
     /// The run must have been written.
     #[inline(always)]
-    unsafe fn get(&self, run: usize) -> &Rows<T> {
+    pub unsafe fn get(&self, run: usize) -> &Rows<T> {
         // SAFETY: the caller's promise.
         unsafe { self.0[run].assume_init_ref() }
     }
@@ -82,7 +106,7 @@ pub(super) unsafe fn panel<V: IntLanes>(
     assert!(tile.len() == layout.tile_bytes() && block * PANEL_COLS < layout.padded());
     // SAFETY: the caller vouches for the instructions.
     unsafe {
-        let runs = runs::<V>(layout, tile, block);
+        let runs = runs::<V>(layout, tile, block * PANEL_COLS, PANEL_COLS);
         if part == PanelPart::Rest {
             let factors = factors(layout, &runs, scales);
             scales.iter_mut().for_each(|scale| *scale *= REST_SCALE);
@@ -115,7 +139,7 @@ pub(super) unsafe fn panel<V: IntLanes>(
 
 /// Where the codes of 32 columns are in a tile; `None` for columns that it does not have.
 #[inline(always)]
-fn block_at(layout: &Layout, column: usize) -> Option<usize> {
+pub(super) fn block_at(layout: &Layout, column: usize) -> Option<usize> {
     let (record, within) = (column / layout.span, column % layout.span);
     let at = record * layout.record + layout.header + within / BLOCK * layout.block_bytes();
     (record < layout.records).then_some(at)
@@ -137,22 +161,27 @@ unsafe fn floats<V: IntLanes>(float: Float, bytes: &[u8], to: *mut f32) {
     }
 }
 
-/// The scales and offsets of a panel.
+/// The scales and offsets of the `columns` columns from `first` on, a multiple of `columns`, which are 64, 128 or
+/// 256.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs {
-    let mut runs = Runs { count: 0, width: PANEL_COLS, scales: Each::new(), offsets: Each::new() };
-    let first = block * PANEL_COLS;
-    let columns = PANEL_COLS.min(layout.padded() - first);
+pub(super) unsafe fn runs<V: IntLanes>(
+    layout: &Layout,
+    tile: &[u8],
+    first: usize,
+    columns: usize,
+) -> Runs {
+    let mut runs = Runs { count: 0, width: columns, scales: Each::new(), offsets: Each::new() };
+    let columns = columns.min(layout.padded() - first);
     match layout.codes.scaling {
         Scaling::Groups { group, float, offset } => {
             let len = match group {
                 Group::Row => layout.span,
                 Group::Of(len) => usize::from(len),
             };
-            runs.width = len.min(PANEL_COLS);
+            runs.width = len.min(runs.width);
             runs.count = columns.div_ceil(runs.width);
             for index in 0..runs.count {
                 let column = first + index * runs.width;
@@ -165,15 +194,16 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
                     if offset {
                         floats::<V>(float, &place[bytes / 2..], runs.offsets.place(index));
                     } else {
-                        runs.offsets.place(index).cast::<Rows<f32>>().write([0.0; TILE_ROWS]);
+                        runs.offsets.place(index).cast::<Rows<f32>>().write([-0.0; TILE_ROWS]);
                     }
                 }
             }
         }
         Scaling::SuperBlocks { run, minimum } => {
             runs.width = run.into();
-            runs.count = SUPER_BLOCK / runs.width;
-            let header = &tile[block * layout.record..][..layout.header];
+            runs.count = columns / runs.width;
+            let header = &tile[first / SUPER_BLOCK * layout.record..][..layout.header];
+            let skip = first % SUPER_BLOCK / runs.width;
             let integers = &header[INTEGERS_AT..][..256];
             for row in (0..TILE_ROWS).step_by(V::COUNT) {
                 // SAFETY: the caller vouches for the instructions. There are 16 rows of both floats, and
@@ -189,23 +219,23 @@ unsafe fn runs<V: IntLanes>(layout: &Layout, tile: &[u8], block: usize) -> Runs 
                             less.mul($minus).store(runs.offsets.place($index).add(row));
                         };
                     }
-                    let nothing = V::Floats::splat(0.0);
-                    let at = |index: usize| integers[index * TILE_ROWS + row..].as_ptr();
+                    let nothing = V::Floats::splat(-1.0);
+                    let at = |index: usize| integers[(skip + index) * TILE_ROWS + row..].as_ptr();
                     match (run, layout.codes.bits) {
                         (32, _) => {
-                            for index in 0..8 {
+                            for index in 0..runs.count {
                                 let minus = V::Floats::load_u8(at(8 + index));
                                 put!(index, V::Floats::load_u8(at(index)), minus);
                             }
                         }
                         (_, 4..) => {
-                            for index in 0..16 {
+                            for index in 0..runs.count {
                                 put!(index, V::Floats::load_i8(at(index).cast()), nothing);
                             }
                         }
                         _ => {
-                            for (index, fours) in integers.as_chunks::<LINE>().0.iter().enumerate()
-                            {
+                            let fours = &integers.as_chunks::<LINE>().0[skip / 4..];
+                            for (index, fours) in fours[..runs.count / 4].iter().enumerate() {
                                 let fours = V::load(fours[4 * row..].as_ptr());
                                 let pairs = if minimum {
                                     integers_of_runs::<V, true>(fours)

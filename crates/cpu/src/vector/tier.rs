@@ -12,8 +12,9 @@ use keeve_codec::{Codec, Row};
 
 #[cfg(target_arch = "aarch64")]
 use super::neon_ints::{Sdot, TileInts, Widening};
-use super::{bf16, decode, dots, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
+use super::{bf16, decode, dots, floats, gelu_tanh, layer_norm, panels, rms_norm, silu, unpack};
 use crate::bf16_tiles;
+use crate::gemm::BF16_COLS;
 use crate::kernels::{Kernels, TileKernels};
 use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 use crate::quantize::{self, BlockRows, Rounding};
@@ -255,6 +256,57 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(layout, tile, block, part, codes, scales) }
+            }
+
+            fn bf16_panel(
+                &self,
+                layout: &Layout,
+                tile: &[u8],
+                block: usize,
+                values: &mut [u16; TILE_ROWS * BF16_COLS],
+            ) -> bool {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    layout: &Layout,
+                    tile: &[u8],
+                    block: usize,
+                    values: &mut [u16; TILE_ROWS * BF16_COLS],
+                ) -> bool {
+                    // SAFETY: this function has the instructions.
+                    unsafe { floats::bf16_panel::<$ints>(layout, tile, block, values) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(layout, tile, block, values) }
+            }
+
+            fn float_products(
+                &self,
+                layout: &Layout,
+                tile: &[u8],
+                x: &[f32],
+                k: usize,
+                out: &mut [[f32; TILE_ROWS]],
+            ) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier<const ROWS: usize>(
+                    layout: &Layout,
+                    tile: &[u8],
+                    x: &[f32],
+                    k: usize,
+                    out: &mut [[f32; TILE_ROWS]],
+                ) {
+                    // SAFETY: this function has the instructions.
+                    unsafe { floats::products::<$ints, ROWS>(layout, tile, x, k, out) }
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe {
+                    match out.len() {
+                        1 => on_tier::<1>(layout, tile, x, k, out),
+                        2 => on_tier::<2>(layout, tile, x, k, out),
+                        4 => on_tier::<4>(layout, tile, x, k, out),
+                        rows => unreachable!("no kernel for {rows} rows"),
+                    }
+                }
             }
         }
     };

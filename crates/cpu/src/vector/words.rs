@@ -77,6 +77,8 @@ macro_rules! for_each_word {
     };
 }
 
+pub(super) use for_each_word;
+
 /// The codes of a block, a register for each four columns, counted from zero if `flip` is zero.
 ///
 /// # Safety
