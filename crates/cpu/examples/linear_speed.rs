@@ -1,7 +1,8 @@
 //! Speed of products with packed weights, activations quantized:
-//! `cargo run --release -p keeve-cpu --example linear_speed -- [THREADS] [ROWS] [PHASE] [CODEC ...]`.
+//! `cargo run --release -p keeve-cpu --example linear_speed -- [THREADS] [ROWS] [PHASE[:MODE,...]] [CODEC ...]`.
 //!
-//! PHASE is `generated` (then ROWS should be few) or `prompt`. Enough matrices, each with memory of its own,
+//! PHASE is `generated` (then ROWS should be few) or `prompt`. MODE is how activations enter (`auto`, `bf16`, `int8`,
+//! `float`; `auto` if none is given); several are measured in turns, and how much longer each takes than the first. Enough matrices, each with memory of its own,
 //! that caches hold none of them are multiplied in turn, of 4096x4096 and (generated only) of 151936x1024,
 //! the head of a small model. A line gives their bytes over the time in GB/s, least, median and greatest of
 //! the rounds, and the median as a part of the bandwidth of memory, which is measured anew for each line by
@@ -102,11 +103,14 @@ fn main() -> Result<(), Failure> {
     let mut args = std::env::args().skip(1);
     let mut number = |default: &str| args.next().unwrap_or_else(|| default.into()).parse::<usize>();
     let (threads, rows) = (number("2")?, number("1")?);
-    let phase = match args.next().as_deref() {
-        None | Some("generated") => Phase::Generated,
-        Some("prompt") => Phase::Prompt,
-        Some(other) => return Err(format!("{other}: expected 'generated' or 'prompt'").into()),
+    let phase = args.next().unwrap_or_else(|| "generated".into());
+    let (phase, modes) = phase.split_once(':').unwrap_or((&phase, "auto"));
+    let phase = match phase {
+        "generated" => Phase::Generated,
+        "prompt" => Phase::Prompt,
+        other => return Err(format!("{other}: expected 'generated' or 'prompt'").into()),
     };
+    let modes: Vec<_> = modes.split(',').map(mode).collect::<Result<_, _>>()?;
     let mut codecs: Vec<String> = args.collect();
     if codecs.is_empty() {
         codecs = CODECS.map(String::from).to_vec();
@@ -122,25 +126,44 @@ fn main() -> Result<(), Failure> {
                 continue;
             }
             let read = keeve_cpu::rates::read(1 << 30, threads, &|| false)?.unwrap_or(f64::NAN);
-            let (bytes, mut times, loaded) = measure(codec, n, k, rows, threads, phase)?;
-            let [least, median, most] = rates(bytes, &mut times);
-            let part = median / read * 100.0;
-            print!("{:11} {n:6}x{k}: GB/s {least:5.1} {median:5.1} {most:5.1}", codec.name());
-            print!(", {part:3.0} % of {read:4.1}; loaded at {loaded:.2} GB/s");
-            if phase == Phase::Prompt {
-                let operations = |rate: f64| {
-                    let matrix = codec.row_bytes(k).unwrap_or(1) * n;
-                    rate / matrix as f64 * (2 * n * k * rows) as f64 / 1e3
-                };
-                print!("; TOP/s {:.2} {:.2}", operations(median), operations(most));
+            let (bytes, all, loaded) = measure(codec, n, k, rows, threads, phase, &modes)?;
+            let mut first = None;
+            for (mode, mut times) in modes.iter().zip(all) {
+                let [_, middle, _] = spread(&mut times);
+                let [least, median, most] = rates(bytes, &mut times);
+                let part = median / read * 100.0;
+                print!(
+                    "{:11} {n:6}x{k} {mode:?}: GB/s {least:5.1} {median:5.1} {most:5.1}",
+                    codec.name()
+                );
+                print!(", {part:3.0} % of {read:4.1}; loaded at {loaded:.2} GB/s");
+                if phase == Phase::Prompt {
+                    let operations = |rate: f64| {
+                        let matrix = codec.row_bytes(k).unwrap_or(1) * n;
+                        rate / matrix as f64 * (2 * n * k * rows) as f64 / 1e3
+                    };
+                    print!("; TOP/s {:.2} {:.2}", operations(median), operations(most));
+                }
+                let first = *first.get_or_insert(middle);
+                println!("; {:.2} times the first", middle.as_secs_f64() / first.as_secs_f64());
             }
-            println!();
         }
     }
     Ok(())
 }
 
-/// Bytes as they are stored and times of the rounds, and GB/s of loading.
+/// A mode by name.
+fn mode(name: &str) -> Result<Activations, Failure> {
+    Ok(match name {
+        "auto" => Activations::Auto,
+        "bf16" => Activations::Bf16,
+        "int8" => Activations::Int8,
+        "float" => Activations::Float,
+        other => return Err(format!("{other}: expected 'auto', 'bf16', 'int8' or 'float'").into()),
+    })
+}
+
+/// Bytes as they are stored and times of the rounds of each mode, and GB/s of loading in the first.
 fn measure(
     codec: Codec,
     n: usize,
@@ -148,7 +171,8 @@ fn measure(
     rows: usize,
     threads: usize,
     phase: Phase,
-) -> Result<(usize, Vec<Duration>, f64), Failure> {
+    modes: &[Activations],
+) -> Result<(usize, Vec<Vec<Duration>>, f64), Failure> {
     let stored = codec.row_bytes(k)? * n;
     let working_set = if phase == Phase::Prompt { WORKING_SET / 8 } else { WORKING_SET };
     let count = (working_set / stored).max(1);
@@ -162,17 +186,20 @@ fn measure(
     let cpu = Cpu::new(CpuOptions { threads, isa: Isa::choose()? })?;
     let random = Random { codec, n, k, made: Mutex::default() };
     let graph = Arc::new(graph);
+    let load = |activations| {
+        let options = LoadOptions { activations, ..Default::default() };
+        cpu.load(graph.clone(), &random, &options)
+    };
     // Once to make them, once to measure packing them.
-    let options = LoadOptions { activations: Activations::Auto, ..Default::default() };
-    drop(cpu.load(graph.clone(), &random, &options)?);
+    drop(load(modes[0])?);
     let start = Instant::now();
-    let program = cpu.load(graph, &random, &options)?;
+    let mut programs = vec![load(modes[0])?];
     let loaded = (stored * count) as f64 / start.elapsed().as_secs_f64() / 1e9;
-    drop(random);
-    let mut plan = program.compile(&CompileOptions { profile: true, ..Default::default() })?;
-    let pages: Vec<u32> = (0..rows.div_ceil(program.page_tokens()) as u32).collect();
-    let mut state = program.state(pages.len())?;
+    for &mode in &modes[1..] {
+        programs.push(load(mode)?);
+    }
     let given = random_values(rows * k);
+    let pages: Vec<u32> = (0..rows.div_ceil(programs[0].page_tokens()) as u32).collect();
     let row = |at| RowInput { logits: true, ..RowInput::text(0, at, phase) };
     let step = Step {
         rows: (0..rows as u32).map(row).collect(),
@@ -183,13 +210,19 @@ fn measure(
         let linears = plan.profile().into_iter().filter(|row| row.op.starts_with("linear"));
         linears.map(|row| row.nanoseconds).sum()
     };
-    let mut times = vec![];
+    let mut running = vec![];
+    for program in &programs {
+        let plan = program.compile(&CompileOptions { profile: true, ..Default::default() })?;
+        running.push((plan, program.state(pages.len())?, vec![]));
+    }
     for round in 0..=ROUNDS {
-        let before = linears(&*plan);
-        plan.run(&step, &mut *state, None)?;
-        if round > 0 {
-            times.push(Duration::from_nanos(linears(&*plan) - before));
+        for (plan, state, times) in &mut running {
+            let before = linears(&**plan);
+            plan.run(&step, &mut **state, None)?;
+            if round > 0 {
+                times.push(Duration::from_nanos(linears(&**plan) - before));
+            }
         }
     }
-    Ok((stored * count, times, loaded))
+    Ok((stored * count, running.into_iter().map(|(_, _, times)| times).collect(), loaded))
 }

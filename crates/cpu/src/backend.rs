@@ -11,21 +11,17 @@ use keeve_graph::{
 
 use crate::arena::Arena;
 use crate::attention::{AttentionKernels, attention_kernels};
-use crate::bf16_linear::{Bf16Linear, Bf16Weights};
-use crate::bf16_tiles::Bf16Tiles;
 use crate::gemm::Gemm;
-use crate::int_linear::{IntLinear, Packed};
 use crate::isa::Isa;
 use crate::kernels::{Kernels, kernels};
 use crate::key_values::{KvShape, PAGE_TOKENS, page_bytes};
-use crate::linear::{PackedLinear, StoredLinear};
-use crate::ordered::OrderedLinear;
+use crate::linear::Linear;
+use crate::packed::{Packed, Stop};
 use crate::plan::CpuPlan;
 use crate::pool::Pool;
 use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
 use crate::state::Pages;
-use crate::tiles::Layout;
-use crate::unpacked_linear::UnpackedLinear;
+use crate::weights::{LoadedWeight, LoadedWeights};
 
 pub(crate) const NAME: &str = "cpu";
 
@@ -77,23 +73,10 @@ impl Cpu {
     }
 }
 
-/// A weight in the forms that its uses need.
-#[derive(Default)]
-pub(crate) struct LoadedWeight {
-    /// For `linear`.
-    pub linear: Option<Box<dyn PackedLinear>>,
-    /// For `embed`, if it is not for `linear` too.
-    pub table: Option<PackedTensor>,
-    /// For `expert_linear`: each expert's.
-    pub experts: Vec<Box<dyn PackedLinear>>,
-    /// For gains and biases.
-    pub vector: Option<Vec<f32>>,
-}
-
 /// A graph with its weights, shared by its plans.
 pub(crate) struct Loaded {
     pub graph: Arc<Graph>,
-    pub weights: Vec<LoadedWeight>,
+    pub weights: LoadedWeights,
     pub kernels: &'static dyn Kernels,
     pub attention: Arc<dyn AttentionKernels>,
     /// Whether activations are left as they are.
@@ -144,34 +127,42 @@ impl Backend for Cpu {
         // stored, and the large ones come while little is packed.
         let mut order: Vec<_> = uses(&graph).into_iter().enumerate().collect();
         order.sort_by_key(|&(index, _)| std::cmp::Reverse(bytes[index]));
-        let mut loaded: Vec<_> = bytes.iter().map(|_| LoadedWeight::default()).collect();
+        let mut loaded: Vec<_> = bytes.iter().map(|_| LoadedWeight::Unused).collect();
         for (index, uses) in order {
             let weight = &graph.weights()[index];
             let loaded = &mut loaded[index];
             if let Some(count) = weight.experts {
                 let experts = experts(weight, count, weights)?.into_iter();
                 let packed = experts.map(|expert| loading.linear(&weight.name, expert));
-                loaded.experts = packed.collect::<Result<_, _>>()?;
+                *loaded = LoadedWeight::Experts(packed.collect::<Result<_, _>>()?);
                 continue;
             }
             let tensor = weights.weight(&weight.name).map_err(Error::Weight)?;
             check_shape(weight, (tensor.experts(), tensor.rows(), tensor.cols()))?;
-            if uses.vector {
-                let mut values = vector(&tensor);
-                if weight.one_plus {
-                    values.iter_mut().for_each(|value| *value += 1.0);
+            *loaded = match uses {
+                Uses { vector: true, linear: false, table: false } => {
+                    let mut values = vector(&tensor);
+                    if weight.one_plus {
+                        values.iter_mut().for_each(|value| *value += 1.0);
+                    }
+                    LoadedWeight::Vector(values)
                 }
-                loaded.vector = Some(values);
-            }
-            if uses.linear {
-                loaded.linear = Some(loading.linear(&weight.name, tensor)?);
-            } else if uses.table {
-                if tensor.column_order().is_some() {
-                    let what = format!("embed with reordered columns (tensor {})", weight.name);
+                Uses { vector: false, linear: true, .. } => {
+                    LoadedWeight::Linear(loading.linear(&weight.name, tensor)?)
+                }
+                Uses { vector: false, linear: false, table: true } => {
+                    if tensor.column_order().is_some() {
+                        let what = format!("embed with reordered columns (tensor {})", weight.name);
+                        return Err(unsupported(what));
+                    }
+                    LoadedWeight::Table(tensor)
+                }
+                Uses { vector: false, linear: false, table: false } => LoadedWeight::Unused,
+                Uses { vector: true, .. } => {
+                    let what = format!("a vector that is a matrix too (tensor {})", weight.name);
                     return Err(unsupported(what));
                 }
-                loaded.table = Some(tensor);
-            }
+            };
         }
         if !(options.progress)(Progress { done: weight_bytes, total: weight_bytes }) {
             return Err(Error::Cancelled);
@@ -179,7 +170,7 @@ impl Backend for Cpu {
         let pool = self.pool.clone();
         Ok(Box::new(CpuProgram(Arc::new(Loaded {
             graph,
-            weights: loaded,
+            weights: LoadedWeights(loaded),
             kernels,
             attention: self.attention.clone(),
             float: options.activations == Activations::Float,
@@ -209,76 +200,37 @@ impl Loading<'_> {
     }
 
     /// The weight of a `linear`, packed for how it will be multiplied.
-    fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Box<dyn PackedLinear>, Error> {
+    fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Linear, Error> {
+        let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
         let (tensor, order) = tensor.into_stored_columns();
-        let stored = self.stored_linear(name, tensor)?;
-        Ok(match order {
-            Some(order) => Box::new(OrderedLinear { order, stored, kernels: self.kernels }),
-            None => stored,
-        })
-    }
-
-    /// [`Self::linear`] for columns as they are stored.
-    fn stored_linear(
-        &self,
-        name: &str,
-        tensor: PackedTensor,
-    ) -> Result<Box<dyn PackedLinear>, Error> {
         let codec = tensor.codec();
         let recipes = Recipes::choose(codec, self.options.activations, self.options.row_rounding);
-        let bytes = tensor.bytes() as u64;
-        let memory = || Error::OutOfMemory { what: "packed weights", bytes };
-        if recipes.prompt == Recipe::Bf16 {
-            let kernels = self.kernels;
-            let weights = if codec == Codec::BF16 {
-                let tiles =
-                    Bf16Tiles::pack(&tensor, &self.memory, self.pool, &|bytes| self.count(bytes));
-                let tiles = tiles.map_err(|_| memory())?.ok_or(Error::Cancelled)?;
-                tensor.release();
-                Bf16Weights::Tiles { tiles, kernels }
-            } else if codec.codes().is_some() {
-                Bf16Weights::Packed(self.packed(tensor)?)
-            } else if self.count(bytes) {
-                Bf16Weights::Stored(StoredLinear { tensor, kernels })
-            } else {
-                return Err(Error::Cancelled);
-            };
-            return Ok(Box::new(Bf16Linear { weights, recipes, gemm: self.gemm }));
-        }
-        if recipes.generated == Recipe::Float {
-            let go_on = self.count(tensor.bytes() as u64);
-            let stored = StoredLinear { tensor, kernels: self.kernels };
-            return match recipes {
-                _ if !go_on => Err(Error::Cancelled),
-                Recipes::FLOAT => Ok(Box::new(stored)),
-                Recipes { prompt, .. } => {
-                    Ok(Box::new(UnpackedLinear { stored, gemm: self.gemm, prompt }))
-                }
-            };
-        }
         let by_token = matches!(recipes.generated, Recipe::Token(_));
         if by_token && tensor.cols() > MOST_TOKEN_COLS {
             let columns = tensor.cols();
-            let what = format!(
+            return Err(unsupported(format!(
                 "quantized activations for {codec} with {columns} columns, more than \
                  {MOST_TOKEN_COLS} (tensor {name})"
-            );
-            return Err(Error::Unsupported { backend: NAME, what });
+            )));
         }
-        let packed = self.packed(tensor)?;
-        Ok(Box::new(IntLinear { packed, recipes, gemm: self.gemm }))
-    }
-
-    /// Codes in tiles.
-    fn packed(&self, tensor: PackedTensor) -> Result<Packed, Error> {
         let bytes = tensor.bytes() as u64;
-        let memory = || Error::OutOfMemory { what: "packed weights", bytes };
-        let layout = Layout::new(tensor.codec(), tensor.rows(), tensor.cols());
-        let layout = layout.ok_or_else(memory)?;
-        let packed = Packed::new(layout, tensor, self.kernels, &self.memory, self.pool, &|bytes| {
-            self.count(bytes)
-        });
-        packed.map_err(|_| memory())?.ok_or(Error::Cancelled)
+        let (kernels, memory, pool) = (self.kernels, &self.memory, self.pool);
+        let done = |bytes| self.count(bytes);
+        let packed = match recipes {
+            Recipes::FLOAT => Packed::stored(tensor, kernels, &done),
+            _ if codec == Codec::BF16 => Packed::bf16(tensor, kernels, memory, pool, &done),
+            _ if codec.codes().is_none() => Packed::stored(tensor, kernels, &done),
+            _ => Packed::codes(tensor, kernels, memory, pool, &done),
+        };
+        let packed = packed.map_err(|stop| match stop {
+            Stop::Memory => Error::OutOfMemory { what: "packed weights", bytes },
+            Stop::Cancelled => Error::Cancelled,
+        })?;
+        let Recipes { generated, prompt } = recipes;
+        if let Some(recipe) = [generated, prompt].into_iter().find(|recipe| !packed.has(*recipe)) {
+            return Err(unsupported(format!("{codec} by {} (tensor {name})", recipe.name())));
+        }
+        Ok(Linear { packed, recipes, gemm: self.gemm, order })
     }
 }
 

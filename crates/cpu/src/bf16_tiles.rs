@@ -1,7 +1,7 @@
 //! Weights of bf16 in tiles of 16 rows: one layout for products of few rows and of many.
 //!
 //! A tile is `[K / 2][16][2]`: of each two columns, all rows' pairs, which is a line of cache. 64 lines are a
-//! panel of the products of many rows ([`Bf16Source`]), and a register of AVX-512 has the pairs of all rows
+//! panel of the products of many rows ([`crate::gemm::PanelSource`]), and a register of AVX-512 has the pairs of all rows
 //! for products of few. Columns are filled up with zeros to a multiple of 128, and so are rows to one of 16.
 
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keeve_codec::PackedTensor;
 
 use crate::arena::{Arena, Piece};
-use crate::gemm::{BF16_COLS, Bf16Source, to_bf16};
+use crate::gemm::{BF16_COLS, to_bf16};
 use crate::numbers::{numbers, numbers_mut};
 use crate::panel::TILE_ROWS;
 use crate::pool::Pool;
@@ -151,6 +151,14 @@ impl Bf16Tiles {
         &numbers(&self.bytes)[index * len..][..len]
     }
 
+    /// A panel: the columns from `128 * block` on of a tile, `[64][16][2]`.
+    ///
+    /// # Panics
+    /// If there is no such tile or block.
+    pub fn panel(&self, tile: usize, block: usize) -> &[u16; PANEL] {
+        &self.tile(tile).as_chunks().0[block]
+    }
+
     /// Fills `out` with weight row `index`.
     ///
     /// # Panics
@@ -170,24 +178,6 @@ fn pack_row(stored: &[u8], row: usize, tile: &mut [u16]) {
         for (to, value) in line[2 * row..].iter_mut().zip(pair.as_chunks::<2>().0) {
             *to = u16::from_le_bytes(*value);
         }
-    }
-}
-
-impl Bf16Source for Bf16Tiles {
-    fn rows(&self) -> usize {
-        self.rows
-    }
-
-    fn cols(&self) -> usize {
-        self.cols
-    }
-
-    fn panel(&self, tile: usize, block: usize, values: &mut [u16; PANEL]) {
-        values.copy_from_slice(&self.tile(tile)[block * PANEL..][..PANEL]);
-    }
-
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
-        Some(&self.tile(tile)[block * PANEL..][..PANEL])
     }
 }
 

@@ -4,7 +4,7 @@ use keeve_codec::PackedTensor;
 use keeve_graph::Step;
 
 use crate::kernels::Kernels;
-use crate::linear::PackedLinear;
+use crate::linear::Linear;
 use crate::pool::Pool;
 use crate::shared_out::SharedOut;
 
@@ -16,7 +16,7 @@ pub(crate) enum Table<'a> {
     /// As it is stored.
     Stored(&'a PackedTensor, &'a dyn Kernels),
     /// As it is packed for products, if the head has the same weights.
-    Packed(&'a dyn PackedLinear),
+    Packed(&'a Linear),
 }
 
 impl Table<'_> {

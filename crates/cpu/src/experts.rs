@@ -9,7 +9,7 @@ use keeve_graph::{Phase, ValueId};
 
 use crate::inputs::{Input, Inputs};
 use crate::kernels::Kernels;
-use crate::linear::PackedLinear;
+use crate::linear::{Epilogue, Linear};
 use crate::pool::Pool;
 
 /// Replaces `scores` by their softmax and writes the numbers of the largest ones to the first half
@@ -64,7 +64,7 @@ pub(crate) struct ExpertRows {
 /// What a product with experts is made of.
 pub(crate) struct ExpertProduct<'a> {
     /// The experts' weights.
-    pub experts: &'a [Box<dyn PackedLinear>],
+    pub experts: &'a [Linear],
     /// Columns of each.
     pub cols: usize,
     /// The value that `x` is.
@@ -113,11 +113,11 @@ impl ExpertProduct<'_> {
                 let phase = &phases[place / chosen..=place / chosen];
                 let out = &mut out[place * width..(place + 1) * width];
                 // The only row of a step is the same input for all its experts.
-                let mut input: Input<'_> = match shared && rows == 1 {
+                let input: Input<'_> = match shared && rows == 1 {
                     true => inputs.input(self.value, self.x, self.kernels),
                     false => own.fresh(from(*place), self.kernels),
                 };
-                linear.forward(&mut input, phase, None, out, pool);
+                linear.forward(Epilogue::Store(None), input, phase, out, pool);
                 continue;
             }
             x.clear();
@@ -127,8 +127,8 @@ impl ExpertProduct<'_> {
                 own_phases.push(phases[place / chosen]);
             }
             products.resize(group.len() * width, 0.0);
-            let mut input = own.fresh(x, self.kernels);
-            linear.forward(&mut input, own_phases, None, products, pool);
+            let input = own.fresh(x, self.kernels);
+            linear.forward(Epilogue::Store(None), input, own_phases, products, pool);
             for ((_, place), product) in group.iter().zip(products.chunks_exact(width)) {
                 out[place * width..(place + 1) * width].copy_from_slice(product);
             }

@@ -1,44 +1,153 @@
 //! Products of few rows: tile by tile, each finished where it is made.
 
 use crate::gemm::{Ending, Output};
-use crate::kernels::Kernels;
+use crate::kernels::{DECODE_ROWS, Kernels};
+use crate::packed::Packed;
 use crate::panel::TILE_ROWS;
 use crate::pool::Pool;
+use crate::quantize::BlockRows;
+use crate::scalar::oracle::Oracle;
 use crate::shared_out::SharedOut;
+use crate::tiles::BLOCK;
 
 /// Bytes of weights that a task reads, at least: less than a microsecond of reading, which is what threads may have to
 /// wait for each other in the end.
 const TASK_BYTES: usize = 8 << 10;
 
-/// Weights in tiles of 16 rows, to be multiplied with activations `X`.
-pub(crate) trait TileProducts<X>: Sync {
-    /// Weight rows, and bytes of a tile of them.
-    fn form(&self) -> (usize, usize);
+/// Activations of few rows.
+pub(crate) trait FewRows: Sync {
+    /// Values of room that [`FewRows::products`] needs.
+    fn room(&self, weights: &Packed) -> usize {
+        let _ = weights;
+        0
+    }
 
-    /// Products of the rows of `x` with the weight rows of a tile. `store` gets each row and its sums.
-    fn products(&self, tile: usize, x: &X, store: impl FnMut(usize, &[f32; TILE_ROWS]));
+    /// Their products with the weight rows of a tile. `store` gets each row and its sums.
+    fn products(
+        &self,
+        weights: &Packed,
+        tile: usize,
+        room: &mut [f32],
+        store: impl FnMut(usize, &[f32; TILE_ROWS]),
+    );
+}
+
+/// Nothing rounded: `[rows][padded]`. Columns past those of the weights are zeros.
+pub(crate) struct FloatRows<'a> {
+    pub values: &'a [f32],
+    pub padded: usize,
+}
+
+impl FewRows for FloatRows<'_> {
+    fn room(&self, weights: &Packed) -> usize {
+        match weights {
+            Packed::Stored(stored) => stored.room(self.values.len() / self.padded),
+            _ => 0,
+        }
+    }
+
+    fn products(
+        &self,
+        weights: &Packed,
+        tile: usize,
+        room: &mut [f32],
+        mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) {
+        if let Packed::Stored(stored) = weights {
+            return stored.float_products(tile, self.values, room, store);
+        }
+        let rows = self.values.len() / self.padded;
+        let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
+        let mut first = 0;
+        while first < rows {
+            let sums = &mut sums[..rows_at_once(rows - first)];
+            let x = &self.values[first * self.padded..][..sums.len() * self.padded];
+            match weights {
+                Packed::Codes { tiles, kernels } => {
+                    let (layout, tile) = (tiles.layout(), tiles.tile(tile));
+                    kernels.float_products(layout, tile, x, self.padded, sums);
+                }
+                Packed::Bf16 { tiles, kernels } => kernels.bf16_products(tiles.tile(tile), x, sums),
+                Packed::Oracle(oracle) => oracle.float_products(tile, x, self.padded, sums),
+                Packed::Stored(_) => unreachable!("multiplied above"),
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                store(first + row, sums);
+            }
+            first += sums.len();
+        }
+    }
+}
+
+/// By [`Recipe::Block`](crate::recipe::Recipe::Block), `FineBlock`, `Token` or `Grouped`.
+impl FewRows for BlockRows {
+    fn products(
+        &self,
+        weights: &Packed,
+        tile: usize,
+        _: &mut [f32],
+        mut store: impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) {
+        let rows = self.rows.rows;
+        let mut store = |row: usize, sums: &[f32; TILE_ROWS]| {
+            store(row, &sums.map(|sum| sum * self.factors[row]));
+        };
+        match weights {
+            Packed::Codes { tiles, kernels } => {
+                let mut sums = [[0.0; TILE_ROWS]; DECODE_ROWS];
+                let mut first = 0;
+                while first < rows {
+                    let sums = &mut sums[..rows_at_once(rows - first)];
+                    kernels.decode(tiles.layout(), tiles.tile(tile), self, first, sums);
+                    for (row, sums) in sums.iter().enumerate() {
+                        store(first + row, sums);
+                    }
+                    first += sums.len();
+                }
+            }
+            Packed::Oracle(oracle) => {
+                let (parts, x) = (self.parts, &self.rows);
+                let product = match parts {
+                    1 if x.span == BLOCK => Oracle::by_blocks,
+                    1 => Oracle::by_token,
+                    _ => Oracle::by_parts,
+                };
+                let mut sums = vec![[0.0; TILE_ROWS]; rows];
+                for index in 0..TILE_ROWS.min(oracle.layout.rows - tile * TILE_ROWS) {
+                    let codes = oracle.codes(tile * TILE_ROWS + index);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        sums[index] = product(oracle, tile * TILE_ROWS + index, &codes, x, row);
+                    }
+                }
+                for (row, sums) in sums.iter().enumerate() {
+                    store(row, sums);
+                }
+            }
+            Packed::Bf16 { .. } | Packed::Stored(_) => unreachable!("no codes: see Packed::has"),
+        }
+    }
 }
 
 /// Products with few rows, `rows` of them. `up`: what the products go through [`Ending::Gated`] with.
 ///
 /// # Panics
 /// If the output does not have the rows.
-pub(crate) fn few_rows<X: Sync, W: TileProducts<X>>(
-    weights: &W,
-    up: Option<(&W, &dyn Kernels)>,
+pub(crate) fn few_rows<X: FewRows>(
+    weights: &Packed,
+    up: Option<(&Packed, &dyn Kernels)>,
     x: &X,
     rows: usize,
     out: Output<'_>,
     pool: &Pool,
 ) {
-    let (width, tile_bytes) = weights.form();
-    let Output { values, rows: places, bias, ending } = out;
+    let (width, tile_bytes) = (weights.rows(), weights.tile_bytes().max(1));
+    let Output { values, rows: places, bias, ending, .. } = out;
     let values = SharedOut::new(values, width);
     let each = TASK_BYTES.div_ceil(tile_bytes);
     let tiles = width.div_ceil(TILE_ROWS);
     let tasks = tiles.div_ceil(each);
     pool.run(tasks, |task, scratch| {
-        let [gates] = scratch.take([up.map_or(0, |_| rows * TILE_ROWS)]);
+        let [gates, room] = scratch.take([up.map_or(0, |_| rows * TILE_ROWS), x.room(weights)]);
         let gates = gates.as_chunks_mut::<TILE_ROWS>().0;
         for tile in task * tiles / tasks..(task + 1) * tiles / tasks {
             let columns = tile * TILE_ROWS..width.min((tile + 1) * TILE_ROWS);
@@ -49,16 +158,16 @@ pub(crate) fn few_rows<X: Sync, W: TileProducts<X>>(
                 unsafe { values.part(place, columns.clone()) }
             };
             if let Some((up, kernels)) = up {
-                weights.products(tile, x, |row, sums| gates[row] = *sums);
+                x.products(weights, tile, room, |row, sums| gates[row] = *sums);
                 kernels.silu(gates.as_flattened_mut());
-                up.products(tile, x, |row, sums| {
+                x.products(up, tile, room, |row, sums| {
                     let both = gates[row].iter().zip(sums);
                     let out = place(row).iter_mut().zip(both);
                     out.for_each(|(out, (gate, sum))| *out = gate * sum);
                 });
                 continue;
             }
-            weights.products(tile, x, |row, sums| {
+            x.products(weights, tile, room, |row, sums| {
                 let mut sums = *sums;
                 if let Some(bias) = bias {
                     let pairs = sums.iter_mut().zip(&bias[columns.clone()]);
@@ -74,11 +183,11 @@ pub(crate) fn few_rows<X: Sync, W: TileProducts<X>>(
     });
 }
 
-/// How many of `left` rows a kernel takes at one time: 1, 2 or at most [`crate::kernels::DECODE_ROWS`].
-pub(crate) fn rows_at_once(left: usize) -> usize {
+/// How many of `left` rows a kernel takes at one time: 1, 2 or at most [`DECODE_ROWS`].
+fn rows_at_once(left: usize) -> usize {
     match left {
         0 | 1 => left,
         2 | 3 => 2,
-        _ => crate::kernels::DECODE_ROWS,
+        _ => DECODE_ROWS,
     }
 }

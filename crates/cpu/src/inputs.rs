@@ -7,11 +7,11 @@ use keeve_graph::ValueId;
 use crate::gemm::{Bf16Rows, Int8Rows};
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
-use crate::passes;
 use crate::pool::Pool;
-use crate::quantize::{BlockRows, SUM_COLS};
+use crate::quantize::{BlockRows, SUM_COLS, spread, spread_width};
 use crate::recipe::Recipe;
 use crate::row_wise::{RowSource, Rows, Values};
+use crate::shared_out::SharedOut;
 use crate::tiles::BLOCK;
 
 /// Activations that a task quantizes, at least.
@@ -24,6 +24,14 @@ struct Kept<T> {
     value: T,
 }
 
+/// Rows that are not rounded, each filled up with zeros.
+#[derive(Default)]
+struct Floats {
+    /// To how many columns, if they are there.
+    padded: Option<usize>,
+    value: Vec<f32>,
+}
+
 /// Memory for quantized activations. The memory is kept from step to step.
 pub(crate) struct Inputs {
     /// The value that it is made from.
@@ -32,8 +40,8 @@ pub(crate) struct Inputs {
     rows: [Kept<BlockRows>; SLOTS],
     /// For products of many rows, likewise.
     tiles: [Kept<Int8Rows>; SLOTS],
-    /// For products of few rows with nothing rounded: each row filled up with zeros.
-    floats: Kept<Vec<f32>>,
+    /// For products of few rows with nothing rounded.
+    floats: Floats,
     /// For products of many rows by [`Recipe::Bf16`].
     bf16: Kept<Bf16Rows>,
     /// For products of many rows with what is being made: see [`Input::made_next`].
@@ -45,7 +53,7 @@ impl Default for Inputs {
         let rows = |_| Kept { made: None, value: BlockRows::EMPTY };
         let tiles = |_| Kept { made: None, value: Int8Rows::default() };
         let (rows, tiles) = (std::array::from_fn(rows), std::array::from_fn(tiles));
-        let floats = Kept { made: None, value: vec![] };
+        let floats = Floats::default();
         let bf16 = Kept { made: None, value: Bf16Rows::default() };
         Self { from: None, rows, floats, tiles, bf16, next: Int8Rows::default() }
     }
@@ -110,7 +118,7 @@ impl Inputs {
     fn clear(&mut self) {
         self.rows.iter_mut().for_each(|kept| kept.made = None);
         self.tiles.iter_mut().for_each(|kept| kept.made = None);
-        (self.floats.made, self.bf16.made) = (None, None);
+        (self.floats.padded, self.bf16.made) = (None, None);
     }
 }
 
@@ -154,15 +162,6 @@ impl Input<'_> {
         self.kernels
     }
 
-    /// As it is; nothing if it can only be read row by row: see
-    /// [`crate::linear::PackedLinear::reads_rows`].
-    pub fn x(&self) -> &[f32] {
-        match self.x {
-            Source::Held(x) => x,
-            Source::Rows(_) => &[],
-        }
-    }
-
     /// The rows `rows` of `cols` columns, for products of few rows. In a step, the rows of a recipe are
     /// always the same.
     ///
@@ -187,16 +186,28 @@ impl Input<'_> {
     ///
     /// # Panics
     /// If there are no such rows, or `padded` is less than `cols`.
-    pub fn by_floats(&mut self, rows: &[usize], cols: usize, padded: usize) -> &Vec<f32> {
-        let Kept { made, value } = &mut self.inputs.floats;
-        if made.is_none() {
-            *made = Some(Recipe::Float);
-            let mut room = vec![0.0; self.x.room()];
+    pub fn by_floats(
+        &mut self,
+        rows: &[usize],
+        cols: usize,
+        padded: usize,
+        pool: &Pool,
+    ) -> &Vec<f32> {
+        let Floats { padded: made, value } = &mut self.inputs.floats;
+        if *made != Some(padded) {
+            *made = Some(padded);
             value.clear();
             value.resize(rows.len() * padded, 0.0);
-            for (&row, to) in rows.iter().zip(value.chunks_exact_mut(padded)) {
-                to[..cols].copy_from_slice(self.x.row(row, cols, &mut room));
-            }
+            let (x, out) = (self.x, SharedOut::new(value, padded));
+            let each = TASK_VALUES.div_ceil(padded.max(1));
+            pool.run(rows.len().div_ceil(each), |task, scratch| {
+                let [room] = scratch.take([x.room()]);
+                for at in task * each..rows.len().min((task + 1) * each) {
+                    // SAFETY: no two tasks have the same row.
+                    let to = unsafe { out.part(at, 0..cols) };
+                    to.copy_from_slice(x.row(rows[at], cols, room));
+                }
+            });
         }
         value
     }
@@ -256,7 +267,7 @@ impl Input<'_> {
             let padded = cols.next_multiple_of(PANEL_COLS);
             let parts = recipe.parts();
             let width = match recipe {
-                Recipe::Grouped { group, .. } => passes::width(cols, group),
+                Recipe::Grouped { group, .. } => spread_width(cols, group),
                 _ if parts > 1 => parts * padded,
                 _ => cols,
             };
@@ -264,7 +275,7 @@ impl Input<'_> {
             value.quantize(shape, span, x.room(), pool, |row, codes, scales, room| {
                 let x = x.row(rows[row], cols, room);
                 if parts > 1 {
-                    return kernels.quantize_in_parts(x, parts, codes, scales);
+                    return kernels.quantize_in_parts(x, codes, scales);
                 }
                 let once = match recipe {
                     Recipe::Grouped { .. } => &mut codes[..padded],
@@ -272,7 +283,7 @@ impl Input<'_> {
                 };
                 kernels.quantize(x, span.min(once.len()), recipe.rounding(), once, scales);
                 if let Recipe::Grouped { group, .. } = recipe {
-                    passes::spread(codes, group);
+                    spread(codes, group);
                 }
             });
         }
@@ -330,7 +341,7 @@ fn quantize_rows(
                 kernels.quantize(x, cols, recipe.rounding(), codes, factor);
                 scales.fill(1.0);
             } else if parts > 1 {
-                kernels.quantize_in_parts(x, parts, codes, scales);
+                kernels.quantize_in_parts(x, codes, scales);
             } else {
                 kernels.quantize(x, span, recipe.rounding(), codes, scales);
             }

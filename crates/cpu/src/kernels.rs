@@ -60,9 +60,9 @@ pub(crate) trait Kernels: Send + Sync {
         quantize::row(x, cols, rounding, codes, scales);
     }
 
-    /// Quantizes a row of activations in parts: [`quantize::row_in_parts`].
-    fn quantize_in_parts(&self, x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
-        quantize::row_in_parts(x, parts, codes, scales);
+    /// Quantizes a row of activations in two parts: [`quantize::row_in_parts`].
+    fn quantize_in_parts(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+        quantize::row_in_parts(x, codes, scales);
     }
 
     /// Fills the sums of a row: [`quantize::sums`].
@@ -108,7 +108,7 @@ pub(crate) trait TileKernels: Send + Sync {
         out: &mut [[f32; TILE_ROWS]],
     );
 
-    /// Unpacks 256 columns of a tile: [`crate::panel::PanelSource::panel`], or what that leaves, which must
+    /// Unpacks 256 columns of a tile: [`crate::packed::Packed::int8_panel`], or what that leaves, which must
     /// have codes of at most two bits.
     fn panel(
         &self,

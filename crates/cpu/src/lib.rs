@@ -16,7 +16,6 @@
 mod arena;
 mod attention;
 mod backend;
-mod bf16_linear;
 mod bf16_tiles;
 mod embed;
 mod experts;
@@ -24,7 +23,6 @@ mod few_rows;
 mod fused;
 mod gemm;
 mod inputs;
-mod int_linear;
 mod isa;
 mod kernels;
 mod key_values;
@@ -32,9 +30,8 @@ mod linear;
 pub mod measure;
 mod memory;
 mod numbers;
-mod ordered;
+mod packed;
 mod panel;
-mod passes;
 mod plan;
 mod pool;
 mod profile;
@@ -48,12 +45,13 @@ mod scalar;
 mod scratch;
 mod shared_out;
 mod state;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod tiles;
-mod unpacked_linear;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vector;
+mod weights;
 
 pub use backend::{Cpu, CpuOptions};
 pub use isa::{Isa, UnknownIsa};

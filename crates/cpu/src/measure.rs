@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::gemm::{
-    BF16_COLS, Bf16Rows, Bf16Source, Block, Ending, Gemm, Int8Rows, Output, to_bf16,
+    BF16_COLS, Bf16Rows, Block, Ending, Gemm, Int8Rows, Output, PanelSource, to_bf16,
 };
 use crate::isa::Isa;
-use crate::panel::{PANEL_COLS, PanelSource, TILE_ROWS};
+use crate::panel::{PANEL_COLS, TILE_ROWS};
 use crate::pool::Pool;
 
 /// A pool of threads to measure on.
@@ -70,8 +70,12 @@ impl TimedProduct {
                 _ => panel.0.fill_with(|| random() as i8),
             }
         }
-        let span = if kind == ProductKind::Int8Rows { k } else { PANEL_COLS };
-        let weights = Weights { n, k, span, panels };
+        let scale_blocks = match kind {
+            ProductKind::Bf16 => 0,
+            ProductKind::Int8Rows => 1,
+            ProductKind::Int8Groups | ProductKind::Int8Blocks => blocks,
+        };
+        let weights = Weights { n, k, blocks, scale_blocks, panels };
         let out = vec![0.0; most * n + 16];
         Self {
             skip: out.as_ptr().align_offset(64),
@@ -102,6 +106,7 @@ impl TimedProduct {
             rows: None,
             bias: None,
             ending: Ending::Plain,
+            int8: None,
         };
         let start = Instant::now();
         let packed;
@@ -110,14 +115,14 @@ impl TimedProduct {
                 round_row(&x[row * k..][..k], values);
             });
             packed = start.elapsed();
-            self.gemm.bf16(&self.weights, &self.bf16, out, pool);
+            self.gemm.run(&[&self.weights], &self.bf16, out, pool);
         } else {
             let span = if self.kind == ProductKind::Int8Blocks { PANEL_COLS } else { k };
             self.int8.quantize([rows, k], span, 0, pool, |row, codes, scales, _| {
                 quantize(&x[row * k..][..k], span, codes, scales);
             });
             packed = start.elapsed();
-            self.gemm.int8(&self.weights, &self.int8, out, pool);
+            self.gemm.run(&[&self.weights], &self.int8, out, pool);
         }
         (packed, start.elapsed())
     }
@@ -144,7 +149,8 @@ fn quantize(x: &[f32], span: usize, codes: &mut [i8], scales: &mut [f32]) {
 struct Weights {
     n: usize,
     k: usize,
-    span: usize,
+    blocks: usize,
+    scale_blocks: usize,
     /// `[tile][block]` of whichever kind.
     panels: Vec<Block>,
 }
@@ -154,52 +160,24 @@ impl PanelSource for Weights {
         self.n
     }
 
-    fn cols(&self) -> usize {
-        self.k
+    fn blocks(&self) -> usize {
+        self.blocks
     }
 
-    fn scale_span(&self) -> usize {
-        self.span
+    fn scale_blocks(&self) -> usize {
+        self.scale_blocks
     }
 
-    fn panel(
-        &self,
-        tile: usize,
-        block: usize,
-        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
-        scales: &mut [f32; TILE_ROWS],
-    ) {
-        if let Some(stored) = PanelSource::stored_panel(self, tile, block) {
-            codes.copy_from_slice(stored);
-        }
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE_ROWS]) {
+        *bytes = self.panels[tile * self.blocks + block].clone();
+        self.scales(tile, block, scales);
+    }
+
+    fn stored(&self, tile: usize, block: usize) -> Option<&[i8; TILE_ROWS * PANEL_COLS]> {
+        self.panels.get(tile * self.blocks + block).map(|panel| &panel.0)
+    }
+
+    fn scales(&self, _: usize, _: usize, scales: &mut [f32; TILE_ROWS]) {
         scales.fill(1.0 / 127.0);
-    }
-
-    fn stored_scales(&self, _: usize, _: usize, scales: &mut [f32; TILE_ROWS]) {
-        scales.fill(1.0 / 127.0);
-    }
-
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
-        self.panels.get(tile * self.k / PANEL_COLS + block).map(|panel| &panel.0[..])
-    }
-}
-
-impl Bf16Source for Weights {
-    fn rows(&self) -> usize {
-        self.n
-    }
-
-    fn cols(&self) -> usize {
-        self.k
-    }
-
-    fn panel(&self, tile: usize, block: usize, values: &mut [u16; TILE_ROWS * BF16_COLS]) {
-        if let Some(stored) = Bf16Source::stored_panel(self, tile, block) {
-            values.copy_from_slice(stored);
-        }
-    }
-
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
-        self.panels.get(tile * self.k / BF16_COLS + block).map(|panel| &panel.bf16()[..])
     }
 }

@@ -15,39 +15,6 @@ pub(crate) const TILE_ROWS: usize = 16;
 /// Columns of a panel.
 pub(crate) const PANEL_COLS: usize = 256;
 
-/// Weights as int8 panels: 16 weight rows by 256 columns, `[64][16][4]` (`k / 4`, row, `k % 4`), and a
-/// scale for each row.
-///
-/// Rows past [`PanelSource::rows`] and columns past [`PanelSource::cols`] are zeros.
-pub(crate) trait PanelSource: Sync {
-    /// Weight rows: N.
-    fn rows(&self) -> usize;
-
-    /// Columns: K. The last block of 256 may be short.
-    fn cols(&self) -> usize;
-
-    /// Columns that share a scale: 256, or [`PanelSource::cols`] (one scale for each row).
-    fn scale_span(&self) -> usize;
-
-    /// Fills the codes of weight rows `16 * tile ..` and columns `256 * block ..`, and the 16 scales of
-    /// that block. A weight is `scale * code`.
-    fn panel(
-        &self,
-        tile: usize,
-        block: usize,
-        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
-        scales: &mut [f32; TILE_ROWS],
-    );
-
-    /// Codes that are stored as a panel already: no copy is needed. Fastest at multiples of 4096.
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]>;
-
-    /// The 16 scales of a panel that is stored: those that [`PanelSource::panel`] gives.
-    fn stored_scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE_ROWS]) {
-        self.panel(tile, block, &mut [0; TILE_ROWS * PANEL_COLS], scales);
-    }
-}
-
 /// Parts of the weights in 256 columns, each of int8 with a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PanelPart {
@@ -55,37 +22,6 @@ pub(crate) enum PanelPart {
     First,
     /// What it leaves of the weights, with a scale that is 256 times smaller.
     Rest,
-}
-
-/// Weights for activations in two parts ([`crate::recipe::Recipe::Fine`]): each block of columns twice.
-pub(crate) struct Twice<'a>(pub &'a dyn PanelSource);
-
-impl PanelSource for Twice<'_> {
-    fn rows(&self) -> usize {
-        self.0.rows()
-    }
-
-    fn cols(&self) -> usize {
-        2 * self.0.cols().next_multiple_of(PANEL_COLS)
-    }
-
-    fn scale_span(&self) -> usize {
-        PANEL_COLS
-    }
-
-    fn panel(
-        &self,
-        tile: usize,
-        block: usize,
-        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
-        scales: &mut [f32; TILE_ROWS],
-    ) {
-        self.0.panel(tile, block / 2, codes, scales);
-    }
-
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
-        self.0.stored_panel(tile, block / 2)
-    }
 }
 
 /// Rows of activations, quantized: a value is `scale * code`.

@@ -10,13 +10,13 @@ use keeve_graph::{
 };
 
 use crate::attention::{append, attend};
-use crate::backend::{Loaded, LoadedWeight, NAME};
+use crate::backend::{Loaded, NAME};
 use crate::embed::{Table, embed};
 use crate::experts::{self, ExpertProduct, ExpertRows};
-use crate::fused::{Fused, Fusions, fusible};
-use crate::gemm::Ending;
+use crate::fused::{Fused, Fusions};
 use crate::inputs::Inputs;
 use crate::key_values::PAGE_TOKENS;
+use crate::linear::Epilogue;
 use crate::memory::Memory;
 use crate::pool::Pool;
 use crate::profile::Profile;
@@ -24,6 +24,7 @@ use crate::rope::Turns;
 use crate::row_wise::{Values, merged};
 use crate::shared_out::SharedOut;
 use crate::state::Pages;
+use crate::weights::LoadedWeight;
 
 /// Values that one task of an element-wise operation handles, at least.
 const VALUES_PER_TASK: usize = 16 * 1024;
@@ -148,21 +149,19 @@ impl CpuPlan {
         }
         match &node.op {
             Op::Embed { table: id } => {
-                let LoadedWeight { linear, table: stored, .. } = self.weight(*id);
-                let (table, bytes) = match (linear, stored) {
-                    (Some(linear), _) => (Table::Packed(&**linear), linear.bytes()),
-                    (None, Some(table)) => (Table::Stored(table, *kernels), table.bytes()),
-                    (None, None) => return 0,
+                let (table, bytes) = match weights.get(*id) {
+                    LoadedWeight::Table(table) => (Table::Stored(table, *kernels), table.bytes()),
+                    _ => (Table::Packed(weights.linear(*id)), weights.linear(*id).bytes()),
                 };
                 embed(&table, context.step, out, node.shape.width, pool);
                 context.step.rows.len() * (bytes / graph.weight(*id).rows)
             }
             Op::Linear { x, weight, bias } => {
-                let Some(linear) = &self.weight(*weight).linear else { return 0 };
-                let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
+                let linear = weights.linear(*weight);
+                let epilogue = Epilogue::Store(bias.map(|bias| weights.vector(bias)));
                 let rows = values.rows(*x);
-                let mut x = inputs.of(*x, &values, &rows);
-                linear.forward(&mut x, &context.phases(node.shape.rows), bias, out, pool);
+                let x = inputs.of(*x, &values, &rows);
+                linear.forward(epilogue, x, &context.phases(node.shape.rows), out, pool);
                 linear.bytes()
             }
             Op::Attention { q, k, v, state, spec } => {
@@ -203,7 +202,7 @@ impl CpuPlan {
             }
             Op::ExpertLinear { x, router, weight } => {
                 let product = ExpertProduct {
-                    experts: &self.weight(*weight).experts,
+                    experts: weights.experts(*weight),
                     cols: graph.weight(*weight).cols,
                     value: *x,
                     x: values.held(*x),
@@ -239,32 +238,31 @@ impl CpuPlan {
         let phases = values.context.phases(shape.rows);
         match fused {
             Fused::Gated { x, gate, up, codes } => {
-                let both = (fusible(weights, gate), fusible(weights, up));
-                let (Some(gate), Some(up)) = both else { return 0 };
+                let (gate, up) = (weights.linear(gate), weights.linear(up));
                 let rows = values.rows(x);
                 let x = inputs.of(x, values, &rows);
-                gate.gate(up, codes.then_some(value), x, &phases, out, pool);
+                let epilogue = match codes {
+                    true => Epilogue::SwiGluInt8(up, value),
+                    false => Epilogue::SwiGlu(up),
+                };
+                gate.forward(epilogue, x, &phases, out, pool);
                 gate.bytes() + up.bytes()
             }
             Fused::Added { to, x, weight, bias } => {
-                let Some(linear) = fusible(weights, weight) else { return 0 };
+                let linear = weights.linear(weight);
                 let over = self.memory.over[value.index()];
                 if over != Some(to) {
                     each_row(pool, out, shape.width, values.room(to), |row, out, room| {
                         values.put(to, row, over, out, room);
                     });
                 }
-                let bias = bias.and_then(|bias| self.weight(bias).vector.as_deref());
+                let epilogue = Epilogue::Add(bias.map(|bias| weights.vector(bias)));
                 let rows = values.rows(x);
-                let mut x = inputs.of(x, values, &rows);
-                linear.forward_with(Ending::Added, &mut x, &phases, bias, out, pool);
+                let x = inputs.of(x, values, &rows);
+                linear.forward(epilogue, x, &phases, out, pool);
                 linear.bytes()
             }
         }
-    }
-
-    fn weight(&self, id: WeightId) -> &LoadedWeight {
-        &self.loaded.weights[id.index()]
     }
 
     /// A value of `len` numbers that is held.
@@ -275,23 +273,23 @@ impl CpuPlan {
 
     /// The name that profiles use.
     fn label(&self, value: ValueId) -> String {
-        let name = |weight: WeightId, name: &str| match &self.weight(weight).linear {
-            Some(linear) => format!("{name} {}", linear.codec()),
-            None => name.into(),
-        };
+        let weights = &self.loaded.weights;
+        let name =
+            |weight: WeightId, name: &str| format!("{name} {}", weights.linear(weight).codec());
         match self.fused[value.index()] {
             Some(Fused::Gated { up, .. }) => return name(up, "gated linear"),
             Some(Fused::Added { weight, .. }) => return name(weight, "linear + add"),
             None => {}
         }
         let op = &self.loaded.graph.node(value).op;
-        let codec = match op {
-            Op::Linear { weight, .. } => self.weight(*weight).linear.as_ref(),
-            Op::ExpertLinear { weight, .. } => self.weight(*weight).experts.first(),
-            _ => None,
-        };
-        let codec = codec.map(|linear| linear.codec());
-        codec.map_or_else(|| op.name().into(), |codec| format!("{} {codec}", op.name()))
+        match op {
+            Op::Linear { weight, .. } => name(*weight, op.name()),
+            Op::ExpertLinear { weight, .. } => match weights.experts(*weight).first() {
+                Some(expert) => format!("{} {}", op.name(), expert.codec()),
+                None => op.name().into(),
+            },
+            _ => op.name().into(),
+        }
     }
 }
 

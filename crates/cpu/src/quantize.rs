@@ -103,21 +103,17 @@ pub(crate) fn row(
 }
 
 /// Quantizes a row in two parts, each 256 columns in turn: 256 codes [`Rounding::HalfEven`] and their
-/// scale, then as many of what these leave and theirs, a 254th of the first. If `parts` is three, the first
-/// codes and their scale come once more after these.
+/// scale, then as many of what these leave and theirs, a 254th of the first.
 #[inline(always)]
-pub(crate) fn row_in_parts(x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
-    let blocks = codes.chunks_exact_mut(parts * PANEL_COLS).zip(scales.chunks_exact_mut(parts));
-    for (index, (codes, scales)) in blocks.enumerate() {
+pub(crate) fn row_in_parts(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+    let blocks = codes.as_chunks_mut::<{ 2 * PANEL_COLS }>().0.iter_mut();
+    for (index, (codes, scales)) in blocks.zip(scales.as_chunks_mut::<2>().0).enumerate() {
         let start = (index * PANEL_COLS).min(x.len());
         let x = &x[start..(start + PANEL_COLS).min(x.len())];
-        let (whole, others) = codes.split_at_mut(PANEL_COLS);
-        let (rest, again) = others.split_at_mut(PANEL_COLS);
+        let (whole, rest) = codes.split_at_mut(PANEL_COLS);
         let scale = span(x, Rounding::HalfEven, whole);
-        again.copy_from_slice(&whole[..again.len()]);
         rest.fill(0);
-        scales.fill(scale);
-        scales[1] = 0.0;
+        *scales = [scale, 0.0];
         if scale > 0.0 {
             /// Half a scale becomes the largest code.
             const FINER: f32 = 2.0 * TOP;
@@ -127,6 +123,29 @@ pub(crate) fn row_in_parts(x: &[f32], parts: usize, codes: &mut [i8], scales: &m
                 *code = (left * inverse + ROUND).to_bits() as i8;
             }
             scales[1] = scale / FINER;
+        }
+    }
+}
+
+/// Columns of a row of activations that [`spread`] makes of `cols`.
+pub(crate) fn spread_width(cols: usize, group: usize) -> usize {
+    cols.next_multiple_of(PANEL_COLS) * (PANEL_COLS / group.clamp(1, PANEL_COLS))
+}
+
+/// Makes a row for products by groups of one whose codes are at the front, blocks of 256 after each other:
+/// each block in as many places as it has groups, and only one group in each.
+pub(crate) fn spread(codes: &mut [i8], group: usize) {
+    let parts = PANEL_COLS / group.clamp(1, PANEL_COLS);
+    if parts == 1 {
+        return;
+    }
+    for block in (0..codes.len() / PANEL_COLS / parts).rev() {
+        let mut all = [0; PANEL_COLS];
+        all.copy_from_slice(&codes[block * PANEL_COLS..][..PANEL_COLS]);
+        let to = &mut codes[block * parts * PANEL_COLS..][..parts * PANEL_COLS];
+        to.fill(0);
+        for (part, own) in all.chunks_exact(group).enumerate() {
+            to[part * PANEL_COLS + part * group..][..group].copy_from_slice(own);
         }
     }
 }
@@ -239,7 +258,7 @@ mod tests {
     fn two_parts_leave_little() {
         let x: Vec<f32> = (0..300).map(|i| ((i * 7919) % 2003) as f32 * 0.37 - 300.0).collect();
         let (mut codes, mut scales) = ([1; 4 * PANEL_COLS], [1.0; 4]);
-        row_in_parts(&x, 2, &mut codes, &mut scales);
+        row_in_parts(&x, &mut codes, &mut scales);
         for (at, x) in x.iter().enumerate() {
             let (block, column) = (at / PANEL_COLS, at % PANEL_COLS);
             let part = |part: usize| {
@@ -250,17 +269,27 @@ mod tests {
             assert!((x - part(0) - part(1)).abs() <= scales[2 * block] * 0.002 + x.abs() * 1e-6);
         }
         assert!(codes[2 * PANEL_COLS + 44..3 * PANEL_COLS].iter().all(|&code| code == 0));
-        let (mut thrice, mut three) = ([1; 6 * PANEL_COLS], [1.0; 6]);
-        row_in_parts(&x, 3, &mut thrice, &mut three);
-        let blocks = codes.as_chunks::<{ 2 * PANEL_COLS }>().0.iter();
-        for (two, three) in blocks.zip(thrice.as_chunks::<{ 3 * PANEL_COLS }>().0) {
-            assert!(three[..2 * PANEL_COLS] == *two);
-            assert!(three[2 * PANEL_COLS..] == two[..PANEL_COLS]);
-        }
-        let [a, b, c, d] = scales;
-        assert_eq!(three, [a, b, a, c, d, c]);
-        row_in_parts(&[f32::NAN, 1.0], 2, &mut codes[..2 * PANEL_COLS], &mut scales[..2]);
+        row_in_parts(&[f32::NAN, 1.0], &mut codes[..2 * PANEL_COLS], &mut scales[..2]);
         assert!(scales[0].is_nan() && scales[1] == 0.0);
+    }
+
+    #[test]
+    fn every_group_stands_alone_in_its_place() {
+        for group in [32, 64, 128, 256] {
+            let parts = 256 / group;
+            let row: Vec<i8> = (0..512).map(|at| (at % 251) as i8).collect();
+            let mut codes = vec![99; spread_width(500, group)];
+            codes[..512].copy_from_slice(&row);
+            spread(&mut codes, group);
+            assert_eq!(codes.len(), 512 * parts);
+            for (at, code) in codes.into_iter().enumerate() {
+                let (place, column) = (at / 256, at % 256);
+                let (block, part) = (place / parts, place % parts);
+                let own = column / group == part;
+                let expected = if own { row[block * 256 + column] } else { 0 };
+                assert_eq!(code, expected, "{group} {at}");
+            }
+        }
     }
 
     #[test]

@@ -81,9 +81,7 @@
 use keeve_codec::{Codec, Float, Group};
 use keeve_graph::{Activations, Phase, RowRounding};
 
-use crate::linear::rows_of;
 use crate::panel::PANEL_COLS;
-use crate::passes::FINER_PASSES;
 use crate::quantize::Rounding;
 use crate::tiles::BLOCK;
 
@@ -145,6 +143,20 @@ pub(crate) enum Recipe {
 }
 
 impl Recipe {
+    /// What it is called: see [`recipe_names`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Float => "float",
+            Self::Block => "block",
+            Self::Panel => "panel",
+            Self::Fine | Self::FineBlock => "fine",
+            Self::Finer => "finer",
+            Self::Token(_) => "token",
+            Self::Grouped { .. } => "grouped",
+        }
+    }
+
     /// Columns of activations that share a scale, which may be more than there are.
     pub fn span(self) -> usize {
         match self {
@@ -157,8 +169,7 @@ impl Recipe {
     /// Blocks of codes that 256 columns of activations become.
     pub fn parts(self) -> usize {
         match self {
-            Self::Fine | Self::FineBlock => 2,
-            Self::Finer => FINER_PASSES,
+            Self::Fine | Self::FineBlock | Self::Finer => 2,
             _ => 1,
         }
     }
@@ -266,19 +277,13 @@ pub struct RecipeNames {
 /// same or weights as stored, activations in two parts), `finer` (weights in two parts as well), `token` (one
 /// for each row of both) and `grouped` (one for each row of activations, weights by their groups).
 pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
-    let name = |recipe| match recipe {
-        Recipe::Bf16 => "bf16",
-        Recipe::Float => "float",
-        Recipe::Block => "block",
-        Recipe::FineBlock => "fine",
-        Recipe::Panel => "panel",
-        Recipe::Fine => "fine",
-        Recipe::Finer => "finer",
-        Recipe::Token(_) => "token",
-        Recipe::Grouped { .. } => "grouped",
-    };
     let recipes = Recipes::choose(codec, activations, RowRounding::default());
-    RecipeNames { generated: name(recipes.generated), prompt: name(recipes.prompt) }
+    RecipeNames { generated: recipes.generated.name(), prompt: recipes.prompt.name() }
+}
+
+/// The rows of a phase.
+fn rows_of(phases: &[Phase], phase: Phase) -> Vec<usize> {
+    (0..phases.len()).filter(|&row| phases[row] == phase).collect()
 }
 
 /// Whether weights have about two bits, or fewer.

@@ -9,13 +9,12 @@ use std::ops::Range;
 
 use keeve_graph::{BinaryOp, Graph, Op, UnaryOp, ValueId, WeightId};
 
-use crate::backend::LoadedWeight;
 use crate::fused::Fusions;
 use crate::kernels::Kernels;
-use crate::linear::PackedLinear;
 use crate::memory::Memory;
 use crate::plan::Context;
 use crate::round::round_row;
+use crate::weights::LoadedWeights;
 
 /// Rows of a value.
 pub(crate) trait RowSource: Sync {
@@ -63,7 +62,7 @@ pub(crate) fn is_row_wise(op: &Op) -> bool {
 /// `kept`.
 pub(crate) fn merged(
     graph: &Graph,
-    weights: &[LoadedWeight],
+    weights: &LoadedWeights,
     fusions: &Fusions,
     kept: &[ValueId],
 ) -> Vec<bool> {
@@ -75,10 +74,7 @@ pub(crate) fn merged(
     }
     let is_output = |value| graph.outputs().iter().any(|output| output.value == value);
     let by_row = |reader: ValueId, value: ValueId, merged: &[bool]| match graph.node(reader).op {
-        Op::Linear { weight, .. } => {
-            let linear = weights[weight.index()].linear.as_deref();
-            linear.is_some_and(PackedLinear::reads_rows)
-        }
+        Op::Linear { .. } => true,
         Op::Attention { q, spec, .. } => {
             q != value || by_head(graph, weights, merged, value, spec.head_dim)
         }
@@ -107,7 +103,7 @@ pub(crate) fn merged(
 /// Whether [`Heads`] can make `value`, where it is known which of its operands are held.
 fn by_head(
     graph: &Graph,
-    weights: &[LoadedWeight],
+    weights: &LoadedWeights,
     merged: &[bool],
     value: ValueId,
     head_dim: usize,
@@ -118,7 +114,7 @@ fn by_head(
             turned == head_dim && (!merged[x.index()] || from())
         }
         Op::RmsNorm { x, weight, .. } => {
-            let gain = weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+            let gain = weights.vector(weight);
             !merged[x.index()] && gain.len() == head_dim
         }
         _ => false,
@@ -157,7 +153,7 @@ pub(crate) struct Values<'a> {
     /// The graph.
     pub graph: &'a Graph,
     /// Its weights.
-    pub weights: &'a [LoadedWeight],
+    pub weights: &'a LoadedWeights,
     /// Which values are made as they are read.
     pub merged: &'a [bool],
     /// For each value that is held, its buffer.
@@ -199,14 +195,14 @@ impl Values<'_> {
                 self.context.turns[rope.index()].turn(row, out, head_dim, self.kernels);
             }
             Op::RmsNorm { x, weight, eps } => {
-                let gain = self.weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+                let gain = self.weights.vector(weight);
                 let x = &self.held_row(x, row)[columns];
                 let length = gain.len().max(1);
                 for (x, out) in x.chunks_exact(length).zip(out.chunks_exact_mut(length)) {
                     self.kernels.rms_norm(x, gain, eps, out);
                 }
             }
-            _ => {}
+            ref op => unreachable!("{} makes no heads: see by_head", op.name()),
         }
     }
 
@@ -226,8 +222,7 @@ impl Values<'_> {
         room: &mut [f32],
     ) {
         let node = self.graph.node(value);
-        let vector =
-            |weight: WeightId| self.weights[weight.index()].vector.as_deref().unwrap_or(&[]);
+        let vector = |weight: WeightId| self.weights.vector(weight);
         match node.op {
             Op::Given { start } => match self.context.step.given_row(row) {
                 Some(given) => out.copy_from_slice(&given[start..][..out.len()]),
@@ -294,7 +289,7 @@ impl Values<'_> {
             | Op::Attention { .. }
             | Op::Router { .. }
             | Op::ExpertLinear { .. }
-            | Op::ExpertSum { .. } => {}
+            | Op::ExpertSum { .. } => unreachable!("{} is not row-wise", node.op.name()),
         }
     }
 

@@ -95,7 +95,7 @@ fn quantized(x: &[f32], k: usize, recipe: Recipe, tier: &dyn Kernels) -> BlockRo
         let scales = &mut to.rows.scales[row * spans..][..spans];
         match recipe.parts() {
             1 => tier.quantize(x, span, recipe.rounding(), codes, scales),
-            parts => tier.quantize_in_parts(x, parts, codes, scales),
+            _ => tier.quantize_in_parts(x, codes, scales),
         }
         let sums = cols / 16;
         tier.sums(

@@ -6,11 +6,10 @@ use super::block::TILE;
 use super::rows::Int8Writer;
 use crate::kernels::Kernels;
 use crate::panel::PANEL_COLS;
-use crate::passes::FINER_PASSES;
 use crate::quantize::Rounding;
 
 /// The most [`Codes::parts`].
-const MOST_PARTS: usize = FINER_PASSES;
+const MOST_PARTS: usize = 2;
 
 /// Where results go that are quantized where they are made.
 pub(super) struct Codes<'a> {
@@ -46,7 +45,7 @@ impl Codes<'_> {
                         let (mut all, mut scales) =
                             ([0; MOST_PARTS * PANEL_COLS], [0.0; MOST_PARTS]);
                         let (all, scales) = (&mut all[..parts * PANEL_COLS], &mut scales[..parts]);
-                        self.kernels.quantize_in_parts(result(row), parts, all, scales);
+                        self.kernels.quantize_in_parts(result(row), all, scales);
                         codes.copy_from_slice(&all[part * PANEL_COLS..][..PANEL_COLS]);
                         scales[part]
                     });

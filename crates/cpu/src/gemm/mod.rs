@@ -41,10 +41,10 @@ mod int_lanes;
 mod neon;
 mod operands;
 mod oracle;
+mod panel;
 mod rows;
 #[cfg(target_arch = "aarch64")]
 mod smmla;
-mod source;
 mod unit;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -56,13 +56,11 @@ use self::codes::Codes;
 use self::finish::{Finish, Finished};
 use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Results, Sums};
 use self::rows::RowTiles;
-use self::source::{Bf16, InTurn, Int8, Source};
 use self::unit::{Started, Unit};
 use crate::isa::Isa;
 use crate::kernels::Kernels;
-use crate::panel::{PANEL_COLS, PanelSource, Twice};
+use crate::panel::PANEL_COLS;
 use crate::pool::Pool;
-use crate::recipe::Recipe;
 use crate::scratch::Scratch;
 use crate::shared_out::SharedOut;
 
@@ -70,8 +68,8 @@ use crate::shared_out::SharedOut;
 pub(crate) use self::amx::Amx;
 pub(crate) use self::block::{BF16_COLS, Block};
 pub(crate) use self::finish::Ending;
+pub(crate) use self::panel::{PanelSource, Panels};
 pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
-pub(crate) use self::source::Bf16Source;
 
 /// Blocks of a row that are multiplied at one time, at most: 48 KiB of each tile.
 const RUN_BLOCKS: usize = 12;
@@ -107,6 +105,15 @@ pub(crate) struct Output<'a> {
     pub bias: Option<&'a [f32]>,
     /// What is done with products.
     pub ending: Ending,
+    /// Where they go instead of `values`, quantized; for [`Ending::Gated`] with a scale for each 256 columns.
+    pub int8: Option<Int8Out<'a>>,
+}
+
+/// Where results go that are only quantized: with a scale for each 256 of them, in so many parts.
+pub(crate) struct Int8Out<'a> {
+    pub to: &'a mut Int8Rows,
+    pub parts: usize,
+    pub kernels: &'a dyn Kernels,
 }
 
 impl Gemm {
@@ -115,122 +122,47 @@ impl Gemm {
         Self { unit: Unit::of(isa) }
     }
 
-    /// `silu(x[r] . gate[n]) * (x[r] . up[n])`, with `x` quantized by a recipe.
+    /// `x` by weights: row `r` of the output is `x[r] . weights[n] + bias[n]`, or what the ending makes of it.
+    /// There are two weights, whose panels are multiplied in turn, for [`Ending::Gated`]:
+    /// `silu(x[r] . gate[n]) * (x[r] . up[n])`.
     ///
     /// # Panics
-    /// As [`Self::int8`]; or if the weights differ in shape or in how many columns share a scale, or there is
-    /// a bias.
-    pub fn gated(
+    /// If a row has one scale and over 131072 columns, the blocks of `x` are not those of the weights, weights
+    /// differ in shape or in how many columns share a scale, or the output does not have the rows.
+    pub fn run<'x>(
         &self,
-        recipe: Recipe,
-        [gate, up]: [&dyn PanelSource; 2],
-        x: &Int8Rows,
+        weights: &[&dyn PanelSource],
+        x: impl Into<Rows<'x>>,
         out: Output<'_>,
         pool: &Pool,
     ) {
-        let out = Output { ending: Ending::Gated, ..out };
-        with_source(recipe, [gate, up], |source| {
-            self.run(source, x.rows(), Product::of(source, x), out, None, pool);
-        });
-    }
-
-    /// As [`Self::gated`], with `x` and weights in bf16.
-    ///
-    /// # Panics
-    /// As [`Self::gated`].
-    pub fn gated_bf16(
-        &self,
-        [gate, up]: [&dyn Bf16Source; 2],
-        x: &Bf16Rows,
-        out: Output<'_>,
-        pool: &Pool,
-    ) {
-        let out = Output { ending: Ending::Gated, ..out };
-        let (gate, up) = (Bf16(gate), Bf16(up));
-        self.run(&InTurn::new(&gate, &up), x.rows(), Product::Bf16, out, None, pool);
-    }
-
-    /// As [`Self::gated`], with the result quantized: by the same recipe, [`Recipe::Panel`],
-    /// [`Recipe::Fine`] or [`Recipe::Finer`].
-    ///
-    /// # Panics
-    /// As [`Self::gated`].
-    pub fn gated_codes(
-        &self,
-        recipe: Recipe,
-        [gate, up]: [&dyn PanelSource; 2],
-        x: &Int8Rows,
-        to: &mut Int8Rows,
-        kernels: &dyn Kernels,
-        pool: &Pool,
-    ) {
-        let (rows, n) = (x.tiles.rows, gate.rows());
-        if rows == 0 || n == 0 {
-            return;
-        }
-        let parts = recipe.parts();
-        let writer = to.writer([rows, parts * n.next_multiple_of(PANEL_COLS)]);
-        let codes = Codes { kernels, parts, writer };
-        let out = Output { values: &mut [], rows: None, bias: None, ending: Ending::Gated };
-        with_source(recipe, [gate, up], |source| {
-            self.run(source, x.rows(), Product::of(source, x), out, Some(&codes), pool);
-        });
-    }
-
-    /// As [`Self::int8`], with `x` quantized by a recipe.
-    pub fn by_recipe(
-        &self,
-        recipe: Recipe,
-        weights: &dyn PanelSource,
-        x: &Int8Rows,
-        out: Output<'_>,
-        pool: &Pool,
-    ) {
-        match recipe {
-            Recipe::Fine => self.int8(&Twice(weights), x, out, pool),
-            _ => self.int8(weights, x, out, pool),
-        }
-    }
-
-    /// `x` by int8 weights: row `r` of the output is `x[r] . weights[n] + bias[n]`.
-    ///
-    /// # Panics
-    /// If a row has one scale and over 131072 columns, K of `x` differs from that of the weights, or the
-    /// output does not have the rows.
-    pub fn int8(&self, weights: &dyn PanelSource, x: &Int8Rows, out: Output<'_>, pool: &Pool) {
-        let source = Int8(weights);
-        self.run(&source, x.rows(), Product::of(&source, x), out, None, pool);
-    }
-
-    /// `x` by bf16 weights: row `r` of the output is `x[r] . weights[n] + bias[n]`.
-    ///
-    /// # Panics
-    /// If K of `x` differs from that of the weights, or the output does not have the rows.
-    pub fn bf16(&self, weights: &dyn Bf16Source, x: &Bf16Rows, out: Output<'_>, pool: &Pool) {
-        self.run(&Bf16(weights), x.rows(), Product::Bf16, out, None, pool);
-    }
-
-    fn run(
-        &self,
-        source: &dyn Source,
-        x: Rows<'_>,
-        product: Product,
-        out: Output<'_>,
-        codes: Option<&Codes<'_>>,
-        pool: &Pool,
-    ) {
+        let (source, x) = (InTurn::new(weights), x.into());
         let rows = x.tiles.rows;
-        let n = match out.ending {
-            Ending::Gated => source.rows() / 2,
-            Ending::Plain | Ending::Added => source.rows(),
-        };
-        assert!(x.tiles.blocks == source.blocks(), "activations have the columns of the weights");
+        let n = source.of[0].rows();
+        let gated = out.ending == Ending::Gated;
+        assert!(weights.len() == 1 + usize::from(gated), "two weights for gates");
+        assert!(x.tiles.blocks == source.x_blocks(), "activations have the columns of the weights");
         assert!(out.rows.is_none_or(|places| places.len() == rows), "a place for each row");
-        let biased = |bias: &[f32]| bias.len() == n && out.ending != Ending::Gated;
+        assert!(out.int8.is_none() || gated, "only what gates open is quantized");
+        let biased = |bias: &[f32]| bias.len() == n && !gated;
         assert!(out.bias.is_none_or(biased), "a bias for each weight row, none for gates");
         if n == 0 || rows == 0 {
             return;
         }
+        let product = match x.is_int8 {
+            false => Product::Bf16,
+            true if x.scale_per_block || source.scale_blocks() > 1 => Product::ScaledInt8,
+            true => {
+                let cols = source.blocks() * PANEL_COLS;
+                assert!(cols <= LONGEST_ROW, "rows of {cols} columns");
+                Product::Int8
+            }
+        };
+        let codes = out.int8.map(|Int8Out { to, parts, kernels }| {
+            let writer = to.writer([rows, parts * n.next_multiple_of(PANEL_COLS)]);
+            Codes { kernels, parts, writer }
+        });
+        let codes = codes.as_ref();
         // Scales that are applied at the end are ones until then.
         let ones = match product {
             Product::ScaledInt8 if !x.scale_per_block => vec![1.0; x.tiles.scale_rows()],
@@ -265,28 +197,42 @@ impl Gemm {
     }
 }
 
-/// The tiles of two weights in turn, as a recipe has them.
-fn with_source(recipe: Recipe, [gate, up]: [&dyn PanelSource; 2], run: impl FnOnce(&dyn Source)) {
-    let twice = [Twice(gate), Twice(up)];
-    let [gate, up] = match recipe {
-        Recipe::Fine => [Int8(&twice[0]), Int8(&twice[1])],
-        _ => [Int8(gate), Int8(up)],
-    };
-    run(&InTurn::new(&gate, &up));
+/// Weights of one shape whose tiles take turns.
+#[derive(Clone, Copy)]
+struct InTurn<'a> {
+    of: &'a [&'a dyn PanelSource],
 }
 
-impl Product {
-    /// How int8 is multiplied.
-    ///
+impl<'a> InTurn<'a> {
     /// # Panics
-    /// If sums of whole rows would be too large.
-    fn of(source: &dyn Source, x: &Int8Rows) -> Self {
-        if x.scale_per_block || source.scale_blocks() > 1 {
-            return Self::ScaledInt8;
-        }
-        let cols = source.blocks() * PANEL_COLS;
-        assert!(cols <= LONGEST_ROW, "rows of {cols} columns");
-        Self::Int8
+    /// If there are none, or they differ in shape or in how many columns share a scale.
+    fn new(of: &'a [&'a dyn PanelSource]) -> Self {
+        let form =
+            |of: &&dyn PanelSource| (of.rows(), of.blocks(), of.scale_blocks(), of.x_blocks());
+        assert!(of.iter().all(|one| form(one) == form(&of[0])) && !of.is_empty(), "one shape");
+        Self { of }
+    }
+
+    /// Tiles of weight rows.
+    fn tiles(&self) -> usize {
+        self.of.len() * self.of[0].rows().div_ceil(TILE)
+    }
+
+    fn blocks(&self) -> usize {
+        self.of[0].blocks()
+    }
+
+    fn x_blocks(&self) -> usize {
+        self.of[0].x_blocks()
+    }
+
+    fn scale_blocks(&self) -> usize {
+        self.of[0].scale_blocks()
+    }
+
+    /// The weights that a tile is of, and its number there.
+    fn tile(&self, tile: usize) -> (&'a dyn PanelSource, usize) {
+        (self.of[tile % self.of.len()], tile / self.of.len())
     }
 }
 
@@ -325,29 +271,31 @@ impl Places {
     }
 }
 
-impl Int8Rows {
-    fn rows(&self) -> Rows<'_> {
-        Rows { tiles: &self.tiles, scales: &self.scales, scale_per_block: self.scale_per_block }
-    }
-}
-
-impl Bf16Rows {
-    fn rows(&self) -> Rows<'_> {
-        Rows { tiles: &self.tiles, scales: &[], scale_per_block: false }
-    }
-}
-
 /// Activations of whichever kind.
-struct Rows<'a> {
+pub(crate) struct Rows<'a> {
+    is_int8: bool,
     tiles: &'a RowTiles,
     scales: &'a [f32],
     scale_per_block: bool,
 }
 
+impl<'a> From<&'a Int8Rows> for Rows<'a> {
+    fn from(rows: &'a Int8Rows) -> Self {
+        let Int8Rows { tiles, scales, scale_per_block } = rows;
+        Self { is_int8: true, tiles, scales, scale_per_block: *scale_per_block }
+    }
+}
+
+impl<'a> From<&'a Bf16Rows> for Rows<'a> {
+    fn from(rows: &'a Bf16Rows) -> Self {
+        Self { is_int8: false, tiles: &rows.tiles, scales: &[], scale_per_block: false }
+    }
+}
+
 /// A product, as its tasks see it.
 struct Job<'a> {
     unit: Unit,
-    source: &'a dyn Source,
+    source: InTurn<'a>,
     x: Rows<'a>,
     ones: &'a [f32],
     product: Product,
@@ -436,11 +384,12 @@ impl Job<'_> {
         scales.fill(0.0);
         let memory = Block::within(room.weights, tiles.len() * run.len());
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
+        let x_order: Vec<_> = run.clone().map(|block| self.source.of[0].x_block(block)).collect();
         let by_block = self.product == Product::ScaledInt8;
         let operands = Operands {
             x: self.x.tiles.all(),
-            x_blocks: self.source.blocks(),
-            first_block: run.start,
+            x_blocks: self.x.tiles.blocks,
+            x_order: &x_order,
             blocks: run.len(),
             x_scales: if by_block && !self.x.scale_per_block { self.ones } else { self.x.scales },
             x_scale_step: if self.x.scale_per_block { self.x.tiles.scale_rows() } else { 0 },
@@ -486,34 +435,35 @@ impl Job<'_> {
     }
 }
 
-/// The blocks `run` of `tiles`, `[tile][block]`: as they are stored, or else unpacked into `memory`.
+/// The panels `run` of `tiles`, `[tile][block]`: as they are stored, or else unpacked into `memory`.
 /// `scales` gets the scales, `[block][tile][16]`, `step` values from block to block, or those of the
 /// first block only, as much as there is room for.
 fn unpack<'a>(
-    source: &'a dyn Source,
+    source: InTurn<'a>,
     tiles: Range<usize>,
     run: Range<usize>,
     memory: &'a mut [Block],
     scales: &mut [f32],
     step: usize,
 ) -> Vec<&'a Panel> {
-    let mut weights = Vec::with_capacity(memory.len());
+    let mut weights: Vec<&Panel> = Vec::with_capacity(memory.len());
+    let mut block_scales = [0.0; TILE];
     for (index, memory) in memory.iter_mut().enumerate() {
         let (tile, block) = (index / run.len(), index % run.len());
-        let stored = source.stored(tiles.start + tile, run.start + block);
+        let (source, place) = source.tile(tiles.start + tile);
+        let at = run.start + block;
+        let before = weights.last().copied().filter(|_| block > 0 && source.repeats(at));
+        let there = source.stored(place, at).or(before);
         let scales = scales.get_mut(block * step + tile * TILE..).unwrap_or(&mut []);
-        let mut block_scales = [0.0; TILE];
-        match stored {
-            None => source.fill(tiles.start + tile, run.start + block, memory, &mut block_scales),
+        match there {
+            None => source.fill(place, at, memory, &mut block_scales),
             Some(_) if scales.is_empty() => {}
-            Some(_) => {
-                source.stored_scales(tiles.start + tile, run.start + block, &mut block_scales);
-            }
+            Some(_) => source.scales(place, at, &mut block_scales),
         }
         if let Some(scales) = scales.first_chunk_mut() {
             *scales = block_scales;
         }
-        weights.push(stored.unwrap_or(&memory.0));
+        weights.push(there.unwrap_or(&memory.0));
     }
     weights
 }

@@ -13,9 +13,9 @@ pub(super) struct Operands<'a> {
     pub x: &'a [Block],
     /// Blocks of a row of `x`.
     pub x_blocks: usize,
-    /// The first block of these columns.
-    pub first_block: usize,
-    /// Blocks of these columns.
+    /// The block of `x` that each panel of these columns is multiplied with.
+    pub x_order: &'a [usize],
+    /// Panels of these columns.
     pub blocks: usize,
     /// `[all blocks][row]`, or `[row]`; an even number of tiles.
     pub x_scales: &'a [f32],
@@ -36,7 +36,7 @@ pub(super) type Panel = [i8; size_of::<Block>()];
 impl Operands<'_> {
     /// A block of activations.
     pub fn x(&self, tile: usize, block: usize) -> &Block {
-        &self.x[tile * self.x_blocks + self.first_block + block]
+        &self.x[tile * self.x_blocks + self.x_order[block]]
     }
 
     /// A block of weights.
@@ -52,7 +52,7 @@ impl Operands<'_> {
 
     /// The scales of a block of `tiles` tiles of activations; there are an even number of tiles.
     pub fn x_scales(&self, tile: usize, tiles: usize, block: usize) -> &[f32] {
-        let start = (self.first_block + block) * self.x_scale_step + tile * TILE;
+        let start = self.x_order[block] * self.x_scale_step + tile * TILE;
         &self.x_scales[start..][..tiles * TILE]
     }
 

@@ -64,19 +64,7 @@ impl Weights {
     }
 }
 
-impl PanelSource for Weights {
-    fn rows(&self) -> usize {
-        self.n
-    }
-
-    fn cols(&self) -> usize {
-        self.k
-    }
-
-    fn scale_span(&self) -> usize {
-        self.span
-    }
-
+impl Weights {
     fn panel(&self, tile: usize, block: usize, codes: &mut [i8; 4096], scales: &mut [f32; 16]) {
         codes.fill(0);
         scales.fill(0.0);
@@ -89,10 +77,32 @@ impl PanelSource for Weights {
             *scale = self.scales[row * self.k.div_ceil(self.span) + 256 * block / self.span];
         }
     }
+}
 
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[i8]> {
+impl PanelSource for Weights {
+    fn rows(&self) -> usize {
+        self.n
+    }
+
+    fn blocks(&self) -> usize {
+        self.k.div_ceil(PANEL_COLS)
+    }
+
+    fn scale_blocks(&self) -> usize {
+        if self.span < self.k { self.blocks() } else { 1 }
+    }
+
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; 16]) {
+        self.panel(tile, block, &mut bytes.0, scales);
+    }
+
+    fn stored(&self, tile: usize, block: usize) -> Option<&[i8; 4096]> {
         let at = (tile * self.k.div_ceil(PANEL_COLS) + block) * 4096;
-        self.stored.as_ref().map(|all| &all[at..at + 4096])
+        self.stored.as_ref().and_then(|all| all[at..].first_chunk())
+    }
+
+    fn scales(&self, tile: usize, block: usize, scales: &mut [f32; 16]) {
+        self.panel(tile, block, &mut [0; 4096], scales);
     }
 }
 
@@ -145,8 +155,8 @@ fn int8(
     let mut tiles = Int8Rows::default();
     tiles.pack(x, pool);
     let mut values = vec![f32::NAN; x.rows * weights.n];
-    let out = Output { values: &mut values, rows: None, bias, ending: Ending::Plain };
-    Gemm::new(isa).int8(weights, &tiles, out, pool);
+    let out = Output { values: &mut values, rows: None, bias, ending: Ending::Plain, int8: None };
+    Gemm::new(isa).run(&[weights], &tiles, out, pool);
     values
 }
 
@@ -215,15 +225,7 @@ impl Bf16Weights {
     }
 }
 
-impl Bf16Source for Bf16Weights {
-    fn rows(&self) -> usize {
-        self.n
-    }
-
-    fn cols(&self) -> usize {
-        self.k
-    }
-
+impl Bf16Weights {
     fn panel(&self, tile: usize, block: usize, values: &mut [u16; 2048]) {
         values.fill(0);
         for lane in 0..16.min(self.n - 16 * tile) {
@@ -233,11 +235,33 @@ impl Bf16Source for Bf16Weights {
             }
         }
     }
+}
 
-    fn stored_panel(&self, tile: usize, block: usize) -> Option<&[u16]> {
-        let at = (tile * self.k.div_ceil(BF16_COLS) + block) * 2048;
-        self.stored.as_ref().map(|all| &all[at..at + 2048])
+impl PanelSource for Bf16Weights {
+    fn rows(&self) -> usize {
+        self.n
     }
+
+    fn blocks(&self) -> usize {
+        self.k.div_ceil(BF16_COLS)
+    }
+
+    fn scale_blocks(&self) -> usize {
+        0
+    }
+
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, _: &mut [f32; 16]) {
+        self.panel(tile, block, bytes.bf16_mut());
+    }
+
+    fn stored(&self, tile: usize, block: usize) -> Option<&[i8; 4096]> {
+        let at = (tile * self.k.div_ceil(BF16_COLS) + block) * 2048;
+        let values: &[u16; 2048] = self.stored.as_ref().and_then(|all| all[at..].first_chunk())?;
+        // SAFETY: the same memory, byte by byte; any bytes are numbers.
+        Some(unsafe { &*(&raw const *values).cast() })
+    }
+
+    fn scales(&self, _: usize, _: usize, _: &mut [f32; 16]) {}
 }
 
 fn bf16(
@@ -253,8 +277,8 @@ fn bf16(
         crate::bf16_tiles::round(&x[row * weights.k..][..weights.k], values);
     });
     let mut values = vec![f32::NAN; x.len() / weights.k * weights.n];
-    let out = Output { values: &mut values, rows: places, bias, ending: Ending::Plain };
-    Gemm::new(isa).bf16(weights, &tiles, out, pool);
+    let out = Output { values: &mut values, rows: places, bias, ending: Ending::Plain, int8: None };
+    Gemm::new(isa).run(&[weights], &tiles, out, pool);
     values
 }
 
@@ -411,8 +435,8 @@ fn large_results_in_aligned_rows_are_the_same() {
             let values = &mut *memory.take(rows * n);
             values.fill(f32::NAN);
             assert!(values.as_ptr().addr().is_multiple_of(64));
-            let out = Output { values, rows: None, bias: None, ending: Ending::Plain };
-            Gemm::new(isa).int8(&weights, &tiles, out, &pool);
+            let out = Output { values, rows: None, bias: None, ending: Ending::Plain, int8: None };
+            Gemm::new(isa).run(&[&weights], &tiles, out, &pool);
             for at in (0..rows * n).step_by(61) {
                 let expected = expected(&weights, &x, None, at / n, at % n);
                 assert_eq!(memory.all()[at].to_bits(), expected.to_bits(), "{isa} {at}");
@@ -446,8 +470,14 @@ fn sums_are_added_to_what_is_there() {
         for isa in Isa::found() {
             let added = int8(isa, &weights, &x, None, &pool);
             let mut values = before.clone();
-            let out = Output { values: &mut values, rows: None, bias: None, ending: Ending::Added };
-            Gemm::new(isa).int8(&weights, &tiles, out, &pool);
+            let out = Output {
+                values: &mut values,
+                rows: None,
+                bias: None,
+                ending: Ending::Added,
+                int8: None,
+            };
+            Gemm::new(isa).run(&[&weights], &tiles, out, &pool);
             let expected: Vec<_> = before.iter().zip(added).map(|(a, b)| a + b).collect();
             assert_eq!(bits(&values), bits(&expected), "{isa} {rows} rows N={n} K={k}");
         }
@@ -473,15 +503,18 @@ fn what_gates_open_is_the_same_as_by_parts() {
             expected.iter_mut().zip(other).for_each(|(a, b)| *a *= b);
             let gemm = Gemm::new(isa);
             let mut values = vec![f32::NAN; rows * n];
-            let out = Output { values: &mut values, rows: None, bias: None, ending: Ending::Plain };
-            gemm.gated(Recipe::Panel, [&gate, &up], &tiles, out, &pool);
+            let ending = Ending::Gated;
+            let out = Output { values: &mut values, rows: None, bias: None, ending, int8: None };
+            gemm.run(&[&gate, &up], &tiles, out, &pool);
             assert_eq!(bits(&values), bits(&expected), "{what}");
             let (mut found, mut whole) = (Int8Rows::default(), Int8Rows::default());
             whole.quantize([rows, n], 256, 0, &pool, |row, codes, scales, _| {
                 let rounding = crate::quantize::Rounding::HalfEven;
                 kernels.quantize(&expected[row * n..][..n], 256, rounding, codes, scales);
             });
-            gemm.gated_codes(Recipe::Panel, [&gate, &up], &tiles, &mut found, kernels, &pool);
+            let int8 = Some(Int8Out { to: &mut found, parts: 1, kernels });
+            let out = Output { values: &mut [], rows: None, bias: None, ending, int8 };
+            gemm.run(&[&gate, &up], &tiles, out, &pool);
             assert_eq!(bits(&found.scales), bits(&whole.scales), "{what}");
             let codes = |rows: &Int8Rows| {
                 rows.tiles.all().iter().flat_map(|block| block.0).collect::<Vec<_>>()

@@ -5,9 +5,9 @@ use keeve_codec::{Codes, Group, PackedTensor, SUPER_BLOCK, Scaling};
 
 use crate::bf16_tiles::{self, place};
 use crate::gemm::{BF16_COLS, to_bf16};
-use crate::linear::columns;
-use crate::panel::{PANEL_COLS, PanelPart, PanelSource, QuantizedRows, TILE_ROWS};
+use crate::panel::{PANEL_COLS, PanelPart, QuantizedRows, TILE_ROWS};
 use crate::recipe::{FRACTION_BITS, LEAST_PANEL_SCALE, PANEL_TOP, REST_SCALE, WIDE_FACTOR_BITS};
+use crate::stored::columns;
 use crate::tiles::{BLOCK, Layout};
 
 /// A matrix as it is stored.
@@ -291,7 +291,7 @@ impl Oracle {
         (codes, if part == PanelPart::Rest { scale * REST_SCALE } else { scale })
     }
 
-    /// As [`PanelSource::panel`], or what that leaves.
+    /// [`crate::kernels::TileKernels::panel`].
     pub fn panel_part(
         &self,
         tile: usize,
@@ -312,33 +312,5 @@ impl Oracle {
                 }
             }
         }
-    }
-}
-
-impl PanelSource for Oracle {
-    fn rows(&self) -> usize {
-        self.layout.rows
-    }
-
-    fn cols(&self) -> usize {
-        self.layout.cols
-    }
-
-    fn scale_span(&self) -> usize {
-        self.layout.panel_scale_span()
-    }
-
-    fn panel(
-        &self,
-        tile: usize,
-        block: usize,
-        codes: &mut [i8; TILE_ROWS * PANEL_COLS],
-        scales: &mut [f32; TILE_ROWS],
-    ) {
-        self.panel_part(tile, block, PanelPart::First, codes, scales);
-    }
-
-    fn stored_panel(&self, _: usize, _: usize) -> Option<&[i8]> {
-        None
     }
 }

@@ -117,6 +117,13 @@ impl Layout {
         matches!(self.codes.scaling, Scaling::Groups { group: Group::Row, offset: false, .. })
     }
 
+    /// Whether codes are whole numbers of the scales of groups, of which there may be one a row.
+    pub fn scales_groups(&self) -> bool {
+        let signed_or_nibbles = self.codes.signed || self.codes.bits == 4;
+        let groups = matches!(self.codes.scaling, Scaling::Groups { offset: false, .. });
+        groups && signed_or_nibbles
+    }
+
     /// Columns that share a scale in panels.
     pub fn panel_scale_span(&self) -> usize {
         if self.one_scale_a_row() { self.cols } else { PANEL_COLS }

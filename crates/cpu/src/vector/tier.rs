@@ -138,19 +138,13 @@ macro_rules! tier {
                 unsafe { on_tier(heads, head_dim, cosines, sines) }
             }
 
-            fn quantize_in_parts(
-                &self,
-                x: &[f32],
-                parts: usize,
-                codes: &mut [i8],
-                scales: &mut [f32],
-            ) {
+            fn quantize_in_parts(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
                 #[target_feature($(enable = $feature),+)]
-                fn on_tier(x: &[f32], parts: usize, codes: &mut [i8], scales: &mut [f32]) {
-                    quantize::row_in_parts(x, parts, codes, scales);
+                fn on_tier(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
+                    quantize::row_in_parts(x, codes, scales);
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(x, parts, codes, scales) }
+                unsafe { on_tier(x, codes, scales) }
             }
 
             fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
