@@ -49,7 +49,7 @@ impl Bounds {
     pub fn peak_tops(&self, activations: Activations) -> Option<f64> {
         match activations {
             Activations::Bf16 => self.amx_bf16_tops,
-            Activations::Float | Activations::Int8 | Activations::Auto => {
+            Activations::Float | Activations::Int8 | Activations::Auto | Activations::Fast => {
                 self.amx_int8_tops.or(self.vnni_int8_tops)
             }
         }

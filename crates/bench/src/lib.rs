@@ -37,14 +37,3 @@ pub trait Observer: Sync {
     /// Whether to end with what there is.
     fn stopped(&self) -> bool;
 }
-
-/// The name of a mode, as `--activations` has it.
-pub fn activations_name(activations: keeve_graph::Activations) -> &'static str {
-    use keeve_graph::Activations::{Auto, Bf16, Float, Int8};
-    match activations {
-        Float => "float",
-        Bf16 => "bf16",
-        Int8 => "int8",
-        Auto => "auto",
-    }
-}

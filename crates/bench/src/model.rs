@@ -18,7 +18,7 @@ use crate::bounds::Bounds;
 use crate::cost::Cost;
 use crate::images::Sight;
 use crate::random::{RandomWeights, token_ids};
-use crate::{Error, Observer, Spread, activations_name};
+use crate::{Error, Observer, Spread};
 use keeve_quantize::{Dimensions, Scheme};
 
 /// What is measured, and how often.
@@ -212,7 +212,7 @@ impl ModelBench {
         Ok(Report {
             config,
             codec,
-            activations: activations_name(options.activations),
+            activations: options.activations.name(),
             isa: info.isa.name(),
             threads: info.threads,
             p: protocol.prompt,

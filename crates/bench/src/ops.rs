@@ -20,7 +20,7 @@ use serde::{Serialize, Serializer};
 
 use crate::bounds::Bounds;
 use crate::random::tensor;
-use crate::{Error, Observer, Spread, activations_name};
+use crate::{Error, Observer, Spread};
 
 /// Weight rows and columns of the products: the table of Mininglamp-AI/cider's README.
 pub const SIZES: [(usize, usize); 2] = [(10240, 2560), (2560, 10240)];
@@ -126,7 +126,7 @@ pub fn run(options: &OpsOptions, observer: &dyn Observer) -> Result<OpsReport, E
             let copies = copies(codec, n, k, threads, options, observer)?;
             for activations in options.modes(codec) {
                 let end = progress.done + of_each;
-                progress.show(&format!("{codec} {}", activations_name(activations)));
+                progress.show(&format!("{codec} {}", activations.name()));
                 if observer.stopped() {
                     report.interrupted = true;
                     return Ok(report);
@@ -254,7 +254,7 @@ impl Products {
                 };
                 report.add(self, rows, phase, times);
                 progress.done += 1;
-                let mode = activations_name(self.activations);
+                let mode = self.activations.name();
                 progress.show(&format!("{} {mode}", self.codec));
             }
         }
@@ -398,7 +398,7 @@ impl OpsReport {
         let names = recipe_names(codec, activations);
         self.ops.push(Product {
             codec: codec.to_string(),
-            activations: activations_name(activations),
+            activations: activations.name(),
             recipe: match phase {
                 Phase::Prompt => names.prompt,
                 Phase::Generated => names.generated,

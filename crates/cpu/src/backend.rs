@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use keeve_codec::{Codec, PackedTensor};
 use keeve_graph::{
-    Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, Program, Progress,
-    Slot, State, Weights,
+    Activations, Backend, CompileOptions, Error, Graph, LoadOptions, Op, Plan, ProductRule,
+    Program, Progress, Slot, State, Weights,
 };
 
 use crate::arena::Arena;
@@ -204,7 +204,12 @@ impl Loading<'_> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
         let (tensor, order) = tensor.into_stored_columns();
         let codec = tensor.codec();
-        let recipes = Recipes::choose(codec, self.options.activations, self.options.row_rounding);
+        let recipes = match self.options.product(name) {
+            ProductRule::Mode(mode) => Recipes::choose(codec, mode, self.options.row_rounding),
+            ProductRule::Scheme(scheme) => Recipes::of(scheme, codec).ok_or_else(|| {
+                unsupported(format!("scheme {scheme} for {codec} (tensor {name})"))
+            })?,
+        };
         let by_token = matches!(recipes.generated, Recipe::Token(_));
         if by_token && tensor.cols() > MOST_TOKEN_COLS {
             let columns = tensor.cols();

@@ -79,7 +79,7 @@
 //! [`Codec::codes`] are unpacked to floats, which are quantized as activations are.
 
 use keeve_codec::{Codec, Float, Group};
-use keeve_graph::{Activations, Phase, RowRounding};
+use keeve_graph::{Activations, Phase, RowRounding, Scheme};
 
 use crate::panel::PANEL_COLS;
 use crate::quantize::Rounding;
@@ -233,6 +233,26 @@ impl Recipes {
     /// The same for weights of about two bits.
     const UNPACKED_COARSE: Self = Self { generated: Recipe::Float, prompt: Recipe::Fine };
 
+    /// A scheme in both phases (but [`Scheme::Bf16`], which is for prompts), if there are products of the codec by
+    /// it.
+    pub fn of(scheme: Scheme, codec: Codec) -> Option<Self> {
+        let recipe = match scheme {
+            Scheme::Float => return Some(Self::FLOAT),
+            Scheme::Bf16 => return Some(Self::FLOAT_AND_BF16),
+            Scheme::Block => Recipe::Block,
+            Scheme::Panel => Recipe::Panel,
+            Scheme::Fine => Recipe::Fine,
+            Scheme::Finer => Recipe::Finer,
+        };
+        match (codec.codes(), recipe) {
+            (None, Recipe::Block | Recipe::Finer) => None,
+            // Generated rows of these have no kernel but that for floats.
+            (None, _) => Some(Self { generated: Recipe::Float, prompt: recipe }),
+            (Some(codes), Recipe::Finer) if codes.bits > 2 => None,
+            (Some(_), _) => Some(Self { generated: recipe, prompt: recipe }),
+        }
+    }
+
     /// The table above.
     pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding) -> Self {
         match (activations, codec) {
@@ -258,7 +278,7 @@ impl Recipes {
                 Self::TERNARY_BY_GROUP
             }
             _ if is_coarse(codec) => Self::COARSE,
-            (Activations::Int8 | Activations::Auto, _) => Self::FAITHFUL,
+            (Activations::Int8 | Activations::Auto | Activations::Fast, _) => Self::FAITHFUL,
         }
     }
 }

@@ -197,6 +197,7 @@ fn engine(setup: Setup) -> Engine {
         image_bytes: 0,
         token_state_bytes: 0,
         eos: vec![EOS],
+        activations: keeve_graph::Activations::Float,
         isa: keeve_cpu::Isa::Scalar,
         threads: 1,
         load_time: Duration::ZERO,

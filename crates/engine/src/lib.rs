@@ -7,6 +7,7 @@
 //! detokenizing ([`detokenizer`]), chat templates ([`chat`]), sampling ([`sampling`]) and stop
 //! strings ([`stop`]). None of these runs a model.
 
+mod activation_check;
 mod bpe;
 mod charsmap;
 pub mod chat;
@@ -16,6 +17,7 @@ mod chat_time;
 mod constraint;
 mod decoding;
 pub mod detokenizer;
+pub mod divergence;
 mod draft_model;
 mod engine;
 mod error;
@@ -61,14 +63,16 @@ pub mod wanted;
 mod whole_tokens;
 mod word_piece;
 
+pub use activation_check::ActivationCheck;
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use constraint::{Constraint, Grammar};
 pub use engine::Engine;
 pub use error::Error;
-pub use load::{EngineOptions, ModelInfo};
+pub use load::{EngineOptions, ModelInfo, Tensors};
 pub use reencode::matrices_of;
 pub use rendered::Rendered;
 pub use request::{Canceller, Event, FinishReason, Generation, Pooling, Request, Timings};
+pub use rounding::row_rounding;
 pub use sampling::SamplingParams;
 pub use special_tokens::Fim;
 pub use speculation::Speculation;

@@ -13,6 +13,7 @@ use keeve_graph::{
 use keeve_image::Processor;
 use keeve_models::{Model, Vision};
 
+use crate::activation_check::{ActivationCheck, Checked};
 use crate::draft_model::{DraftModel, same_tokens};
 use crate::engine::{Engine, ImageSide, Speculator, Worker};
 use crate::error::Error;
@@ -46,6 +47,8 @@ pub struct EngineOptions {
     pub prefix_cache: bool,
     /// How activations enter matrix products.
     pub activations: Activations,
+    /// Whether what that costs the model is looked at, and told in [`ModelInfo::notes`].
+    pub activation_check: ActivationCheck,
     /// The codec that the matrices of linear layers are encoded in as they load, those that see left out;
     /// `None`: they stay as they are. What was done is told in [`ModelInfo::notes`].
     pub weights: Option<Codec>,
@@ -74,6 +77,7 @@ impl Default for EngineOptions {
             kv_pages: None,
             prefix_cache: true,
             activations: Activations::Auto,
+            activation_check: ActivationCheck::Never,
             weights: None,
             kv_codec: None,
             profile: false,
@@ -104,6 +108,8 @@ pub struct ModelInfo {
     pub token_state_bytes: usize,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
+    /// How activations enter matrix products.
+    pub activations: Activations,
     /// The instruction set tier in use.
     pub isa: Isa,
     /// Threads that compute.
@@ -168,8 +174,7 @@ impl Engine {
             // What is made anew is made as Cider does.
             Some(_) => RowRounding::Cider,
             None => {
-                let schemes = checkpoint.tensors().filter_map(|tensor| tensor.activations);
-                let schemes: Vec<_> = schemes.collect();
+                let schemes = rounding::schemes(checkpoint);
                 if options.activations == Activations::Int8 {
                     notes.extend(rounding::notes(&schemes));
                 }
@@ -232,6 +237,7 @@ impl Engine {
             activations: options.activations,
             row_rounding,
             kv_codec: options.kv_codec,
+            products: None,
             progress,
         };
         let reencoded = match options.weights {
@@ -267,9 +273,10 @@ impl Engine {
         let load = LoadOptions { progress: &after_seeing, ..load };
         let weights = reencoded.as_ref().map_or(weights, |reencoded| reencoded as &dyn Weights);
         // Large vocabularies take as long to read as weights to pack.
+        let graph = Arc::new(model.graph);
         let (program, text) = std::thread::scope(|scope| {
             let text = scope.spawn(text);
-            let program = cpu.load(Arc::new(model.graph), weights, &load);
+            let program = cpu.load(graph.clone(), weights, &load);
             let text = text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (program, text)
         });
@@ -277,6 +284,10 @@ impl Engine {
         if let Ok(Some(tokenizer)) = &text.tokenizer {
             notes.extend_from_slice(tokenizer.notes());
         }
+        let checked = Checked { backend: &cpu, graph, weights, program: &*program };
+        let tokens =
+            |sample: &str| text.tokenizer.as_ref().ok()?.as_ref()?.encode(sample, true, false).ok();
+        notes.extend(checked.note(options.activations, options.activation_check, tokens));
         let weight_bytes = program.weight_bytes().saturating_add(seeing_bytes);
         let sizes = Sizes {
             page_tokens: program.page_tokens(),
@@ -309,6 +320,7 @@ impl Engine {
             image_bytes: fit.image_bytes,
             token_state_bytes: program.page_bytes() / program.page_tokens(),
             eos: eos.clone(),
+            activations: options.activations,
             isa,
             threads,
             load_time: start.elapsed(),
@@ -451,8 +463,8 @@ fn processor(checkpoint: &Checkpoint, vision: &Vision) -> Result<Option<Processo
     Ok(Some(processor))
 }
 
-/// A checkpoint as the backend sees it.
-struct Tensors<'a>(&'a Checkpoint);
+/// A checkpoint as a backend sees it.
+pub struct Tensors<'a>(pub &'a Checkpoint);
 
 impl Weights for Tensors<'_> {
     fn weight(&self, name: &str) -> Result<PackedTensor, Box<dyn std::error::Error + Send + Sync>> {

@@ -1,6 +1,6 @@
 //! What checkpoints say about rounding activations, and what becomes of it.
 
-use keeve_checkpoint::{ActivationRule, ActivationScheme, ActivationStrategy};
+use keeve_checkpoint::{ActivationRule, ActivationScheme, ActivationStrategy, Checkpoint};
 use keeve_graph::RowRounding;
 
 /// Whether products in int8 round activations as this says: each row as it comes, with one scale.
@@ -9,6 +9,17 @@ fn is_by_row(scheme: ActivationScheme) -> bool {
         && scheme.strategy == ActivationStrategy::Token
         && (scheme.bits, scheme.float, scheme.symmetric) == (8, false, true)
         && scheme.dynamic
+}
+
+/// How rows become int8 under [`keeve_graph::Activations::Int8`] where a checkpoint's weights have one scale a
+/// row.
+pub fn row_rounding(checkpoint: &Checkpoint) -> RowRounding {
+    of(&schemes(checkpoint))
+}
+
+/// What a checkpoint says, one for each weight of which it says something.
+pub(crate) fn schemes(checkpoint: &Checkpoint) -> Vec<ActivationScheme> {
+    checkpoint.tensors().filter_map(|tensor| tensor.activations).collect()
 }
 
 /// How rows become int8 for weights with these schemes: as compressed-tensors has it if that made them.

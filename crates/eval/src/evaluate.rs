@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use keeve_engine::divergence::Row;
 use keeve_engine::{Canceller, Engine};
 
 use crate::estimate::{self, Estimate};
-use crate::row::Row;
 use crate::run::{Judged, run};
 use crate::{Error, Text, Window};
 
@@ -144,6 +144,21 @@ impl Tally {
         }
     }
 
+    /// What there is beside the reference.
+    pub fn comparison(&self) -> Option<Comparison> {
+        let each = |value: fn(&Sums) -> f64| -> Vec<_> {
+            let judged = self.windows.iter().filter(|sums| sums.tokens > 0);
+            judged.map(|sums| (sums.tokens, value(sums))).collect()
+        };
+        (!self.divergences.is_empty()).then(|| Comparison {
+            reference_perplexity: estimate::mean(&each(|sums| sums.reference_nll)).map(f64::exp),
+            ratio: estimate::mean(&each(|sums| sums.nll - sums.reference_nll)).map(f64::exp),
+            divergence: estimate::mean(&each(|sums| sums.divergence)),
+            divergence_p99: estimate::quantile(&mut self.divergences.clone(), 0.99),
+            agreement: estimate::share(&each(|sums| sums.agreements)),
+        })
+    }
+
     /// The sums of it all.
     pub fn scores(mut self, text: &Text, windows: &[Window], complete: bool) -> Scores {
         self.windows.retain(|sums| sums.tokens > 0);
@@ -154,14 +169,7 @@ impl Tally {
         let tokens: usize = self.windows.iter().map(|sums| sums.tokens).sum();
         let (bytes, words) = judged_size(text, windows, &self.windows);
         let per = |count: f64| nll.map(|nll| (nll * tokens as f64 / count).exp());
-        let compared = !self.divergences.is_empty();
-        let comparison = compared.then(|| Comparison {
-            reference_perplexity: estimate::mean(&each(|sums| sums.reference_nll)).map(f64::exp),
-            ratio: estimate::mean(&each(|sums| sums.nll - sums.reference_nll)).map(f64::exp),
-            divergence: estimate::mean(&each(|sums| sums.divergence)),
-            divergence_p99: estimate::quantile(&mut self.divergences.clone(), 0.99),
-            agreement: estimate::share(&each(|sums| sums.agreements)),
-        });
+        let comparison = self.comparison();
         Scores {
             tokens,
             perplexity: nll.map(f64::exp),

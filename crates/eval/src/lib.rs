@@ -4,13 +4,13 @@
 //! A [`Text`] is cut into [`Window`]s ([`windows`]); [`evaluate`] runs a model over them, and a reference
 //! in step with it, and gives [`Scores`]; [`evaluate_together`] runs several models beside one run of the
 //! reference. Logits are looked at as they are made, a block of rows at a
-//! time: memory does not grow with the text.
+//! time: memory does not grow with the text. What rounding activations costs a model: [`rounding`].
 
 #![forbid(unsafe_code)]
 
 mod estimate;
 mod evaluate;
-mod row;
+pub mod rounding;
 mod run;
 mod text;
 pub mod windows;
@@ -59,6 +59,9 @@ pub enum Error {
         /// The reference's.
         reference: usize,
     },
+    /// The model cannot be loaded or run.
+    #[error(transparent)]
+    Graph(#[from] keeve_graph::Error),
     /// A logit is infinite or NaN.
     #[error("the logits of the {which} after token {position} of the text are not finite")]
     NotFinite {

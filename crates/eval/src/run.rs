@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use keeve_engine::divergence::{self, NotFinite, Reference, Row};
 use keeve_engine::{Engine, Event, FinishReason, Generation, Request};
 
 use crate::evaluate::Tally;
-use crate::row::{self, NotFinite, Reference, Row};
 use crate::{Error, Observer, Scores, Text, Window};
 
 /// The most bytes of one model's logits that are held at a time.
@@ -242,7 +242,7 @@ fn check(windows: &[Window], model: &Engine, reference: Option<&Engine>) -> Resu
     }
 }
 
-fn not_finite(which: NotFinite, position: usize) -> Error {
+pub(crate) fn not_finite(which: NotFinite, position: usize) -> Error {
     let which = match which {
         NotFinite::Model => "model",
         NotFinite::Reference => "reference",
@@ -251,7 +251,7 @@ fn not_finite(which: NotFinite, position: usize) -> Error {
 }
 
 /// The first `count` tokens that a window feeds to a model.
-fn inputs(text: &Text, window: &Window, count: usize) -> Vec<u32> {
+pub(crate) fn inputs(text: &Text, window: &Window, count: usize) -> Vec<u32> {
     let mut inputs = text.ids()[window.inputs.clone()][..count].to_vec();
     if let (true, Some(bos), Some(first)) = (window.begins_with_bos, text.bos(), inputs.first_mut())
     {
@@ -312,16 +312,20 @@ fn shared<T: Sync, R: Send, E: Send>(
 }
 
 /// A row of a block that is not finite, and whose it is.
-type Wrong = (usize, NotFinite);
+pub(crate) type Wrong = (usize, NotFinite);
 
 /// The rows of a reference's logits, prepared for judging.
-fn references(logits: &[f32], width: usize, threads: usize) -> Result<Vec<Reference<'_>>, Wrong> {
+pub(crate) fn references(
+    logits: &[f32],
+    width: usize,
+    threads: usize,
+) -> Result<Vec<Reference<'_>>, Wrong> {
     let rows: Vec<_> = logits.chunks_exact(width.max(1)).collect();
     shared(threads, &rows, |at, row| Reference::new(row).map_err(|which| (at, which)))
 }
 
 /// Judges a block of rows.
-fn judge(
+pub(crate) fn judge(
     logits: &[f32],
     width: usize,
     reference: &[Reference<'_>],
@@ -330,7 +334,7 @@ fn judge(
 ) -> Result<Vec<Row>, Wrong> {
     shared(threads, targets, |at, &target| {
         let logits = &logits[at * width..(at + 1) * width];
-        row::judge(logits, reference.get(at), target as usize).map_err(|which| (at, which))
+        divergence::judge(logits, reference.get(at), target as usize).map_err(|which| (at, which))
     })
 }
 

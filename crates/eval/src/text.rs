@@ -33,6 +33,12 @@ impl Text {
         Ok(Self { ids, bos, sizes, total: (text.len(), text.split_whitespace().count()) })
     }
 
+    /// A text that is known only as tokens. Nothing can be said of its bytes and words.
+    pub fn from_ids(ids: Vec<u32>, bos: Option<u32>) -> Self {
+        let sizes = vec![(0, 0); ids.len()];
+        Self { ids, bos, sizes, total: (0, 0) }
+    }
+
     /// Token ids, the tokenizer's BOS first if it has one.
     pub fn ids(&self) -> &[u32] {
         &self.ids

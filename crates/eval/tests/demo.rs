@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::sync::Arc;
+
 use keeve_checkpoint::Checkpoint;
 use keeve_codec::Bytes;
-use keeve_engine::{Canceller, Engine, EngineOptions, Event, Request};
+use keeve_cpu::{Cpu, CpuOptions, Isa};
+use keeve_engine::{Canceller, Engine, EngineOptions, Event, Request, Tensors};
+use keeve_eval::rounding::{Case, Kind, Model};
 use keeve_eval::{Error, Observer, Scores, Text, Window, evaluate, evaluate_together, windows};
-use keeve_graph::Activations;
+use keeve_graph::{Activations, ProductRule, RowRounding, Scheme};
 
 const TEXT: &str = "The river rises in the hills north of the town and flows south for twenty miles. \
     In the nineteenth century it drove several mills, of which two remain. The valley is known for \
@@ -40,9 +44,13 @@ impl Observer for CancelAfter {
     }
 }
 
-fn engine(options: EngineOptions) -> Engine {
+fn checkpoint() -> Checkpoint {
     let files = keeve_demo_model::FILES.map(|(name, bytes)| (name, Bytes::new(bytes)));
-    let checkpoint = Checkpoint::from_memory(&files).unwrap();
+    Checkpoint::from_memory(&files).unwrap()
+}
+
+fn engine(options: EngineOptions) -> Engine {
+    let checkpoint = checkpoint();
     let max_context = options.max_context.or(Some(256));
     let options = EngineOptions { threads: Some(2), max_context, ..options };
     Engine::load(&checkpoint, &options, &|_| true).unwrap()
@@ -138,6 +146,55 @@ fn a_model_beside_itself_and_beside_another_mode() {
         (high - low) / estimate.value
     };
     assert!(width(other.ratio) < width(scores.perplexity) / 3.0);
+}
+
+#[test]
+fn costs_of_rounding_are_those_of_engines() {
+    let float = EngineOptions { activations: Activations::Float, ..EngineOptions::default() };
+    let reference = engine(float);
+    let fast = engine(EngineOptions { activations: Activations::Fast, ..EngineOptions::default() });
+    let text = Text::new(&TEXT.repeat(2), reference.tokenizer().unwrap()).unwrap();
+    let cut = windows::llama_cpp(text.ids().len(), 32).unwrap();
+    let expected = all(&text, &cut, &fast, Some(&reference)).comparison.unwrap();
+    let checkpoint = checkpoint();
+    let built = keeve_models::build(checkpoint.config()).unwrap();
+    let cpu = Cpu::new(CpuOptions { threads: 2, isa: Isa::choose().unwrap() }).unwrap();
+    let model = Model {
+        cpu: &cpu,
+        graph: Arc::new(built.graph),
+        vocabulary: built.vocabulary,
+        weights: &Tensors(&checkpoint),
+        row_rounding: RowRounding::default(),
+    };
+    let mode = ProductRule::Mode;
+    let case = |rule, kind| Case { rule, kind, kv_codec: None };
+    let mut cases = vec![case(mode(Activations::Fast), None), case(mode(Activations::Float), None)];
+    cases.extend(
+        Kind::of_graph(&model.graph)
+            .into_iter()
+            .map(|kind| case(mode(Activations::Fast), Some(kind))),
+    );
+    cases.push(case(ProductRule::Scheme(Scheme::Finer), None));
+    let mut judged = 0;
+    let costs = model.costs(&text, &cut, &cases, &mut |count| {
+        judged += count;
+        true
+    });
+    let costs = costs.unwrap();
+    assert_eq!(costs[0].prefill.as_ref(), Some(&expected));
+    let value = |phase: &Option<keeve_eval::Comparison>| phase.as_ref().unwrap().divergence.value;
+    assert_eq!((value(&costs[1].prefill), value(&costs[1].decode)), (0.0, 0.0));
+    // Kinds of products: all of them cost something, none as much as all together.
+    assert_eq!(costs.len(), 2 + 6 + 1);
+    for cost in &costs[2..8] {
+        let least = value(&cost.prefill);
+        assert!(0.0 < least && least < expected.divergence.value, "{costs:?}");
+    }
+    // Weights of more than two bits have no second part.
+    assert!(costs[8].prefill.is_none());
+    let why = costs[8].unsupported.as_ref().unwrap();
+    assert!(why.contains("scheme finer for q6_k"), "{why}");
+    assert_eq!(judged, 8 * 2 * windows::scored(&cut));
 }
 
 #[test]

@@ -4,10 +4,12 @@
 //! (so a backend that compiles per size shares one set of weights); [`Plan::run`] runs steps.
 //! Fusion, placement and memory planning happen in `compile`, never per token.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use keeve_codec::PackedTensor;
 
+use crate::scheme::ProductRule;
 use crate::state::{KvCodec, State};
 use crate::step::{Step, Want};
 use crate::{Error, Graph, ValueId};
@@ -89,10 +91,41 @@ pub enum Activations {
     Float,
     /// Weights and activations rounded to bf16 for rows of prompts; for generated ones nothing is.
     Bf16,
-    /// Activations quantized to 8 bits.
+    /// Activations quantized to 8 bits; where weights have one scale a row, so have activations.
     Int8,
-    /// By codec and phase.
+    /// By product and phase what is fastest of all that costs no more accuracy than the int8 products of
+    /// llama.cpp with the same file.
     Auto,
+    /// By codec and phase what is fastest of all that is of use: activations and weights of prompts in int8 with a
+    /// scale for each 256 columns.
+    Fast,
+}
+
+impl Activations {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [Self::Float, Self::Bf16, Self::Int8, Self::Auto, Self::Fast];
+
+    /// The name of the mode, as flags and files have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Auto => "auto",
+            Self::Fast => "fast",
+        }
+    }
+}
+
+impl FromStr for Activations {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no mode of activations '{name}', expected one of {names}")
+        })
+    }
 }
 
 /// How [`Activations::Int8`] makes a row int8 with one scale, for weights with one scale a row. `a` is
@@ -125,6 +158,9 @@ pub struct LoadOptions<'a> {
     pub row_rounding: RowRounding,
     /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
     pub kv_codec: Option<KvCodec>,
+    /// How the products of single weights are made, by the name of the weight, where not all are made as
+    /// `activations` says.
+    pub products: Option<&'a (dyn Fn(&str) -> ProductRule + Sync)>,
     /// Called as loading goes on; returning `false` cancels it.
     pub progress: &'a (dyn Fn(Progress) -> bool + Sync),
 }
@@ -135,8 +171,15 @@ impl LoadOptions<'_> {
     pub fn chosen_kv_codec(&self) -> KvCodec {
         self.kv_codec.unwrap_or(match self.activations {
             Activations::Float => KvCodec::F32,
-            Activations::Bf16 | Activations::Int8 | Activations::Auto => KvCodec::F16,
+            Activations::Bf16 | Activations::Int8 | Activations::Auto | Activations::Fast => {
+                KvCodec::F16
+            }
         })
+    }
+
+    /// How the products of the weight `name` are made.
+    pub fn product(&self, name: &str) -> ProductRule {
+        self.products.map_or(ProductRule::Mode(self.activations), |rule| rule(name))
     }
 }
 
@@ -146,6 +189,7 @@ impl Default for LoadOptions<'_> {
             activations: Activations::Float,
             row_rounding: RowRounding::default(),
             kv_codec: None,
+            products: None,
             progress: &|_| true,
         }
     }

@@ -20,6 +20,7 @@ mod graph;
 mod memory;
 mod op;
 mod print;
+mod scheme;
 mod state;
 mod step;
 
@@ -31,5 +32,6 @@ pub use error::Error;
 pub use graph::{Class, Graph, Node, Output, Rope, RopeId, Rows, Shape, ValueId, Weight, WeightId};
 pub use memory::{BufferId, MemoryPlan};
 pub use op::{Attention, BinaryOp, Op, UnaryOp};
+pub use scheme::{ProductRule, Scheme};
 pub use state::{KvCodec, PageId, Slot, SlotId, State, StateRef, UnknownKvCodec};
 pub use step::{Phase, RowInput, SequenceRows, Step, StepLimits, Want};

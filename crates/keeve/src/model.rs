@@ -143,6 +143,7 @@ pub fn options(compute: &Compute) -> EngineOptions {
         prefill_chunk: compute.prefill_chunk,
         prefix_cache: !compute.no_prefix_cache,
         activations: compute.activations.into(),
+        activation_check: compute.activation_check.into(),
         kv_codec: compute.kv_codec,
         weights: compute.weights,
         profile: compute.profile,

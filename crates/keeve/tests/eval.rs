@@ -234,3 +234,50 @@ fn verify_compares_predictions() {
     assert_eq!(ran.code, Some(2), "{ran:?}");
     assert!(ran.stderr.contains("--against <MODEL>"), "{ran:?}");
 }
+
+#[test]
+fn what_rounding_costs_by_mode_and_product() {
+    let model = Model::demo();
+    let path = data(&model, SENTENCES.repeat(6));
+    let eval = |args: &[&str]| {
+        let args = ["--window", "32", "--max-tokens", "30"].iter().chain(args).copied();
+        keeve(["eval", "--data"]).arg(&path).args(&args.collect::<Vec<_>>())
+    };
+    let result = eval(&["--rounding=float,fast,panel,finer", "--by-product"]).json();
+    let rows = result["rounding"].as_array().unwrap();
+    let row = |mode: &str, product: Value| {
+        let found = rows.iter().find(|row| row["mode"] == mode && row["product"] == product);
+        found.unwrap_or_else(|| panic!("{mode} {product}: {result}"))
+    };
+    let kl = |row: &Value, phase: &str| number(&row[phase]["kl_mean"]);
+    for phase in ["prefill", "decode"] {
+        assert_eq!(kl(row("float", Value::Null), phase), 0.0);
+        assert!(kl(row("fast", Value::Null), phase) > 0.0);
+    }
+    assert_eq!(
+        row("fast", Value::Null)["prefill"]["top1_agreement_ci"].as_array().unwrap().len(),
+        2
+    );
+    // A scheme is the same in both phases, leaves attention alone, and is not had with every codec.
+    let panel = row("panel", Value::Null);
+    assert!(kl(panel, "prefill") > 0.0 && panel["decode"].is_null());
+    assert!(!rows.iter().any(|row| row["mode"] == "panel" && row["product"] == "attention"));
+    let why = row("finer", Value::Null)["unsupported"].as_str().unwrap().to_owned();
+    assert!(why.contains("scheme finer for q"), "{why}");
+    // Products come after the whole, the worst first.
+    let fast: Vec<_> = rows.iter().filter(|row| row["mode"] == "fast").collect();
+    assert_eq!((fast.len(), &fast[0]["product"]), (1 + 6, &Value::Null));
+    let worst = |row: &Value| kl(row, "prefill").max(kl(row, "decode"));
+    assert!(fast[1..].windows(2).all(|pair| worst(pair[0]) >= worst(pair[1])), "{result}");
+
+    let table = eval(&["--rounding=auto"]).ok();
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains("decode: KL mean"), "{table}");
+    let wrong = eval(&["--rounding=rough"]).fails(2);
+    assert!(
+        wrong.contains("expected a mode (float, bf16, int8, auto, fast) or a scheme"),
+        "{wrong}"
+    );
+    let wrong = eval(&["--rounding", "--weights", "q4_0"]).fails(2);
+    assert!(wrong.contains("--rounding and --weights exclude each other"), "{wrong}");
+}

@@ -231,6 +231,7 @@ fn the_server_says_how_it_is() {
     let names: Vec<_> = models["data"].as_array().unwrap().iter().map(|card| &card["id"]).collect();
     assert_eq!(names, ["demo", "gpt-test"]);
     assert_eq!(server.get("/v1/models/demo").json()["max_model_len"], 2048);
+    assert_eq!(server.get("/v1/models/demo").json()["activations"], "auto");
     assert_eq!(server.get("/v1/models/other").status, 404);
     server.ok(CHAT, &question("Hi", 3));
     server.idle();

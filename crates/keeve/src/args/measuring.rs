@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use keeve::{Codec, KvCodec};
 
 use super::answering::{ActivationMode, Compute, Seeing};
-use super::values::{at_least_one, seconds, threads, token_id};
+use super::values::{RoundingRule, at_least_one, rounding_rule, seconds, threads, token_id};
 
 #[derive(Debug, clap::Args)]
 pub struct Logits {
@@ -126,7 +126,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Judge each model as it would be with these presets or codecs, made in memory: a table row for each.
-    /// `+imatrix` after a name makes it with --imatrix, `@float`, `@bf16`, `@int8` or `@auto` says how
+    /// `+imatrix` after a name makes it with --imatrix, `@float`, `@bf16`, `@int8`, `@auto` or `@fast` says how
     /// activations enter its products. `presets` and `codecs` stand for all of them.
     #[arg(long = "as", value_name = "NAME[+imatrix][@MODE]", value_delimiter = ',')]
     pub variants: Vec<String>,
@@ -144,7 +144,18 @@ pub struct Eval {
     #[arg(long, value_name = "MODELS", default_value_t = 1, requires = "reference",
         value_parser = at_least_one)]
     pub together: usize,
-    /// Tokens that the model sees at a time [default: 2048, with --like llama.cpp 512].
+    /// Measure what rounding in products costs MODEL instead: the divergence from the same weights with
+    /// nothing rounded, for prompts and generated tokens apart, in these modes (as --activations has them) or
+    /// by these schemes (block, panel, fine, finer, bf16). Windows are cut as by --like llama.cpp.
+    #[arg(long, value_name = "MODES", value_delimiter = ',', num_args = 0..=1,
+        require_equals = true, default_missing_value = "auto,fast,bf16,int8", value_parser = rounding_rule,
+        conflicts_with_all = ["variants", "reference", "stride", "plot"])]
+    pub rounding: Vec<RoundingRule>,
+    /// With --rounding: one kind of product after the other as well, the others left in floats, the worst
+    /// first.
+    #[arg(long, requires = "rounding")]
+    pub by_product: bool,
+    /// Tokens that the model sees at a time [default: 2048, with --like llama.cpp 512, with --rounding 256].
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub window: Option<usize>,
     /// Tokens between the beginnings of windows; the overlap gives context and is not judged again

@@ -13,11 +13,12 @@ use clap::{Parser, Subcommand};
 use keeve::Isa;
 
 pub use self::answering::{
-    ActivationMode, Chat, Compute, Run, Sampling, Seeing, Speculate, SpeculateMode,
+    ActivationMode, Chat, CheckedModels, Compute, Run, Sampling, Seeing, Speculate, SpeculateMode,
 };
 pub use self::making::{Alpha, Calibrate, Convert, FolderLayout, Quantize, Verify};
 pub use self::measuring::{Bench, Eval, Like, Logits};
 pub use self::serving::{DefaultSampling, LogLevel, Serve};
+pub use self::values::RoundingRule;
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]

@@ -2,6 +2,27 @@
 
 use std::time::Duration;
 
+use keeve::Activations;
+use keeve::graph::{ProductRule, Scheme};
+
+/// A mode or a scheme of `--rounding`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundingRule {
+    pub name: String,
+    pub rule: ProductRule,
+}
+
+/// A mode where a scheme has the same name: it rounds attention as well.
+pub(super) fn rounding_rule(text: &str) -> Result<RoundingRule, String> {
+    let mode = text.parse::<Activations>().map(ProductRule::Mode);
+    let rule = mode.or_else(|_| text.parse().map(ProductRule::Scheme)).map_err(|_| {
+        let modes = Activations::ALL.map(Activations::name).join(", ");
+        let schemes = Scheme::ALL.map(Scheme::name).join(", ");
+        format!("expected a mode ({modes}) or a scheme ({schemes})")
+    })?;
+    Ok(RoundingRule { name: text.into(), rule })
+}
+
 pub(super) fn threads(text: &str) -> Result<usize, String> {
     const MOST: usize = 1024;
     match at_least_one(text)? {

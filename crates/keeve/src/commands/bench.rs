@@ -181,7 +181,8 @@ fn products(args: &Bench, output: &Output) -> Result<(), Failure> {
         [] => OpsOptions::default_codecs(),
         names => names.iter().map(|name| codec(name)).collect::<Result<_, _>>()?,
     };
-    let every = [Activations::Auto, Activations::Int8, Activations::Bf16, Activations::Float];
+    use Activations::{Auto, Bf16, Fast, Float, Int8};
+    let every = [Auto, Fast, Int8, Bf16, Float];
     let options = OpsOptions {
         codecs,
         activations: args.activations.map_or_else(|| every.to_vec(), |mode| vec![mode.into()]),

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::quantize::cores;
 use super::variant::{Subject, Variant};
-use crate::args::{ActivationMode, Compute, Eval, Like};
+use crate::args::{ActivationMode, CheckedModels, Compute, Eval, Like};
 use crate::output::{Failure, Outcome, Output, TokenBar, bytes, one_line};
 use crate::{interrupt, limits, model};
 
@@ -47,14 +47,21 @@ struct Reference {
 }
 
 pub fn run(args: &Eval, output: &Output) -> Outcome {
+    if !args.rounding.is_empty() {
+        return super::rounding::run(args, output);
+    }
     interrupt::watch()?;
     let text = read(&args.data)?;
     let window = args.window.unwrap_or(match args.like {
         Some(Like::LlamaCpp) => LLAMA_CPP_WINDOW,
         None => WINDOW,
     });
-    let compute =
-        Compute { max_context: args.compute.max_context.or(Some(window)), ..args.compute.clone() };
+    // What rounding costs is what is measured here, if that is asked for.
+    let compute = Compute {
+        max_context: args.compute.max_context.or(Some(window)),
+        activation_check: CheckedModels::Never,
+        ..args.compute.clone()
+    };
     let names: Vec<Option<&str>> = match &args.models[..] {
         [] => vec![None],
         names => names.iter().map(|name| Some(name.as_str())).collect(),
@@ -167,7 +174,10 @@ impl Sharing {
     fn work(mode: ActivationMode) -> usize {
         match mode {
             ActivationMode::Float => Self::FLOAT,
-            ActivationMode::Bf16 | ActivationMode::Int8 | ActivationMode::Auto => 1,
+            ActivationMode::Bf16
+            | ActivationMode::Int8
+            | ActivationMode::Auto
+            | ActivationMode::Fast => 1,
         }
     }
 
@@ -323,7 +333,7 @@ fn row_json(row: &Row) -> Value {
         "kl_p99_ci": interval(p99),
         "top1_agreement": value(agreement),
         "top1_agreement_ci": interval(agreement),
-        "activations": keeve_bench::activations_name(row.activations.into()),
+        "activations": keeve::Activations::from(row.activations).name(),
         "bytes": row.bytes,
         "bits_per_weight": row.bits,
         "prefill_s": row.scores.time.as_secs_f64(),
@@ -353,11 +363,6 @@ fn table(rows: &[Row]) -> String {
         let scores = &row.scores;
         let beside = scores.comparison.as_ref();
         let note = if scores.complete { "" } else { " (in part)" };
-        let number = |estimate: Option<Estimate>, digits: usize| {
-            let Some(Estimate { value, interval }) = estimate else { return "-".into() };
-            let reach = interval.map(|(low, high)| format!(" ±{:.digits$}", (high - low) / 2.0));
-            format!("{value:.digits$}{}", reach.unwrap_or_default())
-        };
         let plain = |estimate: Estimate| number(Some(Estimate { interval: None, ..estimate }), 4);
         let percent = |share: Estimate| share.map(|share| 100.0 * share);
         lines.push(vec![
@@ -375,10 +380,22 @@ fn table(rows: &[Row]) -> String {
             row.peak.map_or_else(|| "-".into(), bytes),
         ]);
     }
+    aligned(&lines)
+}
+
+/// A number with half the width of its 95 % interval.
+pub fn number(estimate: Option<Estimate>, digits: usize) -> String {
+    let Some(Estimate { value, interval }) = estimate else { return "-".into() };
+    let reach = interval.map(|(low, high)| format!(" ±{:.digits$}", (high - low) / 2.0));
+    format!("{value:.digits$}{}", reach.unwrap_or_default())
+}
+
+/// Lines as columns, the first to the left and the others to the right.
+pub fn aligned(lines: &[Vec<String>]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max();
     let widths: Vec<_> = (0..lines[0].len()).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
-    for line in &lines {
+    for line in lines {
         for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
             match column {
                 0 => text += &format!("{cell:width$}"),

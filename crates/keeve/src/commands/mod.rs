@@ -13,6 +13,7 @@ pub mod logits;
 pub mod quantize;
 pub mod render;
 pub mod rm;
+pub mod rounding;
 pub mod run;
 pub mod serve;
 pub mod tensor;

@@ -46,7 +46,7 @@ impl Variant {
                 None => compute.activations,
                 Some(mode) => ActivationMode::from_str(mode, true).map_err(|_| {
                     Failure::usage(format!(
-                        "--as {asked}: no mode '{mode}' (float, bf16, int8, auto)"
+                        "--as {asked}: no mode '{mode}' (float, bf16, int8, auto, fast)"
                     ))
                 })?,
             };

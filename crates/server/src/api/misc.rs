@@ -37,6 +37,8 @@ pub(crate) struct ModelCard {
     pub loaded: bool,
     /// The most tokens of prompt and answer together; null while it is not loaded.
     pub max_model_len: Option<usize>,
+    /// How activations enter matrix products, as `--activations` has it; null while it is not loaded.
+    pub activations: Option<&'static str>,
 }
 
 fn cards(listed: Listed) -> impl Iterator<Item = ModelCard> {
@@ -48,6 +50,7 @@ fn cards(listed: Listed) -> impl Iterator<Item = ModelCard> {
         owned_by: "keeve",
         loaded: model.is_some(),
         max_model_len: model.as_ref().map(|model| model.engine.info().max_context),
+        activations: model.as_ref().map(|model| model.engine.info().activations.name()),
     })
 }
 

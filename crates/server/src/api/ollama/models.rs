@@ -182,6 +182,7 @@ pub(crate) async fn show(
     let mut info = Map::new();
     info.insert("general.architecture".into(), family.as_str().into());
     info.insert("general.parameter_count".into(), about.parameters.into());
+    info.insert("keeve.activations".into(), model.engine.info().activations.name().into());
     let context = Some(model.engine.info().max_context as u64);
     for (key, value) in [
         ("context_length", about.context.or(context)),

@@ -1,8 +1,8 @@
-//! What one row of logits says.
+//! What one row of logits says, by itself and beside a reference's.
 
 /// One prediction, judged.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Row {
+pub struct Row {
     /// Negative natural log probability of the token that came.
     pub nll: f64,
     /// Beside the reference, if there is one.
@@ -11,7 +11,7 @@ pub(crate) struct Row {
 
 /// A row beside the reference's.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Compared {
+pub struct Compared {
     /// The reference's [`Row::nll`].
     pub reference_nll: f64,
     /// Kullback-Leibler divergence of the model's distribution from the reference's, in nats: the sum over
@@ -23,8 +23,10 @@ pub(crate) struct Compared {
 
 /// Which row was not finite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotFinite {
+pub enum NotFinite {
+    /// The model's.
     Model,
+    /// The reference's.
     Reference,
 }
 
@@ -37,7 +39,7 @@ struct Scale {
 
 /// A reference's row, with what judging needs of it whatever is compared with it.
 #[derive(Debug)]
-pub(crate) struct Reference<'a> {
+pub struct Reference<'a> {
     logits: &'a [f32],
     scale: Scale,
     /// The probability of each token.
@@ -45,7 +47,9 @@ pub(crate) struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    pub(crate) fn new(logits: &'a [f32]) -> Result<Self, NotFinite> {
+    /// # Errors
+    /// If a logit is not finite, or there is none.
+    pub fn new(logits: &'a [f32]) -> Result<Self, NotFinite> {
         let scale = scale(logits).ok_or(NotFinite::Reference)?;
         let mut probabilities = vec![0.0; logits.len()];
         for (logits, out) in logits.chunks(LANES).zip(probabilities.chunks_mut(LANES)) {
@@ -58,9 +62,12 @@ impl<'a> Reference<'a> {
 
 /// Judges the prediction of token `target`. Sums are of 64-bit floats.
 ///
+/// # Errors
+/// If a logit is not finite, or there is none.
+///
 /// # Panics
 /// If `target` is outside the row, or the rows are of different lengths.
-pub(crate) fn judge(
+pub fn judge(
     logits: &[f32],
     reference: Option<&Reference<'_>>,
     target: usize,
