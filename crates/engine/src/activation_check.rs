@@ -40,9 +40,9 @@ const TEXT: &str = "The harbour was quiet when the first boats came back. In 189
     moved to the city, where there was work.";
 
 /// Tokens of it.
-const TOKENS: usize = 64;
+const TOKENS: usize = 32;
 /// Tokens whose predictions are not looked at: they have little to go by.
-const SKIPPED: usize = 16;
+const SKIPPED: usize = 8;
 
 /// What rounding activations costs a model.
 #[derive(Debug, Clone, Copy, PartialEq)]
