@@ -250,6 +250,7 @@ impl Compiled {
         }
         let prompt = serde_json::Value::Bool(options.add_generation_prompt);
         inputs.push(("add_generation_prompt", Input::Foreign(prompt)));
+        // The language may render on a thread of its own, so whom to ask is taken along.
         let wanted = wanted::who();
         let gone = || wanted.as_ref().is_some_and(|wanted| !wanted.go_on());
         let host = Host { strftime: &|format| strftime(options.now, format), given_up: &gone };

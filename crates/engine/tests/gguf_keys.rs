@@ -47,7 +47,7 @@ fn errors_name_the_keys_of_the_file() {
     let mut other = whole.to_vec();
     other[0].1 = Value::string("unheard");
     let error = said(&other);
-    assert!(error.contains("metadata 'general.architecture' is unheard"), "{error}");
+    assert!(error.contains("metadata 'general.architecture' is \"unheard\""), "{error}");
     let mut none = whole.to_vec();
     none[1].1 = Value::u32(0);
     let error = said(&none);

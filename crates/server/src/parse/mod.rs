@@ -181,8 +181,9 @@ pub(crate) struct AnswerParser {
     ends: Vec<Marker>,
     /// Whether the mark that ends reasoning may begin the answer of a model that has not reasoned.
     unopened: bool,
-    /// What may stand behind the answer.
+    /// What may stand behind the answer, and whether it has come: blanks after it are none of the answer's.
     end: Marker,
+    ended: bool,
     tools: Option<ToolParser>,
     channels: Option<ChannelParser>,
     /// Text whose meaning is not certain yet.
@@ -207,6 +208,7 @@ impl AnswerParser {
             ends,
             unopened: style.reasoning.rendered,
             end: style.end.clone(),
+            ended: false,
             tools: calls.map(|Calls { tools, lenient, single }| {
                 ToolParser::new(style.tools.clone(), tools, lenient, single)
             }),
@@ -328,7 +330,11 @@ impl AnswerParser {
         if self.end.is_empty() {
             return std::mem::take(&mut self.held);
         }
+        if self.ended {
+            self.held = self.held.trim_start().to_owned();
+        }
         if let Some((at, length)) = self.end.find(&self.held) {
+            self.ended = true;
             let after = self.held.split_off(at + length);
             self.held.truncate(at);
             let text = self.held.trim_end().to_owned();

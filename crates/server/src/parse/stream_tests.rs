@@ -296,11 +296,11 @@ fn arguments_between_tags_have_the_types_of_the_schema() {
     always("minimax-m2", THINK, answer, &both);
     // llama.cpp `MiniMax-M3.jinja` and its parser's tests.
     let mark = "]<]minimax[>[";
-    let answer = "</mm:think>I look.@<tool_call>\n@<invoke name=\"weather\">@<city>7@</city>@<days>7@</days>@<note>null@</note>@<where>@<a>@<item>1@</item>@</a>@</where>@<wet>true@</wet>@</invoke>\n@<invoke name=\"clock\">@</invoke>\n@</tool_call>";
+    let elements = "</mm:think>I look.@<tool_call>\n@<invoke name=\"weather\">@<city>7@</city>@<days>7@</days>@<note>null@</note>@<where>@<a>@<item>1@</item>@</a>@</where>@<wet>true@</wet>@</invoke>\n@<invoke name=\"clock\">@</invoke>\n@</tool_call>";
     let marks = ("<mm:think>", "</mm:think>");
     let said = [vec![text("I look.")], both.clone()].concat();
-    always("minimax-m3", marks, &answer.replace('@', mark), &said);
-    let thought = answer.replace("</mm:think>I look.", "<mm:think>hm\n</mm:think>");
+    always("minimax-m3", marks, &elements.replace('@', mark), &said);
+    let thought = elements.replace("</mm:think>I look.", "<mm:think>hm\n</mm:think>");
     let thought = thought.replace('@', mark);
     always("minimax-m3", marks, &thought, &[vec![reasoning("hm\n")], both.clone()].concat());
     // Elements of the same name inside each other, lists of lists, what the schema does not know.
