@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 /// What `cargo xtask` says of itself.
 pub const USAGE: &str = "\
-Usage: cargo xtask peers [FLAGS]
+Usage: cargo xtask cycles [CRATE ...]
+       cargo xtask peers [FLAGS]
 
-Runs peers' suites against keeve. Their data is fetched with pip, once, and never becomes part of the repository.
+cycles: files of a crate that import each other in a circle (CRATE: a folder of crates/; cpu, which must have none).
+
+peers: runs peers' suites against keeve. Their data is fetched with pip, once, and never becomes part of the repository.
 
   --data DIR           where the data is or goes (KEEVE_PEERS, else target/peers)
   --from NAME=FOLDER   takes a source from FOLDER instead of fetching it; may be repeated
@@ -21,6 +24,8 @@ Runs peers' suites against keeve. Their data is fetched with pip, once, and neve
 pub enum Ask {
     /// Usage was asked for.
     Help,
+    /// `cycles`, and of which crates.
+    Cycles(Vec<String>),
     /// `peers`.
     Peers(Args),
 }
@@ -50,8 +55,18 @@ pub fn parse(args: impl IntoIterator<Item = String>) -> Result<Ask, String> {
     let mut given = args.into_iter();
     match given.next().as_deref() {
         Some("peers") => {}
+        Some("cycles") => {
+            let mut crates: Vec<_> = given.collect();
+            if let Some(flag) = crates.iter().find(|name| name.starts_with('-')) {
+                return Err(format!("'{flag}' is no crate, and cycles has no flags"));
+            }
+            if crates.is_empty() {
+                crates.push("cpu".into());
+            }
+            return Ok(Ask::Cycles(crates));
+        }
         None | Some("help" | "--help" | "-h") => return Ok(Ask::Help),
-        Some(other) => return Err(format!("'{other}' is no chore, expected 'peers'")),
+        Some(other) => return Err(format!("'{other}' is no chore, expected 'cycles' or 'peers'")),
     }
     let mut args = Args::default();
     while let Some(argument) = given.next() {

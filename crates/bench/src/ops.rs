@@ -355,7 +355,7 @@ pub struct Product {
     pub codec: String,
     /// Mode of activations.
     pub activations: &'static str,
-    /// How the mode makes products of this codec in this phase: see `crates/cpu/src/recipe.rs`.
+    /// How the mode makes products of this codec in this phase: see `crates/cpu/src/scheme/mod.rs`.
     pub recipe: &'static str,
     /// Phase of the rows.
     #[serde(serialize_with = "phase_name")]

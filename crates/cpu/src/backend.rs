@@ -9,21 +9,21 @@ use keeve_graph::{
     Program, Progress, Slot, State, Weights,
 };
 
-use crate::arena::Arena;
 use crate::attention::{AttentionKernels, attention_kernels};
+use crate::dispatch::kernels;
 use crate::gemm::Gemm;
 use crate::isa::Isa;
-use crate::kernels::{Kernels, kernels};
-use crate::key_values::{KvShape, PAGE_TOKENS, page_bytes};
+use crate::kernels::Kernels;
+use crate::kv_cache::pages::Pages;
+use crate::kv_cache::{KvShape, PAGE_TOKENS, page_bytes};
 use crate::linear::Linear;
+use crate::loaded::{Loaded, NAME};
 use crate::packed::{Packed, Stop};
 use crate::plan::CpuPlan;
-use crate::pool::Pool;
-use crate::recipe::{MOST_TOKEN_COLS, Recipe, Recipes};
-use crate::state::Pages;
+use crate::runtime::arena::Arena;
+use crate::runtime::pool::Pool;
+use crate::scheme::{MOST_TOKEN_COLS, Recipe, Recipes};
 use crate::weights::{LoadedWeight, LoadedWeights};
-
-pub(crate) const NAME: &str = "cpu";
 
 /// How the backend uses the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,19 +71,6 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.threads()
     }
-}
-
-/// A graph with its weights, shared by its plans.
-pub(crate) struct Loaded {
-    pub graph: Arc<Graph>,
-    pub weights: LoadedWeights,
-    pub kernels: &'static dyn Kernels,
-    pub attention: Arc<dyn AttentionKernels>,
-    /// Whether activations are left as they are.
-    pub float: bool,
-    pub pool: Arc<Pool>,
-    pub slots: Vec<KvShape>,
-    weight_bytes: u64,
 }
 
 impl Backend for Cpu {

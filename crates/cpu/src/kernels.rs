@@ -2,20 +2,10 @@
 
 use keeve_codec::{Codec, Row};
 
-use crate::bf16_tiles;
-#[cfg(target_arch = "x86_64")]
-use crate::gemm::Amx;
 use crate::gemm::BF16_COLS;
-use crate::isa::Isa;
-use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
-use crate::quantize::{self, BlockRows, Rounding};
-use crate::rope;
-use crate::scalar::Scalar;
-use crate::tiles::Layout;
-#[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
-#[cfg(target_arch = "aarch64")]
-use crate::vector::{Dotprod, Neon};
+use crate::packed::tiles::Layout;
+use crate::scheme::activations::{BlockRows, Rounding};
+use crate::scheme::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
 
 /// Primitives of one tier. Each result depends only on the arguments that it is computed from
 /// (never on how many rows share a call), which is what row invariance rests on.
@@ -43,12 +33,10 @@ pub(crate) trait Kernels: Send + Sync {
     #[cfg(test)]
     fn exp(&self, x: &mut [f32]);
 
-    /// Turns heads: [`rope::turn`], bit for bit.
-    fn turn(&self, heads: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]) {
-        rope::turn(heads, head_dim, cosines, sines);
-    }
+    /// Turns heads: [`crate::ops::rope::turn`], bit for bit.
+    fn turn(&self, heads: &mut [f32], head_dim: usize, cosines: &[f32], sines: &[f32]);
 
-    /// Quantizes a row of activations: [`quantize::row`].
+    /// Quantizes a row of activations: [`crate::scheme::activations::row`].
     fn quantize(
         &self,
         x: &[f32],
@@ -56,29 +44,19 @@ pub(crate) trait Kernels: Send + Sync {
         rounding: Rounding,
         codes: &mut [i8],
         scales: &mut [f32],
-    ) {
-        quantize::row(x, cols, rounding, codes, scales);
-    }
+    );
 
-    /// Quantizes a row of activations in two parts: [`quantize::row_in_parts`].
-    fn quantize_in_parts(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
-        quantize::row_in_parts(x, codes, scales);
-    }
+    /// Quantizes a row of activations in two parts: [`crate::scheme::activations::row_in_parts`].
+    fn quantize_in_parts(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32]);
 
-    /// Fills the sums of a row: [`quantize::sums`].
-    fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]) {
-        quantize::sums(codes, scales, sums, weighted32);
-    }
+    /// Fills the sums of a row: [`crate::scheme::activations::sums`].
+    fn sums(&self, codes: &[i8], scales: &[f32], sums: &mut [i16], weighted32: &mut [f32]);
 
-    /// Rounds values to bf16: [`bf16_tiles::round`].
-    fn round_to_bf16(&self, x: &[f32], out: &mut [u16]) {
-        bf16_tiles::round(x, out);
-    }
+    /// Rounds values to bf16: [`crate::packed::bf16::round`].
+    fn round_to_bf16(&self, x: &[f32], out: &mut [u16]);
 
-    /// Products with a tile of bf16, nothing rounded: [`bf16_tiles::products`]. `out` has 1, 2 or 4 rows.
-    fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
-        bf16_tiles::products(tile, x, out);
-    }
+    /// Products with a tile of bf16, nothing rounded: [`crate::packed::bf16::products`]. `out` has 1, 2 or 4 rows.
+    fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]);
 
     /// The kernels for tiles; `None` for the scalar tier, which computes with weights as they are stored.
     fn tiles(&self) -> Option<&dyn TileKernels> {
@@ -94,11 +72,11 @@ pub(crate) const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 /// The most activation rows of [`TileKernels::decode`].
 pub(crate) const DECODE_ROWS: usize = 4;
 
-/// Kernels of a vector tier that read tiles. They give the bits that [`crate::scalar::oracle`] gives.
+/// Kernels of a vector tier that read tiles. They give the bits that [`crate::reference::oracle`] gives.
 pub(crate) trait TileKernels: Send + Sync {
     /// `out[r] = x[first + r] . weights`, for the 16 weight rows of `tile`; `out` has 1, 2 or 4 rows. The
-    /// recipe is the one of `x`: [`crate::recipe::Recipe::Block`], [`crate::recipe::Recipe::FineBlock`] (if
-    /// it has two parts) or [`crate::recipe::Recipe::Token`].
+    /// recipe is the one of `x`: [`crate::scheme::Recipe::Block`], [`crate::scheme::Recipe::FineBlock`] (if
+    /// it has two parts) or [`crate::scheme::Recipe::Token`].
     fn decode(
         &self,
         layout: &Layout,
@@ -121,7 +99,7 @@ pub(crate) trait TileKernels: Send + Sync {
     );
 
     /// Unpacks the 128 columns from `128 * block` on of a tile, rounded to bf16: `[64][16][2]`, zeros past the
-    /// last column. `false` if weights may not be finite or normal numbers: [`crate::tiles::Tiles::bf16_panel`]
+    /// last column. `false` if weights may not be finite or normal numbers: [`crate::packed::tiles::Tiles::bf16_panel`]
     /// rounds these.
     fn bf16_panel(
         &self,
@@ -131,7 +109,7 @@ pub(crate) trait TileKernels: Send + Sync {
         values: &mut [u16; TILE_ROWS * BF16_COLS],
     ) -> bool;
 
-    /// `out[r] = x[r] . weights`, for the 16 weight rows of `tile`, with nothing rounded: [`bf16_tiles::sums`].
+    /// `out[r] = x[r] . weights`, for the 16 weight rows of `tile`, with nothing rounded: [`crate::packed::bf16::sums`].
     /// `x` is `[out.len()][k]`, where `k` is a multiple of 32; `out` has 1, 2 or 4 rows.
     fn float_products(
         &self,
@@ -141,34 +119,6 @@ pub(crate) trait TileKernels: Send + Sync {
         k: usize,
         out: &mut [[f32; TILE_ROWS]],
     );
-}
-
-/// The primitives of `isa`, if this machine (and this build) has them.
-pub(crate) fn kernels(isa: Isa) -> Option<&'static dyn Kernels> {
-    match isa {
-        Isa::Scalar => Some(&Scalar),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Avx2::detect().map(|tier| tier as &dyn Kernels),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Avx512::detect().map(|tier| tier as &dyn Kernels),
-        // The tile unit has no use for single values: these primitives are those of AVX-512.
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => Amx::detect().and_then(|_| Avx512::detect()).map(|tier| tier as &dyn Kernels),
-        #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 | Isa::Amx => None,
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon => Neon::detect().map(|tier| tier as &dyn Kernels),
-        #[cfg(target_arch = "aarch64")]
-        Isa::Dotprod => Dotprod::detect().map(|tier| tier as &dyn Kernels),
-        // As with AMX: two rows by two are for products of many rows.
-        #[cfg(target_arch = "aarch64")]
-        Isa::I8mm => std::arch::is_aarch64_feature_detected!("i8mm")
-            .then(Dotprod::detect)
-            .flatten()
-            .map(|tier| tier as &dyn Kernels),
-        #[cfg(not(target_arch = "aarch64"))]
-        Isa::Neon | Isa::Dotprod | Isa::I8mm => None,
-    }
 }
 
 #[cfg(test)]

@@ -13,46 +13,33 @@
     allow(dead_code, unused_imports)
 )]
 
-mod arena;
 mod attention;
 mod backend;
-mod bf16_tiles;
-mod embed;
-mod experts;
-mod few_rows;
-mod fused;
+mod context;
+mod dispatch;
 mod gemm;
-mod inputs;
+mod gemv;
 mod isa;
 mod kernels;
-mod key_values;
+mod kv_cache;
 mod linear;
+mod loaded;
 pub mod measure;
-mod memory;
-mod numbers;
+mod ops;
 mod packed;
-mod panel;
 mod plan;
-mod pool;
-mod profile;
-mod quantize;
 pub mod rates;
-mod recipe;
-mod rope;
-mod round;
-mod row_wise;
-mod scalar;
-mod scratch;
-mod shared_out;
-mod state;
-mod stored;
-#[cfg(test)]
-mod tests;
-mod tiles;
+mod reference;
+mod runtime;
+mod scheme;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod vector;
+mod simd;
 mod weights;
 
-pub use backend::{Cpu, CpuOptions};
-pub use isa::{Isa, UnknownIsa};
-pub use recipe::{RecipeNames, recipe_names};
+pub use crate::backend::{Cpu, CpuOptions};
+pub use crate::dispatch::UnknownIsa;
+pub use crate::isa::Isa;
+pub use crate::scheme::{RecipeNames, recipe_names};
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use crate::gemm::{
     BF16_COLS, Bf16Rows, Block, Ending, Gemm, Int8Rows, Output, PanelSource, to_bf16,
 };
 use crate::isa::Isa;
-use crate::panel::{PANEL_COLS, TILE_ROWS};
-use crate::pool::Pool;
+use crate::runtime::pool::Pool;
+use crate::scheme::panel::{PANEL_COLS, TILE_ROWS};
 
 /// A pool of threads to measure on.
 pub struct Machine {
@@ -105,7 +105,7 @@ impl TimedProduct {
             values: &mut self.out[self.skip..][..rows * n],
             rows: None,
             bias: None,
-            ending: Ending::Plain,
+            ending: Ending::Store,
             int8: None,
         };
         let start = Instant::now();

@@ -5,25 +5,26 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keeve_graph::{
-    CompileOptions, Error, MemoryPlan, Op, OpProfile, Outputs, Phase, Plan, Rows, State, Step,
-    StepLimits, Tap, ValueId, Want, WeightId,
+    CompileOptions, Error, MemoryPlan, Op, OpProfile, Outputs, Plan, State, Step, StepLimits, Tap,
+    ValueId, WeightId,
 };
 
 use crate::attention::{append, attend};
-use crate::backend::{Loaded, NAME};
-use crate::embed::{Table, embed};
-use crate::experts::{self, ExpertProduct, ExpertRows};
-use crate::fused::{Fused, Fusions};
-use crate::inputs::Inputs;
-use crate::key_values::PAGE_TOKENS;
+use crate::context::Context;
+use crate::kv_cache::PAGE_TOKENS;
+use crate::kv_cache::pages::Pages;
 use crate::linear::Epilogue;
-use crate::memory::Memory;
-use crate::pool::Pool;
-use crate::profile::Profile;
-use crate::rope::Turns;
-use crate::row_wise::{Values, merged};
-use crate::shared_out::SharedOut;
-use crate::state::Pages;
+use crate::linear::activations::Inputs;
+use crate::loaded::{Loaded, NAME};
+use crate::ops::elementwise::{Values, merged};
+use crate::ops::embed::{Table, embed};
+use crate::ops::fuse::{Fused, Fusions};
+use crate::ops::moe;
+use crate::ops::moe::{ExpertProduct, ExpertRows};
+use crate::runtime::disjoint::SharedOut;
+use crate::runtime::memory::Memory;
+use crate::runtime::pool::Pool;
+use crate::runtime::profile::Profile;
 use crate::weights::LoadedWeight;
 
 /// Values that one task of an element-wise operation handles, at least.
@@ -41,43 +42,6 @@ pub(crate) struct CpuPlan {
     experts: ExpertRows,
     tapped: Vec<ValueId>,
     profile: Option<Profile>,
-}
-
-/// What a node reads besides its operands.
-pub(crate) struct Context<'a, 's> {
-    pub step: &'a Step<'s>,
-    /// Of each rotary table of the graph.
-    pub turns: Vec<Turns>,
-    /// Rows that want each output.
-    logits: Vec<usize>,
-    hidden: Vec<usize>,
-}
-
-impl Context<'_, '_> {
-    /// The rows that want an output.
-    pub fn wanted(&self, want: Want) -> &[usize] {
-        match want {
-            Want::Logits => &self.logits,
-            Want::Hidden => &self.hidden,
-        }
-    }
-
-    fn phases(&self, rows: Rows) -> Vec<Phase> {
-        match rows {
-            Rows::Tokens => self.step.rows.iter().map(|row| row.phase).collect(),
-            Rows::Wanted(want) => {
-                self.wanted(want).iter().map(|&row| self.step.rows[row].phase).collect()
-            }
-        }
-    }
-
-    /// How many rows there are.
-    pub fn rows(&self, rows: Rows) -> usize {
-        match rows {
-            Rows::Tokens => self.step.rows.len(),
-            Rows::Wanted(want) => self.wanted(want).len(),
-        }
-    }
 }
 
 impl CpuPlan {
@@ -160,7 +124,7 @@ impl CpuPlan {
                 let linear = weights.linear(*weight);
                 let epilogue = Epilogue::Store(bias.map(|bias| weights.vector(bias)));
                 let rows = values.rows(*x);
-                let x = inputs.of(*x, &values, &rows);
+                let x = rows.input(inputs);
                 linear.forward(epilogue, x, &context.phases(node.shape.rows), out, pool);
                 linear.bytes()
             }
@@ -196,7 +160,7 @@ impl CpuPlan {
                 let mut row_scores = vec![0.0; scores];
                 for (x, out) in x.chunks_exact(scores).zip(out.chunks_exact_mut(node.shape.width)) {
                     row_scores.copy_from_slice(x);
-                    experts::choose(&mut row_scores, *normalize, out);
+                    moe::choose(&mut row_scores, *normalize, out);
                 }
                 0
             }
@@ -217,7 +181,7 @@ impl CpuPlan {
                 let (routes, router) = (graph.node(*router).shape.width, values.held(*router));
                 each_row(pool, out, node.shape.width, 0, |row, out, _| {
                     let x = &x[row * parts..(row + 1) * parts];
-                    experts::sum(x, &router[row * routes..(row + 1) * routes], out);
+                    moe::sum(x, &router[row * routes..(row + 1) * routes], out);
                 });
                 0
             }
@@ -240,7 +204,7 @@ impl CpuPlan {
             Fused::Gated { x, gate, up, codes } => {
                 let (gate, up) = (weights.linear(gate), weights.linear(up));
                 let rows = values.rows(x);
-                let x = inputs.of(x, values, &rows);
+                let x = rows.input(inputs);
                 let epilogue = match codes {
                     true => Epilogue::SwiGluInt8(up, value),
                     false => Epilogue::SwiGlu(up),
@@ -258,7 +222,7 @@ impl CpuPlan {
                 }
                 let epilogue = Epilogue::Add(bias.map(|bias| weights.vector(bias)));
                 let rows = values.rows(x);
-                let x = inputs.of(x, values, &rows);
+                let x = rows.input(inputs);
                 linear.forward(epilogue, x, &phases, out, pool);
                 linear.bytes()
             }
@@ -314,12 +278,7 @@ impl Plan for CpuPlan {
             });
         }
         let graph = self.loaded.graph.clone();
-        let context = Context {
-            step,
-            turns: graph.ropes().iter().map(|rope| Turns::new(rope, &step.rows)).collect(),
-            logits: step.wanted(Want::Logits).collect(),
-            hidden: step.wanted(Want::Hidden).collect(),
-        };
+        let context = Context::new(&graph, step);
         let mut inputs = take(&mut self.inputs);
         let mut experts = take(&mut self.experts);
         inputs.forget();

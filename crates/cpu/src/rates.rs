@@ -6,16 +6,16 @@
 //! measuring (with no result) when it says so.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
-mod vnni;
+pub(crate) mod vnni;
 
 use std::sync::Barrier;
 use std::time::Instant;
 
-use crate::arena::Arena;
-use crate::tiles::LINE;
-use crate::vector::ask_ahead;
+use crate::packed::tiles::LINE;
+use crate::runtime::arena::Arena;
+use crate::simd::ask_ahead;
 
 /// How often each rate is measured; the best counts.
 pub const ROUNDS: usize = 5;

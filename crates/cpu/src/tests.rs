@@ -4,17 +4,18 @@
 use keeve_codec::{Codec, EncodeOptions, Float, Group, PackedTensor, Parts, encode};
 use keeve_graph::{Activations, RowRounding};
 
-use crate::arena::Arena;
+use crate::dispatch::kernels;
 use crate::gemm::BF16_COLS;
 use crate::isa::Isa;
-use crate::kernels::{DECODE_ROWS, Kernels, TileKernels, kernels};
-use crate::panel::QuantizedRows;
-use crate::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
-use crate::pool::Pool;
-use crate::quantize::BlockRows;
-use crate::recipe::{Recipe, Recipes};
-use crate::scalar::oracle::Oracle;
-use crate::tiles::{Layout, Tiles};
+use crate::kernels::{DECODE_ROWS, Kernels, TileKernels};
+use crate::packed::tiles::{Layout, Tiles};
+use crate::reference::oracle::Oracle;
+use crate::runtime::arena::Arena;
+use crate::runtime::pool::Pool;
+use crate::scheme::activations::BlockRows;
+use crate::scheme::panel::QuantizedRows;
+use crate::scheme::panel::{PANEL_COLS, PanelPart, TILE_ROWS};
+use crate::scheme::{Recipe, Recipes};
 
 /// Every codec that tiles can hold, with each way to store scales somewhere.
 pub(crate) fn codecs() -> Vec<Codec> {

@@ -11,24 +11,26 @@
 //!
 //! Blocks are shorter here than [`super`] says, and splits only say what is packed at the same time: sums
 //! go on from one to the next, since what scores are made smaller by hardly ever changes (see
-//! [`super::amx_weights`]).
+//! [`crate::attention::amx_weights`]).
 
 use std::arch::x86_64::__m512;
 use std::mem::take;
 use std::ops::Range;
 
-use super::amx_runs::{RUNS, Run, Shared, runs};
-use super::amx_steps::{
+use crate::attention::amx_runs::{RUNS, Run, Shared, runs};
+use crate::attention::amx_steps::{
     KEYS, LANES, Operand, PAIR, Product, Results, TILE, finish, pack_keys, pack_queries,
     pack_values,
 };
-use super::amx_weights::{Factors, Seen, Weighed, rescale, rescale_weights, softmax};
-use super::stage::{all_finite, all_finite_f16, fill, remove_infinite};
-use super::{AttentionKernels, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces, spoil};
+use crate::attention::amx_weights::{Factors, Seen, Weighed, rescale, rescale_weights, softmax};
+use crate::attention::load_kv::{all_finite, all_finite_f16, fill, remove_infinite};
+use crate::attention::{
+    AttentionKernels, Numbers, PAGE_TOKENS, Partial, Queries, SPLIT, pieces, spoil,
+};
 use crate::gemm::Amx;
-use crate::key_values::{Head, KvShape};
-use crate::scratch::Scratch;
-use crate::vector::Avx512;
+use crate::kv_cache::{Head, KvShape};
+use crate::runtime::scratch::Scratch;
+use crate::simd::Avx512;
 
 /// Attention of the tier: products of bf16 on the tile unit, all else as AVX-512 has it.
 pub(super) struct AmxAttention {

@@ -3,8 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Queries;
-use super::amx_steps::{KEYS, LANES, PAIR};
+use crate::attention::Queries;
+use crate::attention::amx_steps::{KEYS, LANES, PAIR};
 
 /// Runs of [`KEYS`] keys by whose weights values are added up at the same time.
 pub(super) const RUNS: usize = 4;

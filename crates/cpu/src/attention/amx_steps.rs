@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::Queries;
+use crate::attention::Queries;
 
 /// Queries of a tile, and rows of it.
 pub(super) const LANES: usize = 16;

@@ -9,9 +9,9 @@ use std::arch::x86_64::*;
 
 use keeve_graph::Attention;
 
-use super::Queries;
-use super::amx_steps::{KEYS, LANES, TILE, interleave, load, load_ints, store};
-use super::lanes::soft_cap;
+use crate::attention::Queries;
+use crate::attention::amx_steps::{KEYS, LANES, TILE, interleave, load, load_ints, store};
+use crate::attention::lanes::soft_cap;
 
 /// Pairs of keys of which weights are made between two steps of a product.
 const BETWEEN: usize = 4;

@@ -3,7 +3,7 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use crate::vector::{Lanes, exp};
+use crate::simd::{Lanes, exp};
 
 /// A register of `f32` lanes, for attention.
 ///
@@ -117,7 +117,7 @@ pub(super) unsafe fn soft_cap<V: AttentionLanes>(score: V, cap: f32) -> V {
     }
 }
 
-/// [`super::whole`].
+/// [`crate::attention::whole`].
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.
@@ -130,7 +130,7 @@ pub(super) unsafe fn whole<V: AttentionLanes>(largest: V) -> V {
     }
 }
 
-/// [`super::base`] of each lane.
+/// [`crate::attention::base`] of each lane.
 ///
 /// # Safety
 /// The machine must have the instructions of `V`.

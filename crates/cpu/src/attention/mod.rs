@@ -35,29 +35,27 @@
 //! over several splits at the same time if there are too few of them to occupy all threads.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
-mod amx_runs;
+pub(crate) mod amx_runs;
 #[cfg(target_arch = "x86_64")]
-mod amx_steps;
+pub(crate) mod amx_steps;
 #[cfg(target_arch = "x86_64")]
-mod amx_weights;
+pub(crate) mod amx_weights;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod blocks;
+pub(crate) mod decode;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod lanes;
+pub(crate) mod lanes;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) mod load_kv;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod scalar;
+pub(crate) mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod single;
-mod singles;
+pub(crate) mod prefill;
+pub(crate) mod scalar;
+pub(crate) mod split_kv;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod stage;
-#[cfg(test)]
-mod tests;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod tier;
+pub(crate) mod tier;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -65,11 +63,11 @@ use std::sync::Arc;
 use keeve_graph::{Attention, PageId, Phase, SequenceRows, Step};
 
 use crate::isa::Isa;
-use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
-use crate::pool::Pool;
-use crate::row_wise::{HeadSource, RowSource};
-use crate::scratch::Scratch;
-use crate::shared_out::SharedOut;
+use crate::kv_cache::{KeyValues, KvShape, PAGE_TOKENS};
+use crate::ops::rows::{HeadSource, RowSource};
+use crate::runtime::disjoint::SharedOut;
+use crate::runtime::pool::Pool;
+use crate::runtime::scratch::Scratch;
 
 /// Tokens whose scores are held at the same time: a multiple of a page.
 const BLOCK: usize = 256;
@@ -111,11 +109,11 @@ pub(crate) trait AttentionKernels: Send + Sync {
 /// The kernels of `isa`, if this machine (and this build) has them.
 pub(crate) fn attention_kernels(isa: Isa) -> Option<Arc<dyn AttentionKernels>> {
     match isa {
-        Isa::Scalar => Some(Arc::new(crate::scalar::Scalar)),
+        Isa::Scalar => Some(Arc::new(crate::reference::Scalar)),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => crate::vector::Avx2::detect().map(|tier| Arc::new(tier) as _),
+        Isa::Avx2 => crate::simd::Avx2::detect().map(|tier| Arc::new(tier) as _),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => crate::vector::Avx512::detect().map(|tier| Arc::new(tier) as _),
+        Isa::Avx512 => crate::simd::Avx512::detect().map(|tier| Arc::new(tier) as _),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => amx::AmxAttention::detect().map(|tier| Arc::new(tier) as _),
         #[cfg(not(target_arch = "x86_64"))]
@@ -123,7 +121,7 @@ pub(crate) fn attention_kernels(isa: Isa) -> Option<Arc<dyn AttentionKernels>> {
         // Attention multiplies no bytes: all have the same.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon | Isa::Dotprod | Isa::I8mm => {
-            crate::vector::Neon::detect().map(|tier| Arc::new(tier) as _)
+            crate::simd::Neon::detect().map(|tier| Arc::new(tier) as _)
         }
         #[cfg(not(target_arch = "aarch64"))]
         Isa::Neon | Isa::Dotprod | Isa::I8mm => None,
@@ -341,7 +339,11 @@ pub(crate) fn append(
             let (key, value) = (keys.row(row, key_room), values.row(row, value_room));
             // SAFETY: a step is checked to write to a page for one sequence only, and a sequence's
             // tasks are of different pages.
-            unsafe { writer.store(sequence.pages[*page], token, key, value, kernels) };
+            unsafe {
+                writer.store(sequence.pages[*page], token, key, value, |shape, bytes, token, x| {
+                    kernels.store(shape, bytes, token, x);
+                });
+            }
         }
     });
 }
@@ -386,7 +388,7 @@ pub(crate) fn attend(
         attend_blocks(kernels, numbers, &data, &blocks, &out, pool);
     }
     if !singles.is_empty() {
-        singles::attend(kernels, &data, &singles, &out, pool);
+        split_kv::attend(kernels, &data, &singles, &out, pool);
     }
 }
 
@@ -485,3 +487,6 @@ fn pieces(tokens: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>
     (tokens.start / len..tokens.end.div_ceil(len))
         .map(move |piece| tokens.start.max(piece * len)..tokens.end.min((piece + 1) * len))
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,8 @@
 
 use std::arch::aarch64::*;
 
-use super::lanes::AttentionLanes;
-use crate::vector::Pair;
+use crate::attention::lanes::AttentionLanes;
+use crate::simd::Pair;
 
 impl AttentionLanes for float32x4_t {
     #[inline]

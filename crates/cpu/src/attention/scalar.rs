@@ -5,10 +5,12 @@ use std::ops::Range;
 use half::bf16;
 use keeve_graph::Attention;
 
-use super::{AttentionKernels, BLOCK, Numbers, Partial, Queries, SPLIT, base, pieces, whole};
-use crate::key_values::{Head, KvShape, PAGE_TOKENS, SCALE_SPAN, to_f16};
-use crate::scalar::Scalar;
-use crate::scratch::Scratch;
+use crate::attention::{
+    AttentionKernels, BLOCK, Numbers, Partial, Queries, SPLIT, base, pieces, whole,
+};
+use crate::kv_cache::{Head, KvShape, PAGE_TOKENS, SCALE_SPAN, to_f16};
+use crate::reference::Scalar;
+use crate::runtime::scratch::Scratch;
 
 impl AttentionKernels for Scalar {
     fn blocks(

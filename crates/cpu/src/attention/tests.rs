@@ -9,18 +9,18 @@
 //! - bf16 against the oracle's bf16: the same numbers are rounded, but where they come out a few `f32`
 //!   roundings apart (for AMX, 3e-6) some weight may become the neighbouring bf16 number; 3e-4.
 
-mod growing;
+pub(crate) mod growing;
 
 use std::ops::Range;
 
 use keeve_graph::{Attention, KvCodec, PageId, Phase, RowInput, SequenceRows, Step};
 
-use super::{AttentionKernels, append, attend, attention_kernels};
+use crate::attention::{AttentionKernels, append, attend, attention_kernels};
 use crate::isa::Isa;
-use crate::key_values::{KeyValues, KvShape, PAGE_TOKENS};
-use crate::pool::Pool;
-use crate::row_wise::{HeadSource, RowSource};
-use crate::scratch::Scratch;
+use crate::kv_cache::{KeyValues, KvShape, PAGE_TOKENS};
+use crate::ops::rows::{HeadSource, RowSource};
+use crate::runtime::pool::Pool;
+use crate::runtime::scratch::Scratch;
 
 const FLOAT: f64 = 3e-6;
 const BF16: f64 = 1e-2;
@@ -428,7 +428,7 @@ fn memory_does_not_grow_with_the_context() {
                 // The same page again and again: only lengths matter.
                 let pages = vec![0; position / PAGE_TOKENS + 3];
                 let q = vec![0.0; 64 * 4 * 64];
-                let queries = super::Queries {
+                let queries = crate::attention::Queries {
                     spec: &spec,
                     kv: &kv,
                     pages: &pages,
@@ -439,7 +439,7 @@ fn memory_does_not_grow_with_the_context() {
                     rows: 0..64,
                 };
                 let mut scratch = Scratch::default();
-                for numbers in [super::Numbers::Float, super::Numbers::Bf16] {
+                for numbers in [crate::attention::Numbers::Float, crate::attention::Numbers::Bf16] {
                     let mut out = vec![vec![0.0; 2 * 64]; 64];
                     let mut out: Vec<_> = out.iter_mut().map(Vec::as_mut_slice).collect();
                     kernels.blocks(&queries, numbers, &mut out, &mut scratch);

@@ -6,16 +6,16 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::blocks::blocks;
-use super::single::split;
-use super::stage::pack_f16;
-use super::{AttentionKernels, Numbers, Partial, Queries};
-use crate::key_values::KvShape;
-use crate::scratch::Scratch;
+use crate::attention::decode::split;
+use crate::attention::load_kv::pack_f16;
+use crate::attention::prefill::blocks;
+use crate::attention::{AttentionKernels, Numbers, Partial, Queries};
+use crate::kv_cache::KvShape;
+use crate::runtime::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
-use crate::vector::{Avx2, Avx512};
+use crate::simd::{Avx2, Avx512};
 #[cfg(target_arch = "aarch64")]
-use crate::vector::{Neon, Pair};
+use crate::simd::{Neon, Pair};
 
 /// Implements [`AttentionKernels`] for a tier, a type that exists only where its instructions do.
 macro_rules! attention {

@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
-use super::amx_steps::{Step, Weights};
+use crate::gemm::amx_steps::{Step, Weights};
 
 /// Proof that the tile unit, with its int8 and bf16 products, is there and may be used.
 #[derive(Clone, Copy)]

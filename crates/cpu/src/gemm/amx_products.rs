@@ -22,13 +22,13 @@
 
 use std::mem::MaybeUninit;
 
-use super::amx::Tiles;
-use super::amx_scaled::{add_scaled, make_int8};
-use super::amx_steps::*;
-use super::block::TILE;
-use super::operands::{
+use crate::gemm::amx::Tiles;
+use crate::gemm::amx_scaled::{add_scaled, make_int8};
+use crate::gemm::amx_steps::*;
+use crate::gemm::operands::{
     Ahead, Direct, GROUP_ROWS, GROUP_TILES, Group, Operands, Product, Results, Sums, Way,
 };
+use crate::gemm::tile::TILE;
 
 /// Row tiles that share a block of weights where each block has its scales.
 const TURN_ROWS: usize = 4;

@@ -1,11 +1,11 @@
-//! The loops of [`super::amx_products`] in which vector units scale what the tile unit has multiplied, while
+//! The loops of [`crate::gemm::amx_products`] in which vector units scale what the tile unit has multiplied, while
 //! that goes on.
 
 use std::arch::asm;
 use std::arch::x86_64::{__m512i, _mm512_set1_epi32, _mm512_setzero_si512};
 
-use super::amx_steps::*;
-use super::block::TILE;
+use crate::gemm::amx_steps::*;
+use crate::gemm::tile::TILE;
 
 /// For each row of a tile, a register that makes `vpermps` spread its number.
 #[target_feature(enable = "avx512f")]

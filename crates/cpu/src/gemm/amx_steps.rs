@@ -3,8 +3,8 @@
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
-use super::block::{Block, SumTile, TILE};
-use super::operands::Panel;
+use crate::gemm::operands::Panel;
+use crate::gemm::tile::{Block, SumTile, TILE};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]

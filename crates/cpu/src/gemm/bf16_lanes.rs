@@ -1,9 +1,9 @@
 //! Products of bf16 with registers of `f32`, in the order of sums that AMX has, so that the results
 //! are the same to the last bit. Products of two bf16 are exact in `f32`.
 
-use super::block::{BF16_COLS, Block, TILE};
-use super::operands::{GROUP_ROWS, Group, Operands, Panel, Sums};
-use crate::vector::Lanes;
+use crate::gemm::operands::{GROUP_ROWS, Group, Operands, Panel, Sums};
+use crate::gemm::tile::{BF16_COLS, Block, TILE};
+use crate::simd::Lanes;
 
 /// Columns that AMX adds up from zero before it adds them to a sum.
 const RUN: usize = 32;
@@ -18,7 +18,7 @@ type Columns = [[f32; TILE]; BF16_COLS];
 /// # Safety
 /// The machine must have the instructions of `V`; the operands must have the group.
 #[inline(always)]
-pub(super) unsafe fn multiply<V: Lanes, const ROWS: usize>(
+pub(crate) unsafe fn multiply<V: Lanes, const ROWS: usize>(
     operands: &Operands<'_>,
     group: Group,
     sums: &mut Sums,

@@ -1,8 +1,8 @@
 //! Products of int8 with registers that multiply signed bytes, a weight row in each lane.
 
-use super::block::{Block, ROW_BYTES, TILE};
-use super::operands::{Group, Operands, Panel, Product, Sums};
-use crate::vector::{IntLanes, Lanes};
+use crate::gemm::operands::{Group, Operands, Panel, Product, Sums};
+use crate::gemm::tile::{Block, ROW_BYTES, TILE};
+use crate::simd::{IntLanes, Lanes};
 
 /// Rows whose sums are in registers at one time.
 const ROWS: usize = 4;
@@ -12,7 +12,7 @@ const ROWS: usize = 4;
 /// # Safety
 /// The machine must have the instructions of `V`; the operands must have the group.
 #[inline(always)]
-pub(super) unsafe fn multiply<V: IntLanes>(
+pub(crate) unsafe fn multiply<V: IntLanes>(
     operands: &Operands<'_>,
     group: Group,
     product: Product,
@@ -88,7 +88,7 @@ unsafe fn part<V: IntLanes, const COUNT: usize>(
 /// # Safety
 /// The machine must have the instructions of `V`.
 #[inline(always)]
-pub(super) unsafe fn add<V: IntLanes>(
+pub(crate) unsafe fn add<V: IntLanes>(
     dots: V,
     product: Product,
     x_scale: f32,

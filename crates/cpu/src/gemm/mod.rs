@@ -21,55 +21,59 @@
 //! tiers do not, so results equal unless weights, products or sums are below `2^-126`.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
-mod amx_products;
+pub(crate) mod amx_products;
 #[cfg(target_arch = "x86_64")]
-mod amx_scaled;
+pub(crate) mod amx_scaled;
 #[cfg(target_arch = "x86_64")]
-mod amx_steps;
+pub(crate) mod amx_steps;
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(crate) mod avx2;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod bf16_lanes;
-mod block;
-mod codes;
-mod finish;
+pub(crate) mod bf16_lanes;
+pub(crate) mod dispatch;
+pub(crate) mod epilogue;
+pub(crate) mod epilogue_int8;
 #[cfg(target_arch = "aarch64")]
-mod int_lanes;
+pub(crate) mod int_lanes;
 #[cfg(target_arch = "aarch64")]
-mod neon;
-mod operands;
-mod oracle;
-mod panel;
-mod rows;
+pub(crate) mod neon;
+pub(crate) mod operands;
+pub(crate) mod oracle;
+pub(crate) mod panel;
+pub(crate) mod rows;
 #[cfg(target_arch = "aarch64")]
-mod smmla;
-mod unit;
+pub(crate) mod smmla;
+pub(crate) mod tile;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(crate) mod unpack;
 #[cfg(target_arch = "x86_64")]
-mod vnni;
+pub(crate) mod vnni;
 
 use std::ops::Range;
 
-use self::block::TILE;
-use self::codes::Codes;
-use self::finish::{Finish, Finished};
-use self::operands::{GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Results, Sums};
-use self::rows::RowTiles;
-use self::unit::{Started, Unit};
+use crate::gemm::dispatch::{Started, Unit};
+use crate::gemm::epilogue::{Finish, Finished};
+use crate::gemm::epilogue_int8::Codes;
+use crate::gemm::operands::{
+    GROUP_ROWS, GROUP_TILES, Group, Operands, Panel, Product, Results, Sums,
+};
+use crate::gemm::rows::RowTiles;
+use crate::gemm::tile::TILE;
 use crate::isa::Isa;
 use crate::kernels::Kernels;
-use crate::panel::PANEL_COLS;
-use crate::pool::Pool;
-use crate::scratch::Scratch;
-use crate::shared_out::SharedOut;
+use crate::runtime::disjoint::SharedOut;
+use crate::runtime::pool::Pool;
+use crate::runtime::scratch::Scratch;
+use crate::scheme::panel::PANEL_COLS;
 
 #[cfg(target_arch = "x86_64")]
-pub(crate) use self::amx::Amx;
-pub(crate) use self::block::{BF16_COLS, Block};
-pub(crate) use self::finish::Ending;
-pub(crate) use self::panel::{PanelSource, Panels};
-pub(crate) use self::rows::{Bf16Rows, Int8Rows, to_bf16};
+pub(crate) use crate::gemm::amx::Amx;
+pub(crate) use crate::gemm::epilogue::Ending;
+pub(crate) use crate::gemm::panel::{PanelSource, Panels};
+pub(crate) use crate::gemm::rows::{Bf16Rows, Int8Rows, to_bf16};
+pub(crate) use crate::gemm::tile::{BF16_COLS, Block};
 
 /// Blocks of a row that are multiplied at one time, at most: 48 KiB of each tile.
 const RUN_BLOCKS: usize = 12;
@@ -105,7 +109,7 @@ pub(crate) struct Output<'a> {
     pub bias: Option<&'a [f32]>,
     /// What is done with products.
     pub ending: Ending,
-    /// Where they go instead of `values`, quantized; for [`Ending::Gated`] with a scale for each 256 columns.
+    /// Where they go instead of `values`, quantized; for [`Ending::SwiGlu`] with a scale for each 256 columns.
     pub int8: Option<Int8Out<'a>>,
 }
 
@@ -123,7 +127,7 @@ impl Gemm {
     }
 
     /// `x` by weights: row `r` of the output is `x[r] . weights[n] + bias[n]`, or what the ending makes of it.
-    /// There are two weights, whose panels are multiplied in turn, for [`Ending::Gated`]:
+    /// There are two weights, whose panels are multiplied in turn, for [`Ending::SwiGlu`]:
     /// `silu(x[r] . gate[n]) * (x[r] . up[n])`.
     ///
     /// # Panics
@@ -139,7 +143,7 @@ impl Gemm {
         let (source, x) = (InTurn::new(weights), x.into());
         let rows = x.tiles.rows;
         let n = source.of[0].rows();
-        let gated = out.ending == Ending::Gated;
+        let gated = out.ending == Ending::SwiGlu;
         assert!(weights.len() == 1 + usize::from(gated), "two weights for gates");
         assert!(x.tiles.blocks == source.x_blocks(), "activations have the columns of the weights");
         assert!(out.rows.is_none_or(|places| places.len() == rows), "a place for each row");
@@ -183,7 +187,7 @@ impl Gemm {
             bias: out.bias,
             places: out.rows,
             follow: out.rows.is_none_or(|rows| rows.windows(2).all(|two| two[1] == two[0] + 1)),
-            past_cache: rows * n >= PAST_CACHE && out.ending != Ending::Added && codes.is_none(),
+            past_cache: rows * n >= PAST_CACHE && out.ending != Ending::Add && codes.is_none(),
             first: (0, 0),
             out: SharedOut::new(out.values, n),
             n,

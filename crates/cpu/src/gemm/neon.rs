@@ -2,19 +2,19 @@
 
 use std::arch::aarch64::float32x4_t;
 
-use super::bf16_lanes;
-use super::finish::{Finish, Finished};
-use super::int_lanes;
-use super::operands::{Group, Operands, Product, Sums};
-use super::smmla;
-use crate::vector::{Sdot, TileInts, Widening};
+use crate::gemm::bf16_lanes;
+use crate::gemm::epilogue::{Finish, Finished};
+use crate::gemm::int_lanes;
+use crate::gemm::operands::{Group, Operands, Product, Sums};
+use crate::gemm::smmla;
+use crate::simd::{Sdot, TileInts, Widening};
 
 /// Rows of activations that are multiplied at the same time in bf16.
 const BF16_ROWS: usize = 8;
 
 /// How int8 is multiplied. A value of it says that the machine has the instructions.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Neon {
+pub(crate) enum Neon {
     /// With what every machine has.
     Plain,
     /// By `sdot`.

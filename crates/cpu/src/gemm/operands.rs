@@ -1,14 +1,14 @@
 //! What a kernel gets: a group of row tiles, a panel of weights, and room for the sums.
 
-use super::block::{Block, SumTile, TILE};
+use crate::gemm::tile::{Block, SumTile, TILE};
 
 /// Row tiles of a group at most.
-pub(super) const GROUP_ROWS: usize = 16;
+pub(crate) const GROUP_ROWS: usize = 16;
 /// Weight tiles of a group at most.
-pub(super) const GROUP_TILES: usize = 2;
+pub(crate) const GROUP_TILES: usize = 2;
 
 /// Some columns of activations and of a panel of weight tiles.
-pub(super) struct Operands<'a> {
+pub(crate) struct Operands<'a> {
     /// `[row tile][all blocks]`.
     pub x: &'a [Block],
     /// Blocks of a row of `x`.
@@ -31,7 +31,7 @@ pub(super) struct Operands<'a> {
 }
 
 /// A block of weights. It need not be aligned.
-pub(super) type Panel = [i8; size_of::<Block>()];
+pub(crate) type Panel = [i8; size_of::<Block>()];
 
 impl Operands<'_> {
     /// A block of activations.
@@ -64,7 +64,7 @@ impl Operands<'_> {
 
 /// Which part of the product a group is.
 #[derive(Clone, Copy)]
-pub(super) struct Group {
+pub(crate) struct Group {
     /// The first row tile, and how many: at most [`GROUP_ROWS`].
     pub row_tile: usize,
     pub row_tiles: usize,
@@ -78,7 +78,7 @@ pub(super) struct Group {
 /// The sums of a group, `[row tile][weight tile]`.
 #[derive(Clone)]
 #[repr(C, align(4096))]
-pub(super) struct Sums(pub [[SumTile; GROUP_TILES]; GROUP_ROWS]);
+pub(crate) struct Sums(pub [[SumTile; GROUP_TILES]; GROUP_ROWS]);
 
 impl Sums {
     pub const ZERO: Self = Self([[SumTile::ZERO; GROUP_TILES]; GROUP_ROWS]);
@@ -100,7 +100,7 @@ impl Sums {
 /// Memory of the results of a group, to be asked for while they are computed.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX asks for memory so"))]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     /// That of its first row.
     pub start: *const u8,
     /// Bytes from a row's to the next one's.
@@ -110,7 +110,7 @@ pub(super) struct Ahead {
 /// What a unit may do about the results of a group, if it does that.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX does"))]
-pub(super) struct Results {
+pub(crate) struct Results {
     /// Memory to ask for.
     pub ahead: Option<Ahead>,
     /// Where to write them, and not to the sums.
@@ -121,7 +121,7 @@ pub(super) struct Results {
 /// of its rows and columns are there.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only AMX writes results"))]
-pub(super) struct Direct {
+pub(crate) struct Direct {
     /// The first result.
     pub start: *mut f32,
     /// Bytes from a row's to the next one's.
@@ -132,7 +132,7 @@ pub(super) struct Direct {
 
 /// How results are written.
 #[derive(Clone, Copy)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// As they are.
     To,
     /// Past the caches: all rows begin where cache lines do.
@@ -143,7 +143,7 @@ pub(super) enum Way {
 
 /// What a kernel leaves in the sums.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Product {
+pub(crate) enum Product {
     /// `i32`: the products of int8 over all columns.
     Int8,
     /// `f32`: each block's product of int8 times both scales, added up in order.

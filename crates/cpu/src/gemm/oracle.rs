@@ -1,10 +1,10 @@
 //! The products in plain Rust: what every other tier must equal to the last bit.
 
-use super::block::{BF16_COLS, Block, SumTile, TILE};
-use super::operands::{Group, Operands, Product, Sums};
+use crate::gemm::operands::{Group, Operands, Product, Sums};
+use crate::gemm::tile::{BF16_COLS, Block, SumTile, TILE};
 
 /// Adds the products of a group to its sums, or what they are worth with their scales.
-pub(super) fn multiply(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
+pub(crate) fn multiply(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
     for block in 0..operands.blocks {
         for row_tile in 0..group.row_tiles {
             for tile in 0..group.tiles {

@@ -1,10 +1,10 @@
 //! Panels of weights: what they are filled with, and in which order blocks of columns are multiplied.
 
-use super::block::{BF16_COLS, Block, TILE};
-use super::operands::Panel;
+use crate::gemm::operands::Panel;
+use crate::gemm::tile::{BF16_COLS, Block, TILE};
 use crate::packed::Packed;
-use crate::panel::{PANEL_COLS, PanelPart};
-use crate::recipe::Recipe;
+use crate::scheme::Recipe;
+use crate::scheme::panel::{PANEL_COLS, PanelPart};
 
 /// Panels of 16 weight rows by 256 bytes.
 ///

@@ -1,16 +1,16 @@
 //! Activations of one step, laid out as tiles. Packed once, used by all products with them.
 
-use super::block::{BF16_COLS, Block, TILE};
-use crate::memory::Memory;
-use crate::panel::PANEL_COLS;
+use crate::gemm::tile::{BF16_COLS, Block, TILE};
+use crate::runtime::disjoint::SharedOut;
+use crate::runtime::memory::Memory;
+use crate::runtime::pool::Pool;
+use crate::scheme::panel::PANEL_COLS;
 #[cfg(test)]
-use crate::panel::QuantizedRows;
-use crate::pool::Pool;
-use crate::shared_out::SharedOut;
+use crate::scheme::panel::QuantizedRows;
 
 /// Rows of activations as [`Block`]s, `[row tile][block]`. Rows past the last are zeros.
 #[derive(Default)]
-pub(super) struct RowTiles {
+pub(crate) struct RowTiles {
     pub rows: usize,
     /// Blocks of a row.
     pub blocks: usize,
@@ -52,11 +52,11 @@ fn scale_rows(rows: usize) -> usize {
 /// Int8 activations as tiles, with their scales. The memory is kept from step to step.
 #[derive(Default)]
 pub(crate) struct Int8Rows {
-    pub(super) tiles: RowTiles,
+    pub(crate) tiles: RowTiles,
     /// `[block][row]`, or `[row]`; as many rows as an even number of tiles has, zeros past the last.
-    pub(super) scales: Vec<f32>,
+    pub(crate) scales: Vec<f32>,
     /// Whether there is a scale for each block of 256 columns, and not one for each row.
-    pub(super) scale_per_block: bool,
+    pub(crate) scale_per_block: bool,
 }
 
 impl Int8Rows {
@@ -136,7 +136,7 @@ impl Int8Rows {
 }
 
 /// Where tasks put codes that they have made, block by block.
-pub(super) struct Int8Writer<'a> {
+pub(crate) struct Int8Writer<'a> {
     rows: usize,
     tiles: SharedOut<'a, Block>,
     scales: SharedOut<'a>,
@@ -148,7 +148,7 @@ impl Int8Rows {
     ///
     /// # Panics
     /// If there are no rows or no columns.
-    pub(super) fn writer(&mut self, [rows, cols]: [usize; 2]) -> Int8Writer<'_> {
+    pub(crate) fn writer(&mut self, [rows, cols]: [usize; 2]) -> Int8Writer<'_> {
         let blocks = cols.div_ceil(PANEL_COLS);
         let memory = self.tiles.resize(rows, blocks);
         self.scale_per_block = blocks > 1;
@@ -196,7 +196,7 @@ impl Int8Writer<'_> {
 /// Activations rounded to bf16, as tiles. The memory is kept from step to step.
 #[derive(Default)]
 pub(crate) struct Bf16Rows {
-    pub(super) tiles: RowTiles,
+    pub(crate) tiles: RowTiles,
 }
 
 impl Bf16Rows {

@@ -3,10 +3,10 @@
 
 use std::arch::aarch64::*;
 
-use super::block::{Block, ROW_BYTES, TILE};
-use super::int_lanes::add;
-use super::operands::{GROUP_TILES, Group, Operands, Panel, Product, Sums};
-use crate::vector::{Ints, Pair, TileInts, Widening, smmla};
+use crate::gemm::int_lanes::add;
+use crate::gemm::operands::{GROUP_TILES, Group, Operands, Panel, Product, Sums};
+use crate::gemm::tile::{Block, ROW_BYTES, TILE};
+use crate::simd::{Ints, Pair, TileInts, Widening, smmla};
 
 /// Columns of an operand.
 const COLS: usize = 8;
@@ -29,7 +29,7 @@ impl Pairs {
 /// # Safety
 /// The machine must have the instructions; the operands must have the group.
 #[target_feature(enable = "neon,i8mm")]
-pub(super) unsafe fn multiply(
+pub(crate) unsafe fn multiply(
     operands: &Operands<'_>,
     group: Group,
     product: Product,

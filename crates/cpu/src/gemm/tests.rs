@@ -1,7 +1,7 @@
 //! Every tier against plain sums of the products' definition, and rows against themselves.
 
-use super::*;
-use crate::panel::{PANEL_COLS, QuantizedRows};
+use crate::gemm::*;
+use crate::scheme::panel::{PANEL_COLS, QuantizedRows};
 
 /// The last ones are more than a group.
 const ROWS: [usize; 13] = [1, 2, 3, 7, 8, 9, 15, 16, 17, 33, 64, 129, 290];
@@ -155,7 +155,7 @@ fn int8(
     let mut tiles = Int8Rows::default();
     tiles.pack(x, pool);
     let mut values = vec![f32::NAN; x.rows * weights.n];
-    let out = Output { values: &mut values, rows: None, bias, ending: Ending::Plain, int8: None };
+    let out = Output { values: &mut values, rows: None, bias, ending: Ending::Store, int8: None };
     Gemm::new(isa).run(&[weights], &tiles, out, pool);
     values
 }
@@ -274,10 +274,10 @@ fn bf16(
 ) -> Vec<f32> {
     let mut tiles = Bf16Rows::default();
     tiles.round([x.len() / weights.k, weights.k], 0, pool, |row, values, _| {
-        crate::bf16_tiles::round(&x[row * weights.k..][..weights.k], values);
+        crate::packed::bf16::round(&x[row * weights.k..][..weights.k], values);
     });
     let mut values = vec![f32::NAN; x.len() / weights.k * weights.n];
-    let out = Output { values: &mut values, rows: places, bias, ending: Ending::Plain, int8: None };
+    let out = Output { values: &mut values, rows: places, bias, ending: Ending::Store, int8: None };
     Gemm::new(isa).run(&[weights], &tiles, out, pool);
     values
 }
@@ -429,13 +429,13 @@ fn large_results_in_aligned_rows_are_the_same() {
         let x = random_rows(&mut random, rows, k, 256);
         let mut tiles = Int8Rows::default();
         tiles.pack(&x, &pool);
-        let mut memory = crate::memory::Memory::default();
+        let mut memory = crate::runtime::memory::Memory::default();
         // The oracle, which would take long, writes as it does elsewhere.
         for isa in Isa::found().filter(|&isa| isa != Isa::Scalar) {
             let values = &mut *memory.take(rows * n);
             values.fill(f32::NAN);
             assert!(values.as_ptr().addr().is_multiple_of(64));
-            let out = Output { values, rows: None, bias: None, ending: Ending::Plain, int8: None };
+            let out = Output { values, rows: None, bias: None, ending: Ending::Store, int8: None };
             Gemm::new(isa).run(&[&weights], &tiles, out, &pool);
             for at in (0..rows * n).step_by(61) {
                 let expected = expected(&weights, &x, None, at / n, at % n);
@@ -474,7 +474,7 @@ fn sums_are_added_to_what_is_there() {
                 values: &mut values,
                 rows: None,
                 bias: None,
-                ending: Ending::Added,
+                ending: Ending::Add,
                 int8: None,
             };
             Gemm::new(isa).run(&[&weights], &tiles, out, &pool);
@@ -496,20 +496,20 @@ fn what_gates_open_is_the_same_as_by_parts() {
         tiles.pack(&x, &pool);
         for isa in Isa::found() {
             let what = format!("{isa} {rows} rows N={n} K={k}");
-            let kernels = crate::kernels::kernels(isa).expect("a tier that was found");
+            let kernels = crate::dispatch::kernels(isa).expect("a tier that was found");
             let mut expected = int8(isa, &gate, &x, None, &pool);
             kernels.silu(&mut expected);
             let other = int8(isa, &up, &x, None, &pool);
             expected.iter_mut().zip(other).for_each(|(a, b)| *a *= b);
             let gemm = Gemm::new(isa);
             let mut values = vec![f32::NAN; rows * n];
-            let ending = Ending::Gated;
+            let ending = Ending::SwiGlu;
             let out = Output { values: &mut values, rows: None, bias: None, ending, int8: None };
             gemm.run(&[&gate, &up], &tiles, out, &pool);
             assert_eq!(bits(&values), bits(&expected), "{what}");
             let (mut found, mut whole) = (Int8Rows::default(), Int8Rows::default());
             whole.quantize([rows, n], 256, 0, &pool, |row, codes, scales, _| {
-                let rounding = crate::quantize::Rounding::HalfEven;
+                let rounding = crate::scheme::activations::Rounding::HalfEven;
                 kernels.quantize(&expected[row * n..][..n], 256, rounding, codes, scales);
             });
             let int8 = Some(Int8Out { to: &mut found, parts: 1, kernels });

@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::block::{Block, ROW_BYTES, TILE};
-use super::operands::{Group, Operands, Panel, Product, Sums};
+use crate::gemm::operands::{Group, Operands, Panel, Product, Sums};
+use crate::gemm::tile::{Block, ROW_BYTES, TILE};
 
 /// Rows whose sums are in registers at one time, beside two weight tiles.
 const ROWS: usize = 8;
@@ -17,7 +17,7 @@ const ROWS: usize = 8;
 /// # Safety
 /// The machine must have the instructions; the operands must have the group.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,fma")]
-pub(super) unsafe fn multiply(
+pub(crate) unsafe fn multiply(
     operands: &Operands<'_>,
     group: Group,
     product: Product,

@@ -6,7 +6,10 @@
 
 use keeve_codec::{Codec, Float, Group, PackedTensor, Parts};
 
-use super::*;
+use crate::dispatch::kernels;
+use crate::isa::Isa;
+use crate::kernels::*;
+use crate::reference::Scalar;
 
 const BOUND: f64 = 2e-6;
 

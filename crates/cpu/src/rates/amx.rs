@@ -2,8 +2,8 @@
 
 use std::arch::asm;
 
-use super::Loop;
 use crate::gemm::Amx;
+use crate::rates::Loop;
 
 /// Operations of four tile products: 16 rows by 16 columns by 64 bytes (or 32 bf16) each.
 const INT8_EACH: u64 = 4 * 2 * 16 * 16 * 64;

@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 };
 use std::hint::black_box;
 
-use super::Loop;
+use crate::rates::Loop;
 
 /// Sums in flight: more than latency times instructions a cycle, few enough for the registers.
 const SUMS: usize = 12;

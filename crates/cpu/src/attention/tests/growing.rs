@@ -2,8 +2,8 @@
 
 use keeve_graph::KvCodec;
 
-use super::{Sequence, error, mode, run, spec, tiers, widened};
-use crate::pool::Pool;
+use crate::attention::tests::{Sequence, error, mode, run, spec, tiers, widened};
+use crate::runtime::pool::Pool;
 
 #[test]
 fn scores_that_grow() {
