@@ -148,7 +148,8 @@ fn without_tests(text: &str) -> String {
             (_, Some(brace)) => brace + closing(&rest[brace..]),
             _ => rest.len(),
         };
-        let is_use = rest[..end].contains("use ");
+        let item = rest["#[cfg(test)]".len()..].trim_start();
+        let is_use = item.starts_with("use ") || item.starts_with("pub(crate) use ");
         let end = if is_use { rest.find(';').map_or(end, |semicolon| semicolon + 1) } else { end };
         code.replace_range(start..start + end, "");
     }
