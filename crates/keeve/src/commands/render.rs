@@ -1,6 +1,5 @@
 //! `keeve render`.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
@@ -66,20 +65,17 @@ fn list(name: &str, value: Value) -> Result<Vec<Value>, Failure> {
 /// A JSON file that a flag names; `-` is standard input.
 fn read(flag: &str, path: &Path) -> Result<Value, Failure> {
     let fail = |problem: String| Failure::from(format!("{flag} {}: {problem}", path.display()));
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin())
-    } else {
-        let file = File::open(path).map_err(|error| fail(error.to_string()))?;
-        match file.metadata() {
-            Ok(metadata) if metadata.is_dir() => return Err(fail("is a folder".into())),
-            _ => Box::new(file),
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        let end = io::stdin().take(MAX_FILE + 1).read_to_string(&mut text);
+        end.map_err(|error| fail(error.to_string()))?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(fail(format!("is longer than {MAX_FILE} bytes")));
         }
+        text
+    } else {
+        let read = keeve_files::whole::text(path, MAX_FILE, flag);
+        read.map_err(|error| Failure::from(format!("{flag} {error}")))?
     };
-    let mut text = String::new();
-    let end = source.take(MAX_FILE + 1).read_to_string(&mut text);
-    end.map_err(|error| fail(error.to_string()))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(fail(format!("is longer than {MAX_FILE} bytes")));
-    }
     serde_json::from_str(&text).map_err(|error| fail(format!("is not valid JSON: {error}")))
 }
