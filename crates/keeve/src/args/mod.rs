@@ -18,7 +18,6 @@ pub use self::answering::{
 pub use self::making::{Alpha, Calibrate, Convert, FolderLayout, Quantize, Verify};
 pub use self::measuring::{Bench, Eval, Like, Logits};
 pub use self::serving::{DefaultSampling, LogLevel, Serve};
-pub use self::values::RoundingRule;
 
 /// Runs and makes language models with packed low-bit weights.
 #[derive(Debug, Parser)]
