@@ -19,17 +19,28 @@ const TASK_VALUES: usize = 16 << 10;
 
 /// Something that is made when it is first asked for, in memory that is kept.
 struct Kept<T> {
-    /// The recipe that it was made by, if it was.
-    made: Option<Recipe>,
+    /// The recipe that it was made by, and columns of a row if they are not those of the recipe, if it was made.
+    made: Option<(Recipe, usize)>,
+    /// The rows that it was made of: products with a value by one recipe need not be of the same rows.
+    rows: Vec<usize>,
     value: T,
 }
 
-/// Rows that are not rounded, each filled up with zeros.
-#[derive(Default)]
-struct Floats {
-    /// To how many columns, if they are there.
-    padded: Option<usize>,
-    value: Vec<f32>,
+impl<T> Kept<T> {
+    fn of(value: T) -> Self {
+        Self { made: None, rows: vec![], value }
+    }
+
+    /// Whether this still has to be made, which the caller then does.
+    fn is_missing(&mut self, recipe: Recipe, columns: usize, rows: &[usize]) -> bool {
+        let how = Some((recipe, columns));
+        if self.made == how && self.rows == rows {
+            return false;
+        }
+        self.made = how;
+        rows.clone_into(&mut self.rows);
+        true
+    }
 }
 
 /// Memory for quantized activations. The memory is kept from step to step.
@@ -41,7 +52,7 @@ pub(crate) struct Inputs {
     /// For products of many rows, likewise.
     tiles: [Kept<Int8Rows>; SLOTS],
     /// For products of few rows with nothing rounded.
-    floats: Floats,
+    floats: Kept<Vec<f32>>,
     /// For products of many rows by [`Recipe::Bf16`].
     bf16: Kept<Bf16Rows>,
     /// For products of many rows with what is being made: see [`Input::made_next`].
@@ -50,11 +61,11 @@ pub(crate) struct Inputs {
 
 impl Default for Inputs {
     fn default() -> Self {
-        let rows = |_| Kept { made: None, value: BlockRows::EMPTY };
-        let tiles = |_| Kept { made: None, value: Int8Rows::default() };
+        let rows = |_| Kept::of(BlockRows::EMPTY);
+        let tiles = |_| Kept::of(Int8Rows::default());
         let (rows, tiles) = (std::array::from_fn(rows), std::array::from_fn(tiles));
-        let floats = Floats::default();
-        let bf16 = Kept { made: None, value: Bf16Rows::default() };
+        let floats = Kept::of(vec![]);
+        let bf16 = Kept::of(Bf16Rows::default());
         Self { from: None, rows, floats, tiles, bf16, next: Int8Rows::default() }
     }
 }
@@ -105,7 +116,7 @@ impl Inputs {
     fn clear(&mut self) {
         self.rows.iter_mut().for_each(|kept| kept.made = None);
         self.tiles.iter_mut().for_each(|kept| kept.made = None);
-        (self.floats.padded, self.bf16.made) = (None, None);
+        (self.floats.made, self.bf16.made) = (None, None);
     }
 }
 
@@ -149,8 +160,7 @@ impl Input<'_> {
         self.kernels
     }
 
-    /// The rows `rows` of `cols` columns, for products of few rows. In a step, the rows of a recipe are
-    /// always the same.
+    /// The rows `rows` of `cols` columns, for products of few rows.
     ///
     /// # Panics
     /// If there are no such rows.
@@ -161,12 +171,11 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &BlockRows {
-        let Kept { made, value } = &mut self.inputs.rows[slot(recipe)];
-        if *made != Some(recipe) {
-            *made = Some(recipe);
-            quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, value);
+        let kept = &mut self.inputs.rows[slot(recipe)];
+        if kept.is_missing(recipe, 0, rows) {
+            quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, &mut kept.value);
         }
-        value
+        &kept.value
     }
 
     /// As [`Input::by_rows`], nothing rounded: `[rows.len()][padded]`, zeros past `cols`.
@@ -180,9 +189,9 @@ impl Input<'_> {
         padded: usize,
         pool: &Pool,
     ) -> &Vec<f32> {
-        let Floats { padded: made, value } = &mut self.inputs.floats;
-        if *made != Some(padded) {
-            *made = Some(padded);
+        let kept = &mut self.inputs.floats;
+        if kept.is_missing(Recipe::Float, padded, rows) {
+            let value = &mut kept.value;
             value.clear();
             value.resize(rows.len() * padded, 0.0);
             let (x, out) = (self.x, SharedOut::new(value, padded));
@@ -196,7 +205,7 @@ impl Input<'_> {
                 }
             });
         }
-        value
+        &kept.value
     }
 
     /// As [`Input::by_tiles`], rounded to bf16.
@@ -204,15 +213,15 @@ impl Input<'_> {
     /// # Panics
     /// If there are no such rows.
     pub fn by_bf16(&mut self, rows: &[usize], cols: usize, pool: &Pool) -> &Bf16Rows {
-        let Kept { made, value } = &mut self.inputs.bf16;
-        if made.is_none() {
-            *made = Some(Recipe::Bf16);
+        let kept = &mut self.inputs.bf16;
+        if kept.is_missing(Recipe::Bf16, 0, rows) {
+            let value = &mut kept.value;
             let (x, kernels) = (self.x, self.kernels);
             value.round([rows.len(), cols], x.room(), pool, |row, values, room| {
                 kernels.round_to_bf16(x.row(rows[row], cols, room), values);
             });
         }
-        value
+        &kept.value
     }
 
     /// As [`Input::by_tiles`], and where to put the result, quantized by the same recipe: call
@@ -231,9 +240,10 @@ impl Input<'_> {
     /// Says that `value` was made quantized by a recipe: all its rows that the recipe is for.
     pub fn made_next(self, value: ValueId, recipe: Recipe) {
         self.inputs.begin(value);
-        let Kept { made, value } = &mut self.inputs.tiles[slot(recipe)];
-        *made = Some(recipe);
-        std::mem::swap(value, &mut self.inputs.next);
+        // Of the rows that the products were of.
+        let kept = &mut self.inputs.tiles[slot(recipe)];
+        kept.made = Some((recipe, 0));
+        std::mem::swap(&mut kept.value, &mut self.inputs.next);
     }
 
     /// As [`Input::by_rows`], for products of many rows.
@@ -247,9 +257,9 @@ impl Input<'_> {
         recipe: Recipe,
         pool: &Pool,
     ) -> &Int8Rows {
-        let Kept { made, value } = &mut self.inputs.tiles[slot(recipe)];
-        if *made != Some(recipe) {
-            *made = Some(recipe);
+        let kept = &mut self.inputs.tiles[slot(recipe)];
+        if kept.is_missing(recipe, 0, rows) {
+            let value = &mut kept.value;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
             let padded = cols.next_multiple_of(PANEL_COLS);
             let parts = recipe.parts();
@@ -274,7 +284,7 @@ impl Input<'_> {
                 }
             });
         }
-        value
+        &kept.value
     }
 }
 
