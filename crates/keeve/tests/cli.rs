@@ -212,7 +212,9 @@ fn how_the_work_is_cut_does_not_change_the_answer() {
         let note = format!("matrices were encoded anew as {codec}");
         assert!(ran.stderr.contains(&note), "{codec}: {}", ran.stderr);
         let result = run(&[QUESTION, "--weights", codec, "--activations", "int8"]);
-        assert!(result["notes"][0].as_str().unwrap().contains(&note), "{codec}");
+        let notes = result["notes"].as_array().unwrap();
+        let said = |found: &Value| found.as_str().unwrap().contains(&note);
+        assert!(notes.iter().any(said), "{codec}: {notes:?}");
         assert!(codec == "int4-g64" || result["text"] == ANSWER, "{codec}");
     }
     assert!(keeve(["run", "x", "--weights", "iq1_s"]).fails(1).contains("only read"));

@@ -33,7 +33,9 @@ fn run_says_so_and_answers() {
         let ran = keeve(["run", QUESTION, "--weights", codec]).run();
         assert!(ran.code == Some(0) && ran.stderr.contains(&note(codec)), "{codec}: {ran:?}");
         let result = keeve(["run", QUESTION, "--weights", codec, "--activations", "int8"]).json();
-        assert!(result["notes"][0].as_str().unwrap().contains(&note(codec)), "{codec}");
+        let notes = result["notes"].as_array().unwrap();
+        let said = |found: &Value| found.as_str().unwrap().contains(&note(codec));
+        assert!(notes.iter().any(said), "{codec}: {notes:?}");
         if knows {
             assert_eq!(ran.stdout.trim_end(), ANSWER, "{codec}");
             assert_eq!(result["text"], ANSWER, "{codec} with activations by row");
