@@ -351,7 +351,10 @@ impl Job<'_> {
         let mut unit = self.unit.start();
         let block = panels.start * PANEL_TILES * TILE / 2 / PANEL_COLS;
         let width = PANEL_COLS.min(self.finish.n - (block * PANEL_COLS).min(self.finish.n));
+        // Codes are of rows of activations, wherever their floats would go.
         let own = self.codes.map(|_| Finish {
+            places: None,
+            follow: true,
             first: (rows.start * TILE, block * PANEL_COLS),
             out: SharedOut::new(results, PANEL_COLS),
             ..self.finish
