@@ -343,8 +343,8 @@ fn profiles_count_calls_and_bytes_by_codec() {
         assert_eq!(count("linear + add q4_k"), Some((2, 2 * bytes("b.weight"))), "{isa}");
         assert_eq!(count("linear + add q8_0"), Some((2, 2 * bytes("c.weight"))), "{isa}");
         assert_eq!(count("embed"), Some((3, (3 + 1 + 3) * width as u64 * 4)));
-        assert_eq!(count("select_rows").map(|(calls, _)| calls), Some(2));
-        assert_eq!(count("binary"), None);
+        // Rows are selected where products read them.
+        assert_eq!((count("select_rows"), count("binary")), (None, None));
         assert!(profile.windows(2).all(|pair| pair[0].nanoseconds >= pair[1].nanoseconds));
         assert!(profile.iter().all(|row| row.nanoseconds > 0));
     }
