@@ -108,6 +108,8 @@ unsafe fn rounded<V: IntLanes, const BITS: usize>(
                     let run = (index * BLOCK + half * BLOCK / 2) / runs.width;
                     let scale = V::Floats::load(runs.scales.get(run)[row..].as_ptr());
                     let offset = V::Floats::load(runs.offsets.get(run)[row..].as_ptr());
+                    // As it was measured: unrolled, with all words in registers.
+                    #[allow(clippy::needless_range_loop)]
                     for word in half * words.len() / 2..(half + 1) * words.len() / 2 {
                         let [a, b, c, d] = weights!(V, words[word], zero, scale, offset);
                         let line = out.add(2 * word * LINE + 4 * row);

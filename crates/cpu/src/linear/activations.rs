@@ -198,10 +198,11 @@ impl Input<'_> {
             let each = TASK_VALUES.div_ceil(padded.max(1));
             pool.run(rows.len().div_ceil(each), |task, scratch| {
                 let [room] = scratch.take([x.room()]);
-                for at in task * each..rows.len().min((task + 1) * each) {
+                let own = task * each..rows.len().min((task + 1) * each);
+                for (at, &row) in own.clone().zip(&rows[own]) {
                     // SAFETY: no two tasks have the same row.
                     let to = unsafe { out.part(at, 0..cols) };
-                    to.copy_from_slice(x.row(rows[at], cols, room));
+                    to.copy_from_slice(x.row(row, cols, room));
                 }
             });
         }
