@@ -108,7 +108,7 @@ unsafe fn rounded<V: IntLanes, const BITS: usize>(
                     let run = (index * BLOCK + half * BLOCK / 2) / runs.width;
                     let scale = V::Floats::load(runs.scales.get(run)[row..].as_ptr());
                     let offset = V::Floats::load(runs.offsets.get(run)[row..].as_ptr());
-                    // As it was measured: unrolled, with all words in registers.
+                    // Unrolled, so that all words stay in registers.
                     #[allow(clippy::needless_range_loop)]
                     for word in half * words.len() / 2..(half + 1) * words.len() / 2 {
                         let [a, b, c, d] = weights!(V, words[word], zero, scale, offset);
