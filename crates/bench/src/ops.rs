@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keeve_codec::{Codec, PackedTensor};
-use keeve_cpu::{Cpu, CpuOptions, Isa, recipe_names};
+use keeve_cpu::{Cpu, CpuOptions, Isa, RecipeNames, recipe_names};
 use keeve_graph::{
     Activations, Backend, CompileOptions, Graph, LoadOptions, OpProfile, Phase, Plan, Program,
     RowInput, State, Step, Want, Weights,
@@ -64,11 +64,11 @@ impl OpsOptions {
     }
 
     /// The modes by which products of a codec are made in different ways, the first of each.
-    fn modes(&self, codec: Codec) -> Vec<Activations> {
+    fn modes(&self, codec: Codec, isa: Isa) -> Vec<Activations> {
         let mut modes: Vec<Activations> = vec![];
         for &mode in &self.activations {
-            let names = recipe_names(codec, mode);
-            if !modes.iter().any(|&earlier| recipe_names(codec, earlier) == names) {
+            let names = recipe_names(codec, mode, isa);
+            if !modes.iter().any(|&earlier| recipe_names(codec, earlier, isa) == names) {
                 modes.push(mode);
             }
         }
@@ -119,12 +119,12 @@ pub fn run(options: &OpsOptions, observer: &dyn Observer) -> Result<OpsReport, E
         interrupted: false,
     };
     let of_each: usize = options.rows.iter().map(|&rows| OpsOptions::phases(rows).len()).sum();
-    let modes: usize = options.codecs.iter().map(|&codec| options.modes(codec).len()).sum();
+    let modes = options.codecs.iter().map(|&codec| options.modes(codec, isa).len()).sum::<usize>();
     let mut progress = Progress { observer, done: 0, total: modes * options.sizes.len() * of_each };
     for &(n, k) in &options.sizes {
         for &codec in &options.codecs {
             let copies = copies(codec, n, k, threads, options, observer)?;
-            for activations in options.modes(codec) {
+            for activations in options.modes(codec, isa) {
                 let end = progress.done + of_each;
                 progress.show(&format!("{codec} {}", activations.name()));
                 if observer.stopped() {
@@ -192,6 +192,7 @@ const MAX_COPIES: usize = 64;
 struct Products {
     codec: Codec,
     activations: Activations,
+    recipes: RecipeNames,
     n: usize,
     k: usize,
     weight_bytes: usize,
@@ -237,7 +238,8 @@ impl Products {
             programs.push(cpu.load(graph.clone(), &operands, &options)?);
         }
         let (codec, weight_bytes) = (weight.codec(), weight.bytes());
-        Ok(Self { codec, activations, n, k, weight_bytes, programs })
+        let recipes = recipe_names(codec, activations, cpu.isa());
+        Ok(Self { codec, activations, recipes, n, k, weight_bytes, programs })
     }
 
     /// Measures all numbers of rows, few rows in both phases.
@@ -389,19 +391,18 @@ fn name(phase: Phase) -> &'static str {
 
 impl OpsReport {
     fn add(&mut self, products: &Products, rows: usize, phase: Phase, seconds: Spread) {
-        let Products { codec, activations, n, k, weight_bytes, .. } = *products;
+        let Products { codec, activations, recipes, n, k, weight_bytes, .. } = *products;
         let bytes = weight_bytes as f64 / 1e9;
         let operations = 2.0 * n as f64 * k as f64 * rows as f64 / 1e12;
         let peak = self.bounds.peak_tops(activations);
         let least = self.bounds.read_gb_s.zip(peak);
         let least = least.map(|(read, peak)| (bytes / read).max(operations / peak));
-        let names = recipe_names(codec, activations);
         self.ops.push(Product {
             codec: codec.to_string(),
             activations: activations.name(),
             recipe: match phase {
-                Phase::Prompt => names.prompt,
-                Phase::Generated => names.generated,
+                Phase::Prompt => recipes.prompt,
+                Phase::Generated => recipes.generated,
             },
             phase,
             n,

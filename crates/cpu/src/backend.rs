@@ -103,6 +103,7 @@ impl Backend for Cpu {
         let weight_bytes = bytes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let loading = Loading {
             options,
+            isa: self.isa,
             kernels,
             gemm: Gemm::new(self.isa),
             pool: &self.pool,
@@ -171,6 +172,7 @@ impl Backend for Cpu {
 /// What packing weights needs to know, and how far it has come.
 struct Loading<'a> {
     options: &'a LoadOptions<'a>,
+    isa: Isa,
     kernels: &'static dyn Kernels,
     gemm: Gemm,
     pool: &'a Pool,
@@ -192,7 +194,9 @@ impl Loading<'_> {
         let (tensor, order) = tensor.into_stored_columns();
         let codec = tensor.codec();
         let recipes = match self.options.product(name) {
-            ProductRule::Mode(mode) => Recipes::choose(codec, mode, self.options.row_rounding),
+            ProductRule::Mode(mode) => {
+                Recipes::choose(codec, mode, self.options.row_rounding, self.isa)
+            }
             ProductRule::Scheme(scheme) => Recipes::of(scheme, codec).ok_or_else(|| {
                 unsupported(format!("scheme {scheme} for {codec} (tensor {name})"))
             })?,

@@ -144,7 +144,7 @@ type Product = fn(&Oracle, usize, &[i32], &QuantizedRows, usize) -> f32;
 
 /// Whether generated rows of a codec have activations in two parts.
 fn generated_in_parts(codec: Codec) -> bool {
-    let recipes = Recipes::choose(codec, Activations::Auto, RowRounding::default());
+    let recipes = Recipes::choose(codec, Activations::Auto, RowRounding::default(), Isa::Scalar);
     recipes.generated == Recipe::FineBlock
 }
 

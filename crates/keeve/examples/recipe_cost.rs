@@ -188,7 +188,9 @@ fn main() -> Result<(), Failure> {
         let expected = expected.collect::<Result<Vec<_>, _>>()?;
         for (index, mode) in modes.iter().enumerate() {
             // A codec may have nothing of its own in a mode.
-            let made = |mode: &Mode<'_>| codec.map(|codec| recipe_names(codec, mode.activations));
+            let made = |mode: &Mode<'_>| {
+                codec.map(|codec| recipe_names(codec, mode.activations, cpu.isa()))
+            };
             let alike =
                 |other: &Mode<'_>| other.kv_codec == mode.kv_codec && made(other) == made(mode);
             if codec.is_some() && modes[..index].iter().any(alike) {

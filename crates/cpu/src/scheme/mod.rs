@@ -13,11 +13,12 @@
 //! | `int8-g*`, `int4-g*` | `int8` | [`Recipe::Grouped`] | [`Recipe::Grouped`], likewise |
 //! | all of these | `fast` | [`Recipe::Block`] | [`Recipe::Panel`] |
 //! | `affine3` to `affine8`, `q4_0` to `q8_0`, `q3_k` to `q6_k` | `fast`, `int8` | [`Recipe::Block`] | [`Recipe::Panel`] |
-//! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Fine`] |
-//! | `affine2`, `q2_k` | `auto`, `fast`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
+//! | all of these | `auto` | [`Recipe::Block`] | [`Recipe::Fine`], or [`Recipe::Bf16`] |
+//! | `affine2`, `q2_k` | `auto` | [`Recipe::Block`] | [`Recipe::Fine`], or [`Recipe::Bf16`] |
+//! | `affine2`, `q2_k` | `fast`, `int8` | [`Recipe::Block`] | [`Recipe::Fine`] |
 //! | `tq*` | `auto`, `fast`, `int8` | [`Recipe::FineBlock`] | [`Recipe::Fine`] |
 //! | `affine1`, `ptq1_0`, `pq2_0`, `q2_0` | `auto`, `fast`, `int8` | [`Recipe::FineBlock`] | [`Recipe::Finer`] |
-//! | those without [`Codec::codes`]: `iq*`, `q1_0`, `mxfp4` and the like | `auto` | [`Recipe::Float`] | [`Recipe::Fine`] |
+//! | those without [`Codec::codes`]: `iq*`, `q1_0`, `mxfp4` and the like | `auto` | [`Recipe::Float`] | [`Recipe::Fine`], or [`Recipe::Bf16`] |
 //! | the same | `fast`, `int8` | [`Recipe::Float`] | [`Recipe::Panel`], or [`Recipe::Fine`] below 3 bits a weight |
 //!
 //! # Why `auto` is not `fast`
@@ -26,6 +27,10 @@
 //! of four bits (`docs/activations.md` has models). What is left of activations by their first eight bits is rounded by
 //! [`Recipe::Fine`] to eight more, so that what it costs is what panels do to weights. Where a weight row has one
 //! scale in 256 columns, panels do nothing to it.
+//!
+//! Where a unit multiplies bf16 in tiles ([`Isa::has_bf16_tiles`]), [`Recipe::Bf16`] takes the place of
+//! [`Recipe::Fine`] in `auto`: [`Recipe::Fine`] multiplies each block twice, which makes it no faster there, and bf16
+//! costs a tenth of it. Not so for weights of two or three values: rounding prompts to bf16 costs them more.
 //!
 //! # What they cost
 //! Mean Kullback-Leibler divergence per token from float activations with the same weights, of the demo
@@ -93,6 +98,7 @@ pub(crate) mod panel;
 use keeve_codec::{Codec, Float, Group};
 use keeve_graph::{Activations, Phase, RowRounding, Scheme};
 
+use crate::isa::Isa;
 use crate::packed::tiles::BLOCK;
 use crate::scheme::activations::Rounding;
 use crate::scheme::panel::PANEL_COLS;
@@ -230,14 +236,17 @@ impl Recipes {
 
     /// Nothing is quantized.
     pub const FLOAT: Self = Self { generated: Recipe::Float, prompt: Recipe::Float };
-    /// For weights of bf16, and for all under `bf16`: it is the unit for many rows that needs bf16.
+    /// For weights of bf16, for all under `bf16`, and where a unit multiplies bf16 in tiles for codecs that can only be
+    /// unpacked: it is the unit for many rows that needs bf16.
     const FLOAT_AND_BF16: Self = Self { generated: Recipe::Float, prompt: Recipe::Bf16 };
     /// What is fastest, and rough with activations that have outliers.
     const FAST: Self = Self { generated: Recipe::Block, prompt: Recipe::Panel };
     /// What leaves activations nearly as they are where there are many rows. Also what weights of about two bits
     /// need, whose models noise throws off more.
     const FINE: Self = Self { generated: Recipe::Block, prompt: Recipe::Fine };
-    /// The same for weights of -1, 0 and 1 with one scale in 256 columns.
+    /// The same where a unit multiplies bf16 in tiles.
+    const BLOCK_AND_BF16: Self = Self { generated: Recipe::Block, prompt: Recipe::Bf16 };
+    /// [`Recipes::FINE`] for weights of -1, 0 and 1 with one scale in 256 columns.
     const TERNARY: Self = Self { generated: Recipe::FineBlock, prompt: Recipe::Fine };
     /// The same for weights of two or three values with more scales.
     const TERNARY_BY_GROUP: Self = Self { generated: Recipe::FineBlock, prompt: Recipe::Finer };
@@ -268,13 +277,14 @@ impl Recipes {
         }
     }
 
-    /// The table above.
-    pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding) -> Self {
+    /// The table above, on a machine of `isa`.
+    pub fn choose(codec: Codec, activations: Activations, rounding: RowRounding, isa: Isa) -> Self {
         let auto = activations == Activations::Auto;
         match (activations, codec) {
             (Activations::Float, _) => Self::FLOAT,
             (Activations::Bf16, _) | (_, Codec::Float(Float::Bf16)) => Self::FLOAT_AND_BF16,
             (_, Codec::Float(_)) => Self::FLOAT,
+            _ if codec.codes().is_none() && auto && isa.has_bf16_tiles() => Self::FLOAT_AND_BF16,
             _ if codec.codes().is_none() && (auto || is_coarse(codec)) => Self::UNPACKED_FINE,
             _ if codec.codes().is_none() => Self::UNPACKED,
             (
@@ -293,6 +303,7 @@ impl Recipes {
             (_, Codec::Ptq1_0 | Codec::Pq2_0 | Codec::Q2_0 | Codec::Affine { bits: 1, .. }) => {
                 Self::TERNARY_BY_GROUP
             }
+            _ if auto && isa.has_bf16_tiles() => Self::BLOCK_AND_BF16,
             _ if auto || is_coarse(codec) => Self::FINE,
             _ => Self::FAST,
         }
@@ -308,12 +319,12 @@ pub struct RecipeNames {
     pub prompt: &'static str,
 }
 
-/// How products with weights of a codec are made in a mode, by name: `float`, `bf16`, `block` (activations
+/// How products with weights of a codec are made in a mode on a machine of `isa`, by name: `float`, `bf16`, `block` (activations
 /// with a scale for each 32 columns), `panel` (activations and weights with one for each 256), `fine` (the
 /// same or weights as stored, activations in two parts), `finer` (weights in two parts as well), `token` (one
 /// for each row of both) and `grouped` (one for each row of activations, weights by their groups).
-pub fn recipe_names(codec: Codec, activations: Activations) -> RecipeNames {
-    let recipes = Recipes::choose(codec, activations, RowRounding::default());
+pub fn recipe_names(codec: Codec, activations: Activations, isa: Isa) -> RecipeNames {
+    let recipes = Recipes::choose(codec, activations, RowRounding::default(), isa);
     RecipeNames { generated: recipes.generated.name(), prompt: recipes.prompt.name() }
 }
 
@@ -335,26 +346,32 @@ fn is_coarse(codec: Codec) -> bool {
 mod tests {
     use super::*;
 
-    fn chosen(codec: &str, activations: Activations) -> [&'static str; 2] {
-        let names = recipe_names(codec.parse().unwrap(), activations);
+    fn chosen(codec: &str, activations: Activations, isa: Isa) -> [&'static str; 2] {
+        let names = recipe_names(codec.parse().unwrap(), activations, isa);
         [names.generated, names.prompt]
     }
 
     #[test]
-    fn auto_gives_activations_a_second_part_where_fast_does_not() {
-        for codec in ["q4_0", "q4_1", "q4_k", "q6_k", "q8_0", "affine4-g64", "int8", "int4-g64"] {
-            assert_eq!(chosen(codec, Activations::Auto), ["block", "fine"], "{codec}");
-            assert_eq!(chosen(codec, Activations::Fast), ["block", "panel"], "{codec}");
-        }
-        for codec in ["iq4_xs", "mxfp4"] {
-            assert_eq!(chosen(codec, Activations::Auto), ["float", "fine"], "{codec}");
-            assert_eq!(chosen(codec, Activations::Fast), ["float", "panel"], "{codec}");
-        }
-        for codec in ["q2_k", "affine2-g64", "tq2_0", "q2_0", "affine1-g64", "q1_0", "bf16", "f16"]
-        {
-            let [auto, fast] =
-                [Activations::Auto, Activations::Fast].map(|mode| chosen(codec, mode));
-            assert_eq!(auto, fast, "{codec}");
+    fn auto_rounds_prompts_less_than_fast_does() {
+        for (isa, near) in [(Isa::Avx512, "fine"), (Isa::I8mm, "fine"), (Isa::Amx, "bf16")] {
+            for codec in ["q4_0", "q4_1", "q4_k", "q6_k", "q8_0", "affine4-g64", "int8", "int4-g64"]
+            {
+                assert_eq!(chosen(codec, Activations::Auto, isa), ["block", near], "{codec}");
+                assert_eq!(chosen(codec, Activations::Fast, isa), ["block", "panel"], "{codec}");
+            }
+            for codec in ["iq4_xs", "mxfp4"] {
+                assert_eq!(chosen(codec, Activations::Auto, isa), ["float", near], "{codec}");
+                assert_eq!(chosen(codec, Activations::Fast, isa), ["float", "panel"], "{codec}");
+            }
+            for codec in ["q2_k", "affine2-g64"] {
+                assert_eq!(chosen(codec, Activations::Auto, isa), ["block", near], "{codec}");
+                assert_eq!(chosen(codec, Activations::Fast, isa), ["block", "fine"], "{codec}");
+            }
+            for codec in ["tq2_0", "q2_0", "affine1-g64", "bf16", "f16"] {
+                let [auto, fast] =
+                    [Activations::Auto, Activations::Fast].map(|mode| chosen(codec, mode, isa));
+                assert_eq!(auto, fast, "{codec}");
+            }
         }
     }
 
