@@ -75,10 +75,10 @@ pub(crate) use crate::gemm::panel::{PanelSource, Panels};
 pub(crate) use crate::gemm::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use crate::gemm::tile::{BF16_COLS, Block};
 
-/// Blocks of a row that are multiplied at one time, at most: 48 KiB of each tile.
-const RUN_BLOCKS: usize = 12;
-/// Row tiles of activations that a task has: with a run of blocks each, at most 1.5 MiB of a second
-/// level of 2 MiB, the rest of which is for panels.
+/// Blocks of a row that are multiplied at one time, at most: 32 KiB of each tile.
+const RUN_BLOCKS: usize = 8;
+/// Row tiles of activations that a task has: with a run of blocks each, at most 1 MiB of a second
+/// level of 2 MiB, the rest of which is for panels and sums.
 const TASK_ROW_TILES: usize = 32;
 /// Tasks for each thread, at least, where there are enough weights: so that threads end at about
 /// the same time.

@@ -50,16 +50,18 @@ impl Runs {
     pub unsafe fn are_normal(&self) -> bool {
         const LEAST: u32 = (127 - 100) << 23;
         const SPAN: u32 = 200 << 23;
-        let mut others = false;
+        // A sum for each row, so that compilers use registers of them.
+        let mut others = [0u32; TILE_ROWS];
         for run in 0..self.count {
             // SAFETY: the caller's promise.
-            let (scales, offsets) = unsafe { (self.scales.get(run), self.offsets.get(run)) };
-            for value in scales.iter().chain(offsets) {
-                let size = value.to_bits() & 0x7fff_ffff;
-                others |= (size.wrapping_sub(LEAST) > SPAN) & (size != 0);
+            for values in unsafe { [self.scales.get(run), self.offsets.get(run)] } {
+                for (others, value) in others.iter_mut().zip(values) {
+                    let size = value.to_bits() & 0x7fff_ffff;
+                    *others |= u32::from((size.wrapping_sub(LEAST) > SPAN) & (size != 0));
+                }
             }
         }
-        !others
+        others == [0; TILE_ROWS]
     }
 }
 
