@@ -108,7 +108,7 @@ impl Checkpoint {
         let mut joined: [Option<Vec<u8>>; 4] = Default::default();
         for expert in &experts {
             if (expert.codec(), expert.rows(), expert.cols()) != (codec, rows, cols)
-                || expert.column_order().is_some()
+                || expert.basis().is_some()
             {
                 return Err(wrong("has experts of several shapes or codecs".into()));
             }

@@ -7,7 +7,7 @@ mod common;
 
 use common::{Random, Tensor, assert_values, model_of, open, read, tensor};
 use half::f16;
-use keeve_codec::{Codec, Float, Group};
+use keeve_codec::{Basis, Codec, Float, Group};
 use serde_json::{Value, json};
 
 /// Codes, zero points and scales of a matrix, and what they stand for.
@@ -139,7 +139,7 @@ fn gptq_of_all_bits_groups_and_versions() {
                     let model = model_of(config, &gptq(&matrix, offset, group != 64));
                     let tensor = read(&model).unwrap();
                     assert_values(&tensor, &matrix.values(), &what);
-                    assert_eq!(tensor.column_order(), None, "{what}");
+                    assert_eq!(tensor.basis(), None, "{what}");
                     let own_size = rows * (cols * bits / 8 + 2 * cols / len);
                     match (sym, bits) {
                         (true, 4 | 8) => assert_eq!(tensor.bytes(), own_size, "{what}"),
@@ -162,7 +162,7 @@ fn gptq_with_columns_in_order_of_activations() {
             let matrix = Matrix::new(64, 384, bits, group, sym).shuffled();
             let config = gptq_config(bits, group as i64, sym, "gptq");
             let tensor = read(&model_of(config, &gptq(&matrix, 1, true))).unwrap();
-            let order = tensor.column_order().expect("columns have moved");
+            let Some(Basis::Order(order)) = tensor.basis() else { panic!("columns have moved") };
             assert!(order.is_sorted_by_key(|column| matrix.group_of[*column as usize]));
             assert_values(&tensor, &matrix.values(), &format!("{bits} bits in {group}"));
         }
@@ -377,6 +377,76 @@ fn actorder_of_compressed_tensors() {
     let tensor = read(&model_of(config, &tensors)).unwrap();
     assert_eq!(tensor.codec(), Codec::Int4 { group: Group::Of(32), scale: Float::F16 });
     assert_values(&tensor, &matrix.values(), "actorder");
+}
+
+/// A model of compressed-tensors with a module `a.down_proj` of 3 by 64, and its config's transforms.
+fn transformed(transforms: Value) -> Result<keeve_codec::PackedTensor, keeve_checkpoint::Error> {
+    let codes = (0..3 * 64).map(|code| (code * 5 % 251) as u8).collect();
+    let scales = [0.5f32, 0.25, 2.0].iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    let tensors = [
+        tensor("a.down_proj.weight", "I8", &[3, 64], codes),
+        tensor("a.down_proj.weight_scale", "F32", &[3, 1], scales),
+    ];
+    let weights = json!({"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": true});
+    let config = json!({"quantization_config": {"quant_method": "compressed-tensors",
+        "format": "int-quantized", "config_groups": {"g": {"targets": ["Linear"], "weights": weights}},
+        "transform_config": transforms}});
+    let model = model_of(config, &tensors);
+    let checkpoint = open(&model)?;
+    checkpoint.tensor("a.down_proj.weight")
+}
+
+/// As `transform_config` says, inputs are rotated where that is done as the model runs.
+#[test]
+fn rotations_of_compressed_tensors() {
+    let plain = transformed(json!({})).unwrap();
+    assert_eq!(plain.basis(), None);
+    let args = |location: &str, targets: Value| json!({"targets": targets, "location": location});
+    let scheme = |fields: Value, apply: &[Value]| {
+        let mut scheme = json!({"type": "hadamard", "randomize": false, "requires_grad": false});
+        let all = scheme.as_object_mut().unwrap();
+        all.extend(fields.as_object().unwrap().clone());
+        all.insert("apply".into(), apply.into());
+        json!({"config_groups": {"R4": scheme}})
+    };
+    let both = |targets: Value| [args("input", targets.clone()), args("weight_input", targets)];
+    for (fields, targets, block) in [
+        (json!({"head_dim": 16}), json!(["a.down_proj"]), Some(16)),
+        (json!({"head_dim": null}), json!(["re:.*down_proj$"]), Some(64)),
+        (json!({"head_dim": 32, "precision": "torch.float32"}), json!(["Linear"]), Some(32)),
+        (json!({"head_dim": 16}), json!(["a.up_proj"]), None),
+    ] {
+        let rotated = transformed(scheme(fields, &both(targets))).unwrap();
+        assert_eq!(rotated.basis().cloned(), block.map(Basis::Hadamard));
+        let mut expected = keeve_codec::decode(&plain);
+        if let Some(block) = block {
+            keeve_codec::hadamard(&mut expected, block);
+        }
+        assert!(keeve_codec::decode(&rotated) == expected);
+    }
+    // What was done to weights is done.
+    let offline = scheme(json!({}), &[args("weight_output", json!(["Linear"]))]);
+    assert_eq!(transformed(offline).unwrap().basis(), None);
+    let mut ignored = args("input", json!(["Linear"]));
+    ignored["ignore"] = json!(["a.down_proj"]);
+    assert_eq!(transformed(scheme(json!({}), &[ignored])).unwrap().basis(), None);
+    let linear = || both(json!(["Linear"]));
+    let at = |field: &str| format!("transform_config.config_groups.R4.{field}");
+    for (transforms, words) in [
+        (scheme(json!({"type": "random-hadamard"}), &linear()), at("type' is \"random-hadamard\"")),
+        (scheme(json!({"randomize": true}), &linear()), at("randomize' is true")),
+        (scheme(json!({"head_dim": 24}), &linear()), at("head_dim' is not a power of two")),
+        (scheme(json!({"head_dim": -1}), &linear()), at("head_dim' is not a power of two")),
+        (scheme(json!({"head_dim": 128}), &linear()), "64 columns".into()),
+        (scheme(json!({}), &[args("k_cache", json!(["Linear"]))]), at("apply[0].location")),
+        (scheme(json!({}), &[args("input", json!(3))]), at("apply[0].targets")),
+        (scheme(json!({}), &[linear(), linear()].concat()), "rotated twice".into()),
+        (json!({"config_groups": {"R4": {"type": "hadamard"}}}), at("apply' is missing")),
+        (json!({"config_groups": []}), "config_groups' is not an object".into()),
+    ] {
+        let error = transformed(transforms.clone()).unwrap_err().to_string();
+        assert!(error.contains(&words), "{transforms}: {error}");
+    }
 }
 
 /// The tensors of a module may lie in different files.

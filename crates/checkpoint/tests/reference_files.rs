@@ -144,7 +144,7 @@ fn all_safetensors_models_are_read() {
             let tensor = checkpoint.tensor(&format!("{module}.weight")).unwrap();
             let same = keeve_codec::decode(&tensor) == expected.to_f32().unwrap();
             assert!(same, "{variant:?} {module}");
-            assert_eq!(tensor.column_order().is_some(), variant.ends_with("gptq_act"));
+            assert_eq!(tensor.basis().is_some(), variant.ends_with("gptq_act"));
             compared += 1;
         }
         assert_eq!(compared, 2, "{variant:?}");

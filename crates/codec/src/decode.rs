@@ -75,31 +75,26 @@ pub fn stored_values(codec: Codec, row: Row<'_>, out: &mut [f32]) {
 }
 
 /// Decodes row `index`, counted through the stack (`expert * rows + row`), as [`values`] does: for
-/// arithmetic. Columns that are stored in another order are put back.
+/// arithmetic. Rows that are stored in another basis are turned back.
 ///
 /// # Panics
 /// If there is no such row, or `out` is not [`PackedTensor::cols`] long.
 pub fn row_values(tensor: &PackedTensor, index: usize, out: &mut [f32]) {
     values(tensor.codec(), tensor.row(index), out);
-    put_columns_back(tensor, out);
+    if let Some(basis) = tensor.basis() {
+        basis.undo(out);
+    }
 }
 
 /// Decodes row `index`, counted through the stack (`expert * rows + row`), as [`stored_values`] does: for
-/// files and tools. Columns that are stored in another order are put back.
+/// files and tools. Rows that are stored in another basis are turned back.
 ///
 /// # Panics
 /// If there is no such row, or `out` is not [`PackedTensor::cols`] long.
 pub fn decode_row(tensor: &PackedTensor, index: usize, out: &mut [f32]) {
     stored_values(tensor.codec(), tensor.row(index), out);
-    put_columns_back(tensor, out);
-}
-
-fn put_columns_back(tensor: &PackedTensor, row: &mut [f32]) {
-    if let Some(order) = tensor.column_order() {
-        let stored = row.to_vec();
-        for (value, &column) in stored.iter().zip(order) {
-            row[column as usize] = *value;
-        }
+    if let Some(basis) = tensor.basis() {
+        basis.undo(out);
     }
 }
 

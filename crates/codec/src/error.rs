@@ -105,14 +105,17 @@ pub enum Error {
     /// A row of a stack would get the global scale of another expert.
     #[error("{0} has a scale for each expert, so rows cannot move from one expert to another")]
     Experts(Codec),
-    /// A column order is none, or there is one already.
-    #[error("a column order must name each of the {cols} columns once, and only once be given")]
-    ColumnOrder {
+    /// A basis is none of the columns, or there is one already.
+    #[error(
+        "the basis of rows must name each of the {cols} columns once or have blocks of a power of two that divides \
+         them, and only once be given"
+    )]
+    Basis {
         /// Columns.
         cols: usize,
     },
     /// Neighbouring columns are not stored together.
-    #[error("cannot take some columns of rows that store them in another order")]
+    #[error("cannot take some columns of rows that are stored in another basis")]
     ColumnsElsewhere,
     /// Values are so large that the codec's scales cannot hold them.
     #[error("values up to {largest} overflow the scales of {codec}")]

@@ -34,6 +34,7 @@
 
 mod affine;
 mod apart;
+mod basis;
 mod bytes;
 mod codec;
 mod decode;
@@ -58,6 +59,7 @@ mod tensor;
 mod ternary;
 
 pub use apart::{Codes, SUPER_BLOCK, Scaling, SuperBlock, codes, group_scale, super_block};
+pub use basis::{Basis, hadamard, hadamard_block};
 pub use bytes::{Bytes, Owner};
 pub use codec::{Codec, Float, Geometry, Group};
 pub use decode::{decode, decode_row, row_values, stored_values, values};

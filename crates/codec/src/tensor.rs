@@ -1,9 +1,8 @@
 //! A matrix, or a stack of them, in one codec.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use crate::{Bytes, Codec, Error, Group};
+use crate::{Basis, Bytes, Codec, Error, Group};
 
 /// The byte buffers of a [`PackedTensor`]. Which exist depends on the codec.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +33,7 @@ pub struct PackedTensor {
     rows: usize,
     cols: usize,
     parts: Parts,
-    column_order: Option<Arc<[u32]>>,
+    basis: Option<Basis>,
 }
 
 /// Weights of a row of `cols` that share a scale.
@@ -216,7 +215,7 @@ impl PackedTensor {
         check("scales", parts.scales.as_ref(), stacked, row.scales)?;
         check("biases", parts.biases.as_ref(), stacked, row.biases)?;
         check("global_scale", parts.global_scale.as_ref(), experts, row.global_scale)?;
-        Ok(Self { codec, experts, rows, cols, parts, column_order: None })
+        Ok(Self { codec, experts, rows, cols, parts, basis: None })
     }
 
     /// A matrix of plain `f32`.
@@ -228,36 +227,31 @@ impl PackedTensor {
         Self::new(Codec::F32, 1, rows, cols, Parts::data(bytes))
     }
 
-    /// The same bytes, whose stored column `i` is column `order[i]` of the matrix. So GPTQ stores rows whose
-    /// columns were quantized in the order of their importance, so that neighbours share a scale.
+    /// The same bytes, whose rows are stored in a basis of their own.
     ///
-    /// To multiply, gather the inputs in this order; [`crate::row_values`] and [`crate::decode`] put columns
-    /// back, whereas [`PackedTensor::row`] and what reads it give them as they are stored.
+    /// To multiply, take the inputs in the same one; [`crate::row_values`] and [`crate::decode`] give rows of the
+    /// matrix, whereas [`PackedTensor::row`] and what reads it give them as they are stored.
     ///
     /// # Errors
-    /// If `order` does not name every column once, or there is an order already.
-    pub fn with_column_order(mut self, order: Arc<[u32]>) -> Result<Self, Error> {
-        let mut seen = vec![false; self.cols];
-        let fresh = |column: &u32| {
-            let seen = seen.get_mut(*column as usize);
-            seen.is_some_and(|seen| !std::mem::replace(seen, true))
-        };
-        if self.column_order.is_some() || order.len() != self.cols || !order.iter().all(fresh) {
-            return Err(Error::ColumnOrder { cols: self.cols });
+    /// If an order does not name every column once, blocks are no power of two or do not divide the columns, or there
+    /// is a basis already.
+    pub fn with_basis(mut self, basis: Basis) -> Result<Self, Error> {
+        if self.basis.is_some() || !basis.fits(self.cols) {
+            return Err(Error::Basis { cols: self.cols });
         }
-        self.column_order = Some(order);
+        self.basis = Some(basis);
         Ok(self)
     }
 
-    /// The column of the matrix that each stored column is; `None` if they are the same.
-    pub fn column_order(&self) -> Option<&[u32]> {
-        self.column_order.as_deref()
+    /// The basis that rows are stored in; `None` if it is that of the matrix.
+    pub fn basis(&self) -> Option<&Basis> {
+        self.basis.as_ref()
     }
 
-    /// The matrix of the columns as they are stored, and their order if it is another one.
-    pub fn into_stored_columns(mut self) -> (Self, Option<Arc<[u32]>>) {
-        let order = self.column_order.take();
-        (self, order)
+    /// The matrix of the rows as they are stored, and their basis if it is another one.
+    pub fn into_stored(mut self) -> (Self, Option<Basis>) {
+        let basis = self.basis.take();
+        (self, basis)
     }
 
     /// The codec.
@@ -309,8 +303,8 @@ impl PackedTensor {
         data.len() + part(scales) + part(biases) + part(global_scale)
     }
 
-    /// The bytes of row `index`, counted through the stack (`expert * rows + row`), its columns in the order
-    /// in which they are stored: see [`PackedTensor::column_order`].
+    /// The bytes of row `index`, counted through the stack (`expert * rows + row`), in the basis that
+    /// it is stored in: see [`PackedTensor::basis`].
     ///
     /// # Panics
     /// If there is no such row.
@@ -357,7 +351,7 @@ impl PackedTensor {
             global_scale: self.parts.global_scale.as_ref().map(cut).transpose()?,
         };
         let expert = Self::new(self.codec, 1, self.rows, self.cols, parts)?;
-        Ok(Self { column_order: self.column_order.clone(), ..expert })
+        Ok(Self { basis: self.basis.clone(), ..expert })
     }
 
     /// The rows `range` of a single matrix, sharing its bytes.
@@ -387,16 +381,16 @@ impl PackedTensor {
             global_scale: self.parts.global_scale.clone(),
         };
         let slice = Self::new(self.codec, 1, range.len(), self.cols, parts)?;
-        Ok(Self { column_order: self.column_order.clone(), ..slice })
+        Ok(Self { basis: self.basis.clone(), ..slice })
     }
 
     /// The columns `range` of every row, copied. A scale that covers whole rows goes to each slice.
     ///
     /// # Errors
-    /// If the range is empty, out of bounds or not on the boundaries of [`Codec::column_step`], or columns are
-    /// stored in another order.
+    /// If the range is empty, out of bounds or not on the boundaries of [`Codec::column_step`], or rows are
+    /// stored in another basis.
     pub fn slice_cols(&self, range: Range<usize>) -> Result<Self, Error> {
-        if self.column_order.is_some() {
+        if self.basis.is_some() {
             return Err(Error::ColumnsElsewhere);
         }
         let step = self.codec.column_step();
@@ -462,6 +456,6 @@ impl PackedTensor {
             global_scale: self.parts.global_scale.clone(),
         };
         let moved = Self::new(self.codec, self.experts, self.rows, self.cols, parts)?;
-        Ok(Self { column_order: self.column_order.clone(), ..moved })
+        Ok(Self { basis: self.basis.clone(), ..moved })
     }
 }

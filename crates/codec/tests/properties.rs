@@ -3,8 +3,8 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use keeve_codec::{
-    Codec, EncodeOptions, Float, Group, PackedTensor, Parts, Row, RowMut, SUPER_BLOCK, Scaling,
-    codes, decode, decode_row, encode, encode_row, group_scale, row_values, super_block,
+    Basis, Codec, EncodeOptions, Float, Group, PackedTensor, Parts, Row, RowMut, SUPER_BLOCK,
+    Scaling, codes, decode, decode_row, encode, encode_row, group_scale, row_values, super_block,
 };
 use proptest::prelude::*;
 
@@ -289,7 +289,7 @@ proptest! {
     ) {
         for codec in all_codecs() {
             let stored = arbitrary(codec, 1, 2, &seed);
-            let tensor = stored.clone().with_column_order(order.clone().into()).expect("an order");
+            let tensor = stored.clone().with_basis(Basis::Order(order.clone().into())).expect("an order");
             let as_stored = decode(&stored);
             for matrix in [tensor.clone(), tensor.reorder_rows(&[1, 0]).expect("two rows")
                 .reorder_rows(&[1, 0]).expect("two rows")] {
@@ -306,11 +306,11 @@ proptest! {
             let rounded = matches!(codec, Codec::Affine { scale, .. } if scale != Float::F32);
             prop_assert!(rounded || same(&row, &decode(&second)), "{}", codec);
             let stack = arbitrary(codec, 2, 1, &seed);
-            let stack = stack.with_column_order(order.clone().into()).expect("an order");
+            let stack = stack.with_basis(Basis::Order(order.clone().into())).expect("an order");
             let second = stack.expert(1).expect("of two");
             prop_assert!(same(&decode(&second), &decode(&stack)[COLS..]), "{}", codec);
             prop_assert!(tensor.slice_cols(0..codec.column_step()).is_err());
-            prop_assert_eq!(tensor.into_stored_columns(), (stored, Some(order.clone().into())));
+            prop_assert_eq!(tensor.into_stored(), (stored, Some(Basis::Order(order.clone().into()))));
         }
     }
 

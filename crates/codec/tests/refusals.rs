@@ -3,8 +3,8 @@
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use keeve_codec::{
-    Bytes, Codec, EncodeOptions, Encoded, Error, Float, Group, PackedTensor, Parts, RowMut, encode,
-    encode_row,
+    Basis, Bytes, Codec, EncodeOptions, Encoded, Error, Float, Group, PackedTensor, Parts, RowMut,
+    encode, encode_row,
 };
 
 const AFFINE: Codec = Codec::Affine { bits: 4, group: 64, scale: Float::F16 };
@@ -197,14 +197,21 @@ fn slices_that_do_not_fit() {
 }
 
 #[test]
-fn column_orders_must_name_every_column_once() {
+fn bases_must_be_of_the_columns() {
     let tensor = PackedTensor::from_f32(1, 4, &[0.0; 4]).expect("a matrix");
-    let expected = "a column order must name each of the 4 columns once, and only once be given";
+    let expected = "the basis of rows must name each of the 4 columns once or have blocks of a power of two that \
+                    divides them, and only once be given";
     for order in [&[0, 1, 2][..], &[0, 1, 2, 3, 3], &[0, 1, 2, 2], &[0, 1, 2, 4], &[u32::MAX; 4]] {
-        let error = tensor.clone().with_column_order(order.into()).expect_err("no order");
+        let error = tensor.clone().with_basis(Basis::Order(order.into())).expect_err("no order");
         assert_eq!(error.to_string(), expected, "{order:?}");
     }
-    let ordered = tensor.with_column_order([3, 1, 2, 0].into()).expect("an order");
-    assert_eq!(ordered.column_order(), Some(&[3, 1, 2, 0][..]));
-    assert!(ordered.with_column_order([0, 1, 2, 3].into()).is_err());
+    for block in [0, 3, 8] {
+        let error = tensor.clone().with_basis(Basis::Hadamard(block)).expect_err("no blocks");
+        assert_eq!(error.to_string(), expected, "{block}");
+    }
+    assert!(tensor.clone().with_basis(Basis::Hadamard(2)).is_ok());
+    let order = Basis::Order([3, 1, 2, 0].into());
+    let ordered = tensor.with_basis(order.clone()).expect("an order");
+    assert_eq!(ordered.basis(), Some(&order));
+    assert!(ordered.with_basis(order).is_err());
 }

@@ -139,8 +139,9 @@ impl Backend for Cpu {
                     LoadedWeight::Linear(loading.linear(&weight.name, tensor)?)
                 }
                 Uses { vector: false, linear: false, table: true } => {
-                    if tensor.column_order().is_some() {
-                        let what = format!("embed with reordered columns (tensor {})", weight.name);
+                    if tensor.basis().is_some() {
+                        let what =
+                            format!("embed with rows in another basis (tensor {})", weight.name);
                         return Err(unsupported(what));
                     }
                     LoadedWeight::Table(tensor)
@@ -191,7 +192,7 @@ impl Loading<'_> {
     /// The weight of a `linear`, packed for how it will be multiplied.
     fn linear(&self, name: &str, tensor: PackedTensor) -> Result<Linear, Error> {
         let unsupported = |what: String| Error::Unsupported { backend: NAME, what };
-        let (tensor, order) = tensor.into_stored_columns();
+        let (tensor, basis) = tensor.into_stored();
         let codec = tensor.codec();
         let recipes = match self.options.product(name) {
             ProductRule::Mode(mode) => {
@@ -226,7 +227,7 @@ impl Loading<'_> {
         if let Some(recipe) = [generated, prompt].into_iter().find(|recipe| !packed.has(*recipe)) {
             return Err(unsupported(format!("{codec} by {} (tensor {name})", recipe.name())));
         }
-        Ok(Linear { packed, recipes, gemm: self.gemm, order })
+        Ok(Linear { packed, recipes, gemm: self.gemm, basis })
     }
 }
 

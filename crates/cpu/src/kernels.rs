@@ -55,6 +55,9 @@ pub(crate) trait Kernels: Send + Sync {
     /// Rounds values to bf16: [`crate::packed::bf16::round`].
     fn round_to_bf16(&self, x: &[f32], out: &mut [u16]);
 
+    /// Multiplies each `block` values by a Hadamard matrix: [`keeve_codec::hadamard`].
+    fn hadamard(&self, values: &mut [f32], block: usize);
+
     /// Products with a tile of bf16, nothing rounded: [`crate::packed::bf16::products`]. `out` has 1, 2 or 4 rows.
     fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]);
 

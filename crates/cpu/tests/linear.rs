@@ -10,7 +10,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Named, Random, bits, error, given, load, load_with, run_once, tiers};
-use keeve_codec::{Codec, Float, Group};
+use keeve_codec::{Basis, Codec, Float, Group};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{Activations, Backend, Graph, LoadOptions, Want};
 
@@ -122,7 +122,7 @@ fn reordered_columns() {
         stored.add("head.weight", codec.parse().unwrap(), n, k, &random.values(n * k));
         let mut reordered = Named(stored.0.clone());
         let weight = reordered.0.remove("head.weight").unwrap();
-        let weight = weight.with_column_order(order.clone().into()).unwrap();
+        let weight = weight.with_basis(Basis::Order(order.clone().into())).unwrap();
         reordered.0.insert("head.weight".into(), weight);
         let graph = graph(n, k, false);
         for isa in Isa::found() {
@@ -138,15 +138,71 @@ fn reordered_columns() {
     }
 }
 
+/// Rows stored rotated multiply inputs that are rotated, and so give what the matrix gives.
 #[test]
-fn tables_with_reordered_columns_are_refused() {
+fn rotated_rows() {
+    let mut random = Random(14);
+    for (n, k, block) in [(35, 256, 256), (19, 192, 64), (16, 1056, 32), (3, 2048, 1024)] {
+        let x = random.values(3 * k);
+        let rotated: Vec<f32> = x
+            .chunks_exact(k)
+            .flat_map(|row| {
+                let mut row = row.to_vec();
+                keeve_codec::hadamard(&mut row, block);
+                row
+            })
+            .collect();
+        let values = random.values(n * k);
+        for codec in ["int8", "int4", "int8-g32", "affine4-g32", "q8_0", "bf16"] {
+            let mut plain = Named::default();
+            plain.add("table", Codec::F32, 1, k, &vec![0.0; k]);
+            plain.add("head.weight", codec.parse().unwrap(), n, k, &values);
+            let stored = plain.0["head.weight"].clone();
+            let weight = stored.with_basis(Basis::Hadamard(block)).unwrap();
+            let mut matrix = vec![0.0; n * k];
+            for (index, row) in matrix.chunks_exact_mut(k).enumerate() {
+                keeve_codec::row_values(&weight, index, row);
+            }
+            let mut other = Named(plain.0.clone());
+            other.0.insert("head.weight".into(), weight);
+            let graph = graph(n, k, false);
+            for isa in Isa::found() {
+                for activations in [Activations::Float, Activations::Auto, Activations::Int8] {
+                    let run = |weights: &Named, x: &[f32]| {
+                        let program = load_with(activations, isa, 2, &graph, weights);
+                        run_once(&*program, &given(x, k, &[0, 1]), 2).values.remove(0).2
+                    };
+                    let (found, expected) = (run(&other, &x), run(&plain, &rotated));
+                    let case = format!("{isa} {codec} {activations:?} {n} by {k}");
+                    assert!(bits(&found) == bits(&expected), "{case}");
+                    if activations != Activations::Float {
+                        continue;
+                    }
+                    for (row, found) in x.chunks_exact(k).zip(found.chunks_exact(n)) {
+                        for (weights, found) in matrix.chunks_exact(k).zip(found) {
+                            let pairs = row.iter().zip(weights);
+                            let sum: f64 = pairs.map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                            assert!((sum - f64::from(*found)).abs() < 1e-3, "{case}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_in_another_basis_are_refused() {
     let graph = graph(1, 2, false);
     let mut weights = Named::default();
     weights.add("table", Codec::F32, 1, 2, &[0.0; 2]);
     weights.add("head.weight", Codec::F32, 1, 2, &[0.0; 2]);
-    let table = weights.0.remove("table").unwrap().with_column_order([1, 0].into()).unwrap();
+    let table = weights.0.remove("table").unwrap().with_basis(Basis::Order([1, 0].into())).unwrap();
     weights.0.insert("table".into(), table);
     let cpu = Cpu::new(CpuOptions { threads: 1, isa: Isa::Scalar }).unwrap();
     let error = cpu.load(Arc::new(graph), &weights, &LoadOptions::default()).err().unwrap();
-    assert!(error.to_string().contains("embed with reordered columns (tensor table)"), "{error}");
+    assert!(
+        error.to_string().contains("embed with rows in another basis (tensor table)"),
+        "{error}"
+    );
 }

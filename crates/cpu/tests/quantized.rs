@@ -6,10 +6,17 @@
 
 mod common;
 
-use common::{Named, Random, bits, error, given, load_with, run_once, tiers};
+use common::{Named, Random, bits, error, given, load_by, load_with, run_once, tiers};
 use keeve_codec::{Codec, Float, Group};
 use keeve_cpu::Isa;
-use keeve_graph::{Activations, Graph, Phase, Step, Want};
+use keeve_graph::{Activations, Graph, Phase, ProductRule, Scheme, Step, Want};
+
+/// Ways to make products that give the same bits on every tier.
+const RULES: [ProductRule; 3] = [
+    ProductRule::Mode(Activations::Int8),
+    ProductRule::Mode(Activations::Fast),
+    ProductRule::Scheme(Scheme::Fine),
+];
 
 const ROWS: [usize; 10] = [1, 2, 3, 7, 8, 9, 16, 33, 64, 129];
 /// Codes of 8 bits for values that are spread evenly are off by a 440th of the largest value, a 254th of
@@ -70,13 +77,17 @@ fn check(codec: Codec, n: usize, k: usize, row_counts: &[usize], random: &mut Ra
     let x = random.values(most * k);
     let graph = graph(n, k, bias);
     let pages: Vec<u32> = (0..5).collect();
-    for activations in [Activations::Int8, Activations::Auto] {
-        let load = |activations, isa| load_with(activations, isa, 2, &graph, &weights);
-        let float = run_once(&*load(Activations::Float, Isa::Scalar), &given(&x, k, &pages), 5);
+    for rule in RULES {
+        if codec.is_float() && matches!(rule, ProductRule::Scheme(_)) {
+            continue;
+        }
+        let load = |rule, isa| load_by(rule, isa, 2, &graph, &weights);
+        let float = load(ProductRule::Mode(Activations::Float), Isa::Scalar);
+        let float = run_once(&*float, &given(&x, k, &pages), 5);
         let float: Vec<_> = float.values[0].2.iter().map(|&y| f64::from(y)).collect();
-        let scalar = load(activations, Isa::Scalar);
+        let scalar = load(rule, Isa::Scalar);
         for (name, phase) in PHASES {
-            let what = format!("{activations:?} {codec} {n}x{k} {name}");
+            let what = format!("{rule:?} {codec} {n}x{k} {name}");
             let step = in_phases(given(&x, k, &pages), phase);
             let oracle = run_once(&*scalar, &step, 5).values.remove(0).2;
             let off = error(&oracle, &float);
@@ -92,7 +103,7 @@ fn check(codec: Codec, n: usize, k: usize, row_counts: &[usize], random: &mut Ra
                 if (float || mixed) && !bf16 && isa != Isa::Scalar {
                     continue;
                 }
-                let program = load(activations, isa);
+                let program = load(rule, isa);
                 for &rows in row_counts {
                     let step = in_phases(given(&x[..rows * k], k, &pages), phase);
                     let found = run_once(&*program, &step, 5).values.remove(0).2;
@@ -138,13 +149,13 @@ fn values_that_are_no_numbers_are_not_hidden() {
         weights.add("head.weight", codec, n, k, &random.values(n * k));
         let mut x = random.values(3 * k);
         (x[k + 40], x[2 * k + 300]) = (f32::NAN, f32::INFINITY);
-        for activations in [Activations::Int8, Activations::Auto] {
+        for rule in RULES {
             for isa in Isa::found() {
-                let program = load_with(activations, isa, 1, &graph(n, k, false), &weights);
+                let program = load_by(rule, isa, 1, &graph(n, k, false), &weights);
                 for (name, phase) in PHASES {
                     let step = in_phases(given(&x, k, &[0]), phase);
                     let y = run_once(&*program, &step, 1).values.remove(0).2;
-                    let what = format!("{isa} {activations:?} {codec} {name}");
+                    let what = format!("{isa} {rule:?} {codec} {name}");
                     assert!(y[..n].iter().all(|y| y.is_finite()), "{what}: a row of numbers");
                     assert!(y[n..].iter().all(|y| y.is_nan()), "{what}: rows with others");
                 }

@@ -52,6 +52,8 @@ pub struct EngineOptions {
     /// The codec that the matrices of linear layers are encoded in as they load, those that see left out;
     /// `None`: they stay as they are. What was done is told in [`ModelInfo::notes`].
     pub weights: Option<Codec>,
+    /// Rotate the rows of these matrices before they are encoded: see [`keeve_codec::Basis::Hadamard`].
+    pub rotate: bool,
     /// How keys and values are stored; `None`: in `f32` under [`Activations::Float`], else in `f16`.
     pub kv_codec: Option<KvCodec>,
     /// Whether to count time and bytes by operation.
@@ -79,6 +81,7 @@ impl Default for EngineOptions {
             activations: Activations::Auto,
             activation_check: ActivationCheck::Never,
             weights: None,
+            rotate: false,
             kv_codec: None,
             profile: false,
             image_tokens: 16_384,
@@ -243,7 +246,9 @@ impl Engine {
         let reencoded = match options.weights {
             None => None,
             Some(codec) if !codec.has_encoder() => return Err(Error::NoEncoder(codec)),
-            Some(codec) => Some(Reencoded::new(weights, codec, &model.graph, threads)),
+            Some(codec) => {
+                Some(Reencoded::new(weights, codec, options.rotate, &model.graph, threads))
+            }
         };
         // What sees stays as it is, rounded to bf16 at most: it is small, and much depends on it.
         let (mut eyes, mut seeing, mut seeing_bytes) = (None, None, 0);

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use keeve_codec::{Codec, EncodeOptions, PackedTensor, Parts, RowMut, decode_row, encode_row};
+use keeve_codec::{
+    Basis, Codec, EncodeOptions, PackedTensor, Parts, RowMut, decode_row, encode_row,
+    hadamard_block,
+};
 use keeve_graph::{Graph, Op, WeightInfo, Weights};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -14,6 +17,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Reencoded<'a> {
     weights: &'a dyn Weights,
     codec: Codec,
+    /// Whether rows are multiplied by Hadamard matrices first.
+    rotate: bool,
     /// Names of the matrices.
     matrices: HashSet<String>,
     threads: usize,
@@ -23,15 +28,25 @@ pub(crate) struct Reencoded<'a> {
 
 impl<'a> Reencoded<'a> {
     /// The weights of `graph`.
-    pub fn new(weights: &'a dyn Weights, codec: Codec, graph: &Graph, threads: usize) -> Self {
+    pub fn new(
+        weights: &'a dyn Weights,
+        codec: Codec,
+        rotate: bool,
+        graph: &Graph,
+        threads: usize,
+    ) -> Self {
         let matrices = matrices_of(graph);
-        Self { weights, codec, matrices, threads, encoded: AtomicUsize::new(0) }
+        Self { weights, codec, rotate, matrices, threads, encoded: AtomicUsize::new(0) }
     }
 
     /// What was done, for a person.
     pub fn note(&self) -> String {
         let count = self.encoded.load(Ordering::Relaxed);
-        format!("{count} matrices were encoded anew as {} while they were loaded", self.codec)
+        let rotated = if self.rotate { ", rotated" } else { "" };
+        format!(
+            "{count} matrices were encoded anew as {}{rotated} while they were loaded",
+            self.codec
+        )
     }
 }
 
@@ -62,10 +77,14 @@ impl Reencoded<'_> {
 
     /// `tensor`, which is one of the matrices or not, as it is to be.
     fn made(&self, name: &str, tensor: PackedTensor) -> Result<PackedTensor, Failure> {
-        if tensor.codec() == self.codec || !self.matrices.contains(name) {
+        let same = tensor.codec() == self.codec && !self.rotate;
+        if same || !self.matrices.contains(name) {
             return Ok(tensor);
         }
-        let encoded = reencode(&tensor, self.codec, self.threads)
+        let block = hadamard_block(tensor.cols());
+        // Blocks of one column would change nothing.
+        let hadamard = (self.rotate && block > 1).then_some(block);
+        let encoded = reencode(&tensor, self.codec, hadamard, self.threads)
             .map_err(|error| format!("tensor {name} as {}: {error}", self.codec))?;
         self.encoded.fetch_add(1, Ordering::Relaxed);
         Ok(encoded)
@@ -99,10 +118,11 @@ impl Weights for Reencoded<'_> {
     }
 }
 
-/// A single matrix in another codec.
+/// A single matrix in another codec, its rows multiplied by Hadamard matrices in blocks of `hadamard` columns first.
 fn reencode(
     tensor: &PackedTensor,
     codec: Codec,
+    hadamard: Option<usize>,
     threads: usize,
 ) -> Result<PackedTensor, keeve_codec::Error> {
     let (rows, cols) = (tensor.rows(), tensor.cols());
@@ -136,6 +156,9 @@ fn reencode(
                     let mut values = vec![0.0; cols];
                     for (at, index) in (start..rows.min(start + rows_each)).enumerate() {
                         decode_row(tensor, index, &mut values);
+                        if let Some(block) = hadamard {
+                            keeve_codec::hadamard(&mut values, block);
+                        }
                         let row = RowMut {
                             data: &mut data[at * part.data..][..part.data],
                             scales: &mut scales[at * part.scales..][..part.scales],
@@ -159,7 +182,11 @@ fn reencode(
         biases: present(biases),
         global_scale: None,
     };
-    PackedTensor::new(codec, 1, rows, cols, parts)
+    let encoded = PackedTensor::new(codec, 1, rows, cols, parts)?;
+    match hadamard {
+        None => Ok(encoded),
+        Some(block) => encoded.with_basis(Basis::Hadamard(block)),
+    }
 }
 
 #[cfg(test)]
@@ -177,10 +204,10 @@ mod tests {
             let options = EncodeOptions::default();
             let expected = encode(codec, 7, 256, &decode(&source), options).unwrap().tensor;
             for threads in [1, 2, 3, 16] {
-                assert_eq!(reencode(&source, codec, threads).unwrap(), expected, "{name}");
+                assert_eq!(reencode(&source, codec, None, threads).unwrap(), expected, "{name}");
             }
         }
-        let error = reencode(&source.slice_cols(0..32).unwrap(), Codec::Q4K, 2).unwrap_err();
+        let error = reencode(&source.slice_cols(0..32).unwrap(), Codec::Q4K, None, 2).unwrap_err();
         assert!(error.to_string().contains("32"), "{error}");
     }
 
@@ -198,9 +225,12 @@ mod tests {
         graph.linear(x, "table", 256, false).unwrap();
         let source = Same(PackedTensor::from_f32(256, 256, &[0.5; 256 * 256]).unwrap());
         let int8: Codec = "int8".parse().unwrap();
-        let made = Reencoded::new(&source, int8, &graph, 2);
+        let rotated = Reencoded::new(&source, int8, true, &graph, 2).weight("w.weight").unwrap();
+        assert_eq!(rotated.basis(), Some(&Basis::Hadamard(256)));
+        let made = Reencoded::new(&source, int8, false, &graph, 2);
         assert_eq!(made.weight("table.weight").unwrap().codec(), Codec::F32);
-        assert_eq!(made.weight("w.weight").unwrap().codec(), int8);
+        let matrix = made.weight("w.weight").unwrap();
+        assert_eq!((matrix.codec(), matrix.basis()), (int8, None));
         assert!(made.note().starts_with("1 matrices") && made.note().contains("int8"));
     }
 }

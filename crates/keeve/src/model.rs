@@ -146,6 +146,7 @@ pub fn options(compute: &Compute) -> EngineOptions {
         activation_check: compute.activation_check.into(),
         kv_codec: compute.kv_codec,
         weights: compute.weights,
+        rotate: compute.rotate,
         profile: compute.profile,
         ..EngineOptions::default()
     }

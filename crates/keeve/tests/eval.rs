@@ -204,6 +204,11 @@ fn models_are_judged_as_they_would_be() {
     let text = fs::read_to_string(&drawing).unwrap();
     assert!(text.starts_with("<svg") && text.contains("as q3_k_s"));
 
+    // Rotated rows are judged as what they stand for.
+    let rotated = eval(&["--as", "int8+rotate@int8", "--reference", model.path()]).json();
+    let cost = number(&rotated["models"][0]["kl_mean"]);
+    assert!(cost > 0.0 && cost < 2.0 * of(2, "kl_mean"), "{cost}");
+
     // A made model is the model that is written.
     let file = model.file("made.gguf");
     let made = file.to_str().unwrap();
@@ -212,9 +217,12 @@ fn models_are_judged_as_they_would_be() {
     let written = written.arg(&path).json();
     assert_eq!(written["models"][0]["ppl"], rows[1]["ppl"]);
 
-    for (wrong, says) in
-        [("q9_k", "q9_k"), ("q8_0@fp4", "no mode 'fp4'"), ("q4_k_m+imatrix", "--imatrix is needed")]
-    {
+    for (wrong, says) in [
+        ("q9_k", "q9_k"),
+        ("q8_0@fp4", "no mode 'fp4'"),
+        ("q4_k_m+imatrix", "--imatrix is needed"),
+        ("int8+turned", "int8+turned"),
+    ] {
         let error = eval(&["--as", wrong]).fails_plainly(2);
         assert!(error.contains(says), "{error}");
     }

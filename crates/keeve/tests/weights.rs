@@ -134,3 +134,24 @@ fn what_cannot_be_made_is_refused() {
     }
     assert!(keeve(["run", "x", "--weights", "iq1_s"]).fails(1).contains("only read"));
 }
+
+#[test]
+fn rotated_weights_answer_from_memory_and_from_files() {
+    let rotated = note("int8").replace("int8", "int8, rotated");
+    let ran =
+        keeve(["run", QUESTION, "--weights", "int8", "--rotate", "--activations", "int8"]).run();
+    assert!(ran.code == Some(0) && ran.stderr.contains(&rotated), "{ran:?}");
+    assert_eq!(ran.stdout.trim_end(), ANSWER);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("int8");
+    let made = keeve(["quantize", "--codec", "int8", "--rotate", "--out"]).arg(&out).run();
+    assert_eq!(made.code, Some(0), "{made:?}");
+    for mode in ["int8", "auto", "float"] {
+        let ran = keeve(["run"]).arg(&out).args(&[QUESTION, "--activations", mode]).run();
+        assert_eq!((ran.code, ran.stdout.trim_end()), (Some(0), ANSWER), "{mode}: {ran:?}");
+    }
+    assert!(keeve(["run", "x", "--rotate"]).fails(2).contains("--weights"));
+    let gguf = folder.path().join("a.gguf");
+    let refused = keeve(["quantize", "--codec", "q8_0", "--rotate", "--out"]).arg(&gguf).fails(1);
+    assert!(refused.contains("GGUF cannot say that rows are rotated"), "{refused}");
+}

@@ -1,7 +1,9 @@
 //! Writing int8 and int4 weights as compressed-tensors does.
 //!
 //! Layout: vllm-project/compressed-tensors `src/compressed_tensors/compressors` (`int-quantized`,
-//! `pack-quantized`) and `quantization/quant_config.py`.
+//! `pack-quantized`), `quantization/quant_config.py` and `transform/transform_scheme.py`.
+
+use std::collections::BTreeMap;
 
 use keeve_checkpoint::StoredType;
 use keeve_checkpoint::safetensors::Announced;
@@ -67,9 +69,6 @@ fn integers(codec: Codec) -> Option<(Group, Float, u8)> {
 
 /// The config's `quantization_config`. Activations are to be int8 by token.
 pub(crate) fn quantization(tensors: &[Planned]) -> Value {
-    let module = |planned: &Planned| {
-        planned.name.strip_suffix(".weight").unwrap_or(&planned.name).to_owned()
-    };
     let mut codecs: Vec<Codec> = Vec::new();
     for planned in tensors.iter().filter(|planned| integers(planned.to).is_some()) {
         if !codecs.contains(&planned.to) {
@@ -121,7 +120,7 @@ pub(crate) fn quantization(tensors: &[Planned]) -> Value {
     ignore.extend(
         kept.map(module).filter(|name| name != "lm_head" && !name.ends_with("embed_tokens")),
     );
-    json!({
+    let mut block = json!({
         "quant_method": "compressed-tensors",
         "format": format,
         "quantization_status": "compressed",
@@ -129,7 +128,40 @@ pub(crate) fn quantization(tensors: &[Planned]) -> Value {
         "kv_cache_scheme": null,
         "ignore": ignore,
         "config_groups": groups,
-    })
+    });
+    if let Some(transforms) = transforms(tensors) {
+        block["transform_config"] = transforms;
+    }
+    block
+}
+
+/// The config's `transform_config`: which inputs are multiplied by Hadamard matrices as their weights were, a group for
+/// each length of blocks. `None` if there are none.
+fn transforms(tensors: &[Planned]) -> Option<Value> {
+    let mut targets: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    for planned in tensors {
+        if let Some(block) = planned.hadamard {
+            targets.entry(block).or_default().push(module(planned));
+        }
+    }
+    let group = |(block, targets): (usize, Vec<String>)| {
+        let apply = |location: &str, inverse: bool| json!({ "targets": targets, "location": location, "inverse": inverse, "ignore": [] });
+        let group = json!({
+            "type": "hadamard",
+            "apply": [apply("input", false), apply("weight_input", true)],
+            "randomize": false,
+            "requires_grad": false,
+            "head_dim": block,
+        });
+        (format!("hadamard_{block}"), group)
+    };
+    let groups: Map<String, Value> = targets.into_iter().map(group).collect();
+    (!groups.is_empty()).then(|| json!({ "config_groups": groups }))
+}
+
+/// The name of a weight's module.
+fn module(planned: &Planned) -> String {
+    planned.name.strip_suffix(".weight").unwrap_or(&planned.name).to_owned()
 }
 
 fn format_of(bits: u8) -> &'static str {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::gguf::{EXTRA, Layout, metadata, mmproj};
+use crate::making::Work;
 use crate::output::{self, Folder};
 use crate::{Error, Format, Making, Plan, Planned, Role, compressed, tokenizer_json};
 
@@ -162,11 +163,11 @@ fn encode_all<'a>(
             return Err(Error::Interrupted);
         }
         let making = &options.making;
-        let tensor = making.tensor(checkpoint, planned, &|| options.observer.stopped())?;
+        let (tensor, work) = making.tensor(checkpoint, planned, &|| options.observer.stopped())?;
         if written.send((planned, tensor)).is_err() {
             return Ok(());
         }
-        report.count(planned, making.changes(planned));
+        report.count(planned, work);
     }
     options.observer.progress(total, total, "");
     Ok(())
@@ -184,18 +185,18 @@ fn write_all(mut sink: Sink, tensors: Receiver<Made<'_>>) -> Result<Sink, Error>
 }
 
 impl Report {
-    /// Notes a tensor that was made; `changed`: its values are others than its codec asks for.
-    fn count(&mut self, planned: &Planned, changed: bool) {
-        if !changed && planned.is_moved() {
-            self.moved += 1;
-        } else if !changed && planned.is_exact() {
-            self.rewritten += 1;
-        } else {
-            self.encoded += 1;
-            self.float_bytes = self.float_bytes.saturating_add(planned.weights() * 4);
-            if !changed && !planned.from.is_float() {
-                self.encoded_again.push(planned.name.clone());
+    /// Notes a tensor that was made.
+    fn count(&mut self, planned: &Planned, work: Work) {
+        match work {
+            Work::Moved => self.moved += 1,
+            Work::Rewritten => self.rewritten += 1,
+            Work::Encoded | Work::EncodedAgain => {
+                self.encoded += 1;
+                self.float_bytes = self.float_bytes.saturating_add(planned.weights() * 4);
             }
+        }
+        if work == Work::EncodedAgain {
+            self.encoded_again.push(planned.name.clone());
         }
     }
 }
@@ -233,7 +234,7 @@ fn fingerprint(checkpoint: &Checkpoint, plan: &Plan, making: &Making<'_>) -> Str
         modified.hash(&mut hasher);
     }
     for tensor in &plan.tensors {
-        (&tensor.name, &tensor.shape, tensor.from, tensor.to).hash(&mut hasher);
+        (&tensor.name, &tensor.shape, tensor.from, tensor.to, tensor.hadamard).hash(&mut hasher);
     }
     format!("{:016x}", hasher.finish())
 }

@@ -29,12 +29,7 @@ impl Making<'_> {
         (importance, self.folds.map_or(0, Folds::fingerprint))
     }
 
-    /// Whether a tensor's values become others than its codec asks for.
-    pub(crate) fn changes(&self, planned: &Planned) -> bool {
-        self.folds.is_some_and(|folds| folds.concerns(&planned.name))
-    }
-
-    /// A tensor as it is planned.
+    /// A tensor as it is planned, and how it was made.
     ///
     /// # Errors
     /// If it cannot be read or encoded, or `stopped` says so.
@@ -43,33 +38,66 @@ impl Making<'_> {
         checkpoint: &Checkpoint,
         planned: &Planned,
         stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Result<PackedTensor, Error> {
+    ) -> Result<(PackedTensor, Work), Error> {
         let name = &planned.name;
         let mut source = match planned.shape[..] {
             [experts, _, _] => checkpoint.stacked(name, experts)?,
             _ => checkpoint.tensor(name)?,
         };
-        if let Some(folds) = self.folds
-            && let Some(folded) = folds.folded(name, &source)?
-        {
+        let folds = self.folds.map(|folds| folds.folded(name, &source)).transpose()?.flatten();
+        let folded = folds.is_some();
+        if let Some(values) = folds {
             source.release();
-            source = folded;
+            source = values;
         }
-        if source.codec() == planned.to {
-            return Ok(source);
+        // Rows in a basis of their own are made those of the matrix again: no format but one says that they are.
+        let in_place = source.basis().is_none() && planned.hadamard.is_none();
+        if in_place {
+            if source.codec() == planned.to {
+                return Ok((source, if folded { Work::Encoded } else { Work::Moved }));
+            }
+            if let Some(rewritten) = exact::rewritten(&source, planned.to) {
+                source.release();
+                return match rewritten {
+                    Ok(tensor) => Ok((tensor, Work::Rewritten)),
+                    Err(error) => Err(Error::tensor(name, error)),
+                };
+            }
         }
-        if let Some(rewritten) = exact::rewritten(&source, planned.to) {
-            source.release();
-            return rewritten.map_err(|error| Error::tensor(name, error));
-        }
-        let importance = self.importance.and_then(|importance| importance.get(name));
-        let encoding = Encoding { codec: planned.to, importance, threads: self.threads };
+        // Importance is of columns, which rows in another basis do not have.
+        let importance = self.importance.filter(|_| planned.hadamard.is_none());
+        let importance = importance.and_then(|importance| importance.get(name));
+        let encoding = Encoding {
+            codec: planned.to,
+            importance,
+            hadamard: planned.hadamard,
+            threads: self.threads,
+        };
         let encoded =
             encode(&source, &encoding, stopped).map_err(|problem| Error::tensor(name, problem))?;
         // Mapped pages count as memory until they are given back.
         source.release();
-        encoded.ok_or(Error::Interrupted)
+        let work = match planned.from.is_float() {
+            _ if folded => Work::Encoded,
+            true if in_place && planned.is_exact() => Work::Rewritten,
+            true => Work::Encoded,
+            false => Work::EncodedAgain,
+        };
+        Ok((encoded.ok_or(Error::Interrupted)?, work))
     }
+}
+
+/// How a tensor was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Its bytes are those of the source.
+    Moved,
+    /// Its values are those of the source, in other bytes.
+    Rewritten,
+    /// It was encoded.
+    Encoded,
+    /// The same, from what was packed already: it lost twice.
+    EncodedAgain,
 }
 
 /// The tensors of a checkpoint as a plan makes them, made as a backend asks for them.
@@ -96,7 +124,7 @@ impl<'a> Made<'a> {
 
 impl Weights for Made<'_> {
     fn weight(&self, name: &str) -> Result<PackedTensor, Failure> {
-        Ok(self.making.tensor(self.checkpoint, self.planned(name)?, &|| false)?)
+        Ok(self.making.tensor(self.checkpoint, self.planned(name)?, &|| false)?.0)
     }
 
     fn experts(&self, name: &str, count: usize) -> Result<Vec<PackedTensor>, Failure> {

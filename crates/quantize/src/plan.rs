@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use keeve_checkpoint::{Checkpoint, TensorInfo};
-use keeve_codec::Codec;
+use keeve_codec::{Codec, hadamard_block};
 use serde::Serialize;
 
 use crate::dimensions::Dimensions;
@@ -69,6 +69,8 @@ pub struct Planned {
     pub to: Codec,
     /// The codec that was wanted, where its rows do not fit that.
     pub instead_of: Option<Codec>,
+    /// Columns of the blocks that its rows are multiplied by Hadamard matrices in, if they are: see [`Plan::rotated`].
+    pub hadamard: Option<usize>,
     /// Bytes now.
     pub bytes_before: u64,
     /// Bytes afterwards.
@@ -78,14 +80,15 @@ pub struct Planned {
 impl Planned {
     /// Whether the bytes move as they are.
     pub fn is_moved(&self) -> bool {
-        self.from == self.to
+        self.from == self.to && self.hadamard.is_none()
     }
 
     /// Whether the values stay what they are, in other bytes.
     pub fn is_exact(&self) -> bool {
         self.is_moved()
-            || exact::is_exact(self.from, self.to)
-            || matches!((self.from, self.to), (Codec::F16 | Codec::BF16, Codec::F32))
+            || self.hadamard.is_none()
+                && (exact::is_exact(self.from, self.to)
+                    || matches!((self.from, self.to), (Codec::F16 | Codec::BF16, Codec::F32)))
     }
 
     /// Weights.
@@ -238,6 +241,36 @@ impl Plan {
         Ok(Self { format, tensors, unused })
     }
 
+    /// The same with the rows of int8 and int4 matrices rotated: multiplied by Hadamard matrices before they are
+    /// encoded, in blocks of [`hadamard_block`] columns, as inputs are when they are multiplied. Outliers of
+    /// activations, which share a scale with all others of their token, are spread over a block (QuaRot, arXiv
+    /// 2404.00456, its online form).
+    ///
+    /// # Errors
+    /// If the format cannot say so, or there are no such matrices.
+    pub fn rotated(mut self) -> Result<Self, Error> {
+        if !matches!(self.format, Format::CompressedTensors | Format::Memory) {
+            let format = self.format.name();
+            let problem = format!(
+                "{format} cannot say that rows are rotated; compressed-tensors (int8, int4) can"
+            );
+            return Err(Error::Input(problem));
+        }
+        let mut count = 0;
+        for tensor in &mut self.tensors {
+            let integers = matches!(tensor.to, Codec::Int8 { .. } | Codec::Int4 { .. });
+            let block = tensor.shape.last().map_or(1, |&cols| hadamard_block(cols));
+            // Blocks of one column would change nothing.
+            tensor.hadamard = (integers && block > 1).then_some(block);
+            count += usize::from(tensor.hadamard.is_some());
+        }
+        if count == 0 {
+            let problem = "no matrix becomes int8 or int4, whose rows could be rotated";
+            return Err(Error::Input(problem.into()));
+        }
+        Ok(self)
+    }
+
     /// Bytes over all tensors.
     pub fn total(&self) -> Sum {
         let mut total = Sum::default();
@@ -360,6 +393,7 @@ fn planned(
         from,
         to,
         instead_of,
+        hadamard: None,
         bytes_before: info.bytes,
         bytes,
     })

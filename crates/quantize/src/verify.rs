@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keeve_checkpoint::{Checkpoint, TensorInfo};
-use keeve_codec::{PackedTensor, stored_values, values};
+use keeve_codec::{PackedTensor, decode_row, values};
 use serde::Serialize;
 
 use crate::make::Observer;
@@ -262,8 +262,8 @@ fn difference(
     let (mut squares, mut energy, mut largest) = (0.0f64, 0.0f64, 0.0f64);
     let mut equal = true;
     for row in 0..ours.experts() * ours.rows() {
-        stored_values(ours.codec(), ours.row(row), &mut a);
-        stored_values(theirs.codec(), theirs.row(row), &mut b);
+        decode_row(ours, row, &mut a);
+        decode_row(theirs, row, &mut b);
         for (&a, &b) in a.iter().zip(&b) {
             equal &= a == b;
             let difference = f64::from(a) - f64::from(b);

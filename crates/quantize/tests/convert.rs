@@ -8,19 +8,23 @@ use std::path::Path;
 
 use common::{Quiet, data, qwen3_moe, same_tensors, write_made_up};
 use keeve_checkpoint::Checkpoint;
-use keeve_quantize::{Error, Format, Making, Options, Plan, Report, compare, make, verify};
+use keeve_codec::{Basis, Codec};
+use keeve_quantize::{Error, Format, Making, Options, Plan, Report, Scheme, compare, make, verify};
 
 fn converted(source: &Path, out: &Path) -> Result<Report, Error> {
     let checkpoint = Checkpoint::open(source)?;
     let format = if out.extension().is_some() { Format::Gguf } else { Format::Mlx };
-    let plan = Plan::keeping(&checkpoint, format)?;
+    converted_by(&checkpoint, &Plan::keeping(&checkpoint, format)?, out)
+}
+
+fn converted_by(checkpoint: &Checkpoint, plan: &Plan, out: &Path) -> Result<Report, Error> {
     let options = Options {
         force: false,
         making: Making { importance: None, folds: None, threads: 2 },
         file_type: None,
         observer: &Quiet,
     };
-    make(&checkpoint, &plan, out, &options)
+    make(checkpoint, plan, out, &options)
 }
 
 /// Both GGUF files have the same tensors under the same names, byte for byte.
@@ -277,4 +281,85 @@ fn experts_that_llama_cpp_has_otherwise_are_refused() {
         assert!(error.contains(problem) && !error.contains('\n'), "{error}");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
     }
+}
+
+/// GPTQ's "desc_act" stores columns in another order, which no other layout says: they are put back.
+#[test]
+#[cfg_attr(not(keeve_test_data), ignore = "needs KEEVE_TEST_DATA")]
+fn columns_in_another_order_are_put_back() {
+    let place = tempfile::tempdir().unwrap();
+    let source = Checkpoint::open(&data("fixtures/awq_gptq/gptq_act")).unwrap();
+    let ordered: Vec<_> = source
+        .tensors()
+        .filter(|info| source.tensor(&info.name).unwrap().basis().is_some())
+        .map(|info| (info.name.clone(), info.codec.unwrap()))
+        .collect();
+    assert!(!ordered.is_empty());
+    let plans = [
+        Plan::keeping(&source, Format::Mlx).unwrap(),
+        Plan::new(&source, &Scheme::uniform(Codec::Q8_0).into(), Format::Mlx).unwrap(),
+        Plan::new(
+            &source,
+            &Scheme::uniform("int8".parse().unwrap()).into(),
+            Format::CompressedTensors,
+        )
+        .unwrap(),
+    ];
+    for (index, plan) in plans.iter().enumerate() {
+        let out = place.path().join(index.to_string());
+        let report = converted_by(&source, plan, &out).unwrap();
+        assert!(report.encoded_again.len() >= ordered.len(), "{report:?}");
+        let made = Checkpoint::open(&out).unwrap();
+        for difference in compare(&made, &source, &Quiet).unwrap() {
+            assert!(difference.relative_error < 0.2, "{index}: {difference:?}");
+        }
+        for (name, _) in &ordered {
+            assert_eq!(made.tensor(name).unwrap().basis(), None);
+        }
+    }
+}
+
+/// Rotated rows are read back as the matrix that they were made from, but for what int8 costs.
+#[test]
+fn rotated_matrices_are_read_back() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("source");
+    std::fs::create_dir(&folder).unwrap();
+    let config = serde_json::json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 3, "num_key_value_heads": 3,
+        "num_hidden_layers": 2, "vocab_size": 8192, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": true});
+    common::write_made_up(&folder, &config);
+    let source = Checkpoint::open(&folder).unwrap();
+    let plan = |codec: &str, format| {
+        let plan = Plan::new(&source, &Scheme::uniform(codec.parse().unwrap()).into(), format);
+        plan.unwrap().rotated()
+    };
+    for codec in ["int8", "int4-g32"] {
+        let out = place.path().join(codec);
+        let plan = plan(codec, Format::CompressedTensors).unwrap();
+        let made = common::made(&source, &plan, &out);
+        let mut blocks = vec![];
+        for planned in plan.tensors.iter().filter(|planned| planned.hadamard.is_some()) {
+            let basis = made.tensor(&planned.name).unwrap().basis().cloned();
+            assert_eq!(basis, planned.hadamard.map(Basis::Hadamard), "{}", planned.name);
+            blocks.extend(planned.hadamard);
+        }
+        assert!(blocks.len() == 14 && blocks.contains(&32) && blocks.contains(&256), "{blocks:?}");
+        for difference in compare(&made, &source, &Quiet).unwrap() {
+            let most = if codec == "int8" { 0.01 } else { 0.15 };
+            assert!(difference.relative_error < most, "{codec}: {difference:?}");
+        }
+        // What has another basis is no matter of bytes alone.
+        let again = place.path().join(format!("{codec}-again"));
+        let report = converted(&out, &again).unwrap();
+        assert_eq!(report.encoded_again.len(), 14, "{report:?}");
+        for difference in compare(&Checkpoint::open(&again).unwrap(), &made, &Quiet).unwrap() {
+            assert!(difference.relative_error < 0.15, "{codec}: {difference:?}");
+        }
+    }
+    let problem = plan("q4_k", Format::Gguf).unwrap_err().to_string();
+    assert!(problem.contains("GGUF cannot say that rows are rotated"), "{problem}");
+    let problem = plan("bf16", Format::CompressedTensors).unwrap_err().to_string();
+    assert!(problem.contains("no matrix becomes int8 or int4"), "{problem}");
 }

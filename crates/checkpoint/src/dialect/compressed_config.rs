@@ -1,7 +1,7 @@
 //! The config of compressed-tensors: which groups of settings there are, and which one a module has.
 //!
-//! Source: vllm-project/compressed-tensors `src/compressed_tensors/quantization/quant_config.py`, `quant_args.py` and
-//! `utils/match.py`.
+//! Source: vllm-project/compressed-tensors `src/compressed_tensors/quantization/quant_config.py`, `quant_args.py`,
+//! `utils/match.py`, and of `transform_config` `transform/transform_scheme.py` and `transform_args.py`.
 
 use std::path::Path;
 
@@ -45,24 +45,66 @@ enum Target {
     Pattern(Regex),
 }
 
-/// The groups of a config.
-pub(super) struct Groups(pub(super) Vec<Group>);
+/// A rotation of inputs, and of the columns of weights as they are stored.
+struct Rotation {
+    targets: Vec<Target>,
+    ignored: Vec<Target>,
+    /// Columns of its blocks; `None`: all.
+    block: Option<usize>,
+}
+
+/// What a config says.
+pub(super) struct Groups {
+    pub(super) groups: Vec<Group>,
+    rotations: Vec<Rotation>,
+}
+
+impl Target {
+    fn names(&self, module: &str) -> bool {
+        match self {
+            // Embedding tables are modules of another class.
+            Self::Name(name) if name == CLASS => !module.ends_with("embed_tokens"),
+            Self::Name(name) => name == module,
+            Self::Pattern(pattern) => pattern.find(module).is_some_and(|found| found.start() == 0),
+        }
+    }
+}
 
 impl Groups {
+    /// The blocks of columns in which the inputs of a module of `cols` columns are multiplied by Hadamard matrices.
+    ///
+    /// # Errors
+    /// If no such matrix has so many columns, or there are several for it; the text ends a sentence that begins with the
+    /// tensor's name.
+    pub(super) fn hadamard_of(&self, module: &str, cols: usize) -> Result<Option<usize>, String> {
+        let concerns = |rotation: &&Rotation| {
+            let any = |targets: &[Target]| targets.iter().any(|target| target.names(module));
+            any(&rotation.targets) && !any(&rotation.ignored)
+        };
+        let mut all = self.rotations.iter().filter(concerns);
+        let Some(rotation) = all.next() else { return Ok(None) };
+        if all.next().is_some() {
+            return Err("has inputs that are rotated twice, which is not supported".into());
+        }
+        let block = rotation.block.unwrap_or(cols);
+        if !block.is_power_of_two() || !cols.is_multiple_of(block) {
+            return Err(format!(
+                "has inputs of {cols} columns that are rotated in blocks of {block}, expected a power of two that \
+                 divides them"
+            ));
+        }
+        Ok(Some(block))
+    }
+
     /// The group of a quantized module: the one that names it, else one with a pattern for it, else one for
     /// its class.
     pub(super) fn of(&self, module: &str) -> Option<&Group> {
         let with = |wanted: &dyn Fn(&Target) -> bool| {
-            self.0.iter().find(|group| group.targets.iter().any(wanted))
+            self.groups.iter().find(|group| group.targets.iter().any(wanted))
         };
         with(&|target| matches!(target, Target::Name(name) if name == module))
             .or_else(|| {
-                with(&|target| match target {
-                    Target::Pattern(pattern) => {
-                        pattern.find(module).is_some_and(|found| found.start() == 0)
-                    }
-                    Target::Name(_) => false,
-                })
+                with(&|target| matches!(target, Target::Pattern(_)) && target.names(module))
             })
             .or_else(|| with(&|target| matches!(target, Target::Name(name) if name == CLASS)))
     }
@@ -76,7 +118,7 @@ pub(super) fn read(path: &Path, field: &str, block: &Value) -> Result<Groups, Er
     let reader = Reader { path, field };
     // "quantization_status" is not looked at: files that say "frozen" hold packed weights as well as floats. What is
     // stored decides.
-    for key in ["sparsity_config", "transform_config", "kv_cache_scheme"] {
+    for key in ["sparsity_config", "kv_cache_scheme"] {
         let empty = |value: &Value| value.as_object().is_some_and(serde_json::Map::is_empty);
         let dense = |value: &Value| value.get("format").is_some_and(|format| format == "dense");
         if let Some(value) = given(block, key)
@@ -90,7 +132,10 @@ pub(super) fn read(path: &Path, field: &str, block: &Value) -> Result<Groups, Er
         return Err(reader.wrong("config_groups", "is missing or not an object"));
     };
     let read = |(name, group): (&String, &Value)| reader.group(name, group, given(block, "format"));
-    Ok(Groups(groups.iter().map(read).collect::<Result<_, _>>()?))
+    let groups = groups.iter().map(read).collect::<Result<_, _>>()?;
+    let transforms = given(block, "transform_config");
+    let rotations = transforms.map(|transforms| reader.rotations(transforms)).transpose()?;
+    Ok(Groups { groups, rotations: rotations.unwrap_or_default() })
 }
 
 fn given<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
@@ -133,12 +178,63 @@ impl Reader<'_> {
             Some(inputs) => Some(self.activations(&key("input_activations"), inputs)?),
             None => None,
         };
-        Ok(Group { targets: self.targets(&key("targets"), group)?, weights, activations })
+        Ok(Group {
+            targets: self.targets(&key("targets"), group, "targets")?,
+            weights,
+            activations,
+        })
     }
 
-    fn targets(&self, key: &str, group: &Value) -> Result<Vec<Target>, Error> {
+    /// The rotations of a `transform_config`. What was done to weights is done: only what is to be done to
+    /// activations matters, and of that only Hadamard matrices on inputs are read.
+    fn rotations(&self, transforms: &Value) -> Result<Vec<Rotation>, Error> {
+        let Some(schemes) = given(transforms, "config_groups") else { return Ok(vec![]) };
+        let key = "transform_config.config_groups";
+        let schemes =
+            schemes.as_object().ok_or_else(|| self.wrong(key, "is not an object of schemes"))?;
+        let mut rotations = vec![];
+        for (name, scheme) in schemes {
+            let at = |field: &str| format!("{key}.{name}.{field}");
+            let apply = scheme.get("apply").and_then(Value::as_array);
+            let apply =
+                apply.ok_or_else(|| self.wrong(&at("apply"), "is missing or not a list"))?;
+            for (index, args) in apply.iter().enumerate() {
+                let at_args = |field: &str| at(&format!("apply[{index}].{field}"));
+                match given(args, "location").and_then(Value::as_str) {
+                    Some("weight_input" | "weight_output") => continue,
+                    Some("input") => {}
+                    _ => return Err(self.unread(&at_args("location"), &args["location"])),
+                }
+                if given(scheme, "type").is_none_or(|kind| kind != "hadamard") {
+                    return Err(self.unread(&at("type"), &scheme["type"]));
+                }
+                if given(scheme, "randomize").is_some_and(|randomize| randomize != false) {
+                    return Err(self.unread(&at("randomize"), &scheme["randomize"]));
+                }
+                let block = match given(scheme, "head_dim") {
+                    None => None,
+                    Some(value) => {
+                        let block = value.as_u64().and_then(|block| usize::try_from(block).ok());
+                        let block = block.filter(|block| block.is_power_of_two());
+                        let problem = "is not a power of two";
+                        Some(block.ok_or_else(|| self.wrong(&at("head_dim"), problem))?)
+                    }
+                };
+                let targets = |field: &str| self.targets(&at_args(field), args, field);
+                rotations.push(Rotation {
+                    targets: targets("targets")?,
+                    ignored: targets("ignore")?,
+                    block,
+                });
+            }
+        }
+        Ok(rotations)
+    }
+
+    /// The names and patterns in `field` of `group`; none if it is missing.
+    fn targets(&self, key: &str, group: &Value, field: &str) -> Result<Vec<Target>, Error> {
         let expected = || self.wrong(key, "is not a list of names and patterns");
-        let Some(targets) = given(group, "targets") else { return Ok(Vec::new()) };
+        let Some(targets) = given(group, field) else { return Ok(Vec::new()) };
         let target = |target: &Value| {
             let text = target.as_str().ok_or_else(expected)?;
             let Some(pattern) = text.strip_prefix("re:") else {

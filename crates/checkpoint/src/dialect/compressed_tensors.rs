@@ -11,11 +11,11 @@
 //! Scales are floats `[rows, groups]`, or one for the tensor, or of blocks for floats. `P.weight_zero_point` makes it
 //! asymmetric: I8 shaped like the scales, or I32 packed along the rows in the same way. `P.weight_g_idx` I32 `[cols]`
 //! gives the group of each column where the columns of a group are not neighbours ("actorder"). What the weights
-//! are is read from the tensors; the config must know such a format, and says how inputs are rounded.
+//! are is read from the tensors; the config must know such a format, and says how inputs are rounded and rotated.
 
 use std::path::Path;
 
-use keeve_codec::{Codec, Parts};
+use keeve_codec::{Basis, Codec, Parts};
 use serde_json::Value;
 
 use super::compressed_config::{self, Groups};
@@ -48,7 +48,7 @@ pub(super) fn translate(
             module.and_then(|module| Some((module, modules.find(module, ".weight_scale")?)))
         else {
             if modules.of(tensor, &BESIDES, ".weight_scale").is_none() {
-                entries.push(Entry::whole(tensor.name.clone(), tensor));
+                entries.push(rotated(Entry::whole(tensor.name.clone(), tensor), &groups));
             }
             continue;
         };
@@ -68,9 +68,24 @@ pub(super) fn translate(
             };
             parts.entry(&groups)
         };
-        entries.push(entry.with_activations(group.and_then(|group| group.activations)));
+        let entry = entry.with_activations(group.and_then(|group| group.activations));
+        entries.push(rotated(entry, &groups));
     }
     Ok(Translation { label: "safetensors (compressed-tensors)".into(), entries })
+}
+
+/// The same, of which the rows are rotated if the config says that its inputs are.
+fn rotated(entry: Entry, groups: &Groups) -> Entry {
+    let module = entry.info.name.strip_suffix(".weight");
+    let (Some(module), &[_, cols]) = (module, entry.info.shape.as_slice()) else { return entry };
+    match groups.hadamard_of(module, cols) {
+        Ok(None) => entry,
+        Ok(Some(block)) => entry.then(move |tensor| {
+            let tensor = tensor.with_basis(Basis::Hadamard(block));
+            tensor.map_err(|error| format!("is rotated, but {error}"))
+        }),
+        Err(reason) => entry.then(move |_| Err(reason.clone())),
+    }
 }
 
 /// The stored tensors of a quantized module.
@@ -131,7 +146,7 @@ impl Module<'_> {
         } else {
             8
         };
-        let mut weights = configured.0.iter().filter_map(|group| group.weights);
+        let mut weights = configured.groups.iter().filter_map(|group| group.weights);
         // int-quantized stores narrower integers as bytes too.
         let agrees = |count: u64| count == u64::from(bits) || !self.is_packed() && count < 8;
         if !weights.any(|weights| !weights.float && agrees(weights.bits)) {

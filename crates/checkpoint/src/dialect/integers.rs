@@ -9,7 +9,9 @@
 
 use std::sync::Arc;
 
-use keeve_codec::{Bytes, Codec, Float, Group, PackedTensor, Parts, Row, read_codes, write_codes};
+use keeve_codec::{
+    Basis, Bytes, Codec, Float, Group, PackedTensor, Parts, Row, read_codes, write_codes,
+};
 
 use crate::{StoredTensor, StoredType};
 
@@ -165,7 +167,7 @@ pub(super) fn column_order(
 /// A tensor whose columns were moved, if they were.
 pub(super) fn in_order(tensor: PackedTensor, moved: Option<Moved>) -> Result<PackedTensor, String> {
     let Some(moved) = moved else { return Ok(tensor) };
-    tensor.with_column_order(moved.order).map_err(|error| format!("is wrong: {error}"))
+    tensor.with_basis(Basis::Order(moved.order)).map_err(|error| format!("is wrong: {error}"))
 }
 
 /// Puts the codes of every row in another order: code `i` becomes code `order[i]` of before. The codes of a row fill

@@ -17,10 +17,20 @@ use crate::scheme::panel::PANEL_COLS;
 /// Activations that a task quantizes, at least.
 const TASK_VALUES: usize = 16 << 10;
 
+/// How rows are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct How {
+    recipe: Recipe,
+    /// Columns of a row, if they are not those of the recipe.
+    columns: usize,
+    /// Columns of the blocks that are multiplied by Hadamard matrices first.
+    hadamard: Option<usize>,
+}
+
 /// Something that is made when it is first asked for, in memory that is kept.
 struct Kept<T> {
-    /// The recipe that it was made by, and columns of a row if they are not those of the recipe, if it was made.
-    made: Option<(Recipe, usize)>,
+    /// How it was made, if it was.
+    made: Option<How>,
     /// The rows that it was made of: products with a value by one recipe need not be of the same rows.
     rows: Vec<usize>,
     value: T,
@@ -32,12 +42,11 @@ impl<T> Kept<T> {
     }
 
     /// Whether this still has to be made, which the caller then does.
-    fn is_missing(&mut self, recipe: Recipe, columns: usize, rows: &[usize]) -> bool {
-        let how = Some((recipe, columns));
-        if self.made == how && self.rows == rows {
+    fn is_missing(&mut self, how: How, rows: &[usize]) -> bool {
+        if self.made == Some(how) && self.rows == rows {
             return false;
         }
-        self.made = how;
+        self.made = Some(how);
         rows.clone_into(&mut self.rows);
         true
     }
@@ -84,7 +93,7 @@ impl Inputs {
         kernels: &'static dyn Kernels,
     ) -> Input<'a> {
         self.begin(value);
-        Input { x: Source::Held(x), kernels, inputs: self }
+        Input { x: Source::Held(x).into(), kernels, inputs: self }
     }
 
     /// `value` of this step, by its rows.
@@ -95,7 +104,7 @@ impl Inputs {
         kernels: &'static dyn Kernels,
     ) -> Input<'a> {
         self.begin(value);
-        Input { x: Source::Rows(rows), kernels, inputs: self }
+        Input { x: Source::Rows(rows).into(), kernels, inputs: self }
     }
 
     /// Forgets what was made of another value than this one.
@@ -110,7 +119,7 @@ impl Inputs {
     pub fn fresh<'a>(&'a mut self, x: &'a [f32], kernels: &'static dyn Kernels) -> Input<'a> {
         self.from = None;
         self.clear();
-        Input { x: Source::Held(x), kernels, inputs: self }
+        Input { x: Source::Held(x).into(), kernels, inputs: self }
     }
 
     fn clear(&mut self) {
@@ -147,9 +156,43 @@ impl Source<'_> {
     }
 }
 
+/// The rows of an input, in the basis that they are multiplied in.
+#[derive(Clone, Copy)]
+struct InBasis<'a> {
+    from: Source<'a>,
+    /// See [`How::hadamard`].
+    hadamard: Option<(usize, &'static dyn Kernels)>,
+}
+
+impl<'a> From<Source<'a>> for InBasis<'a> {
+    fn from(from: Source<'a>) -> Self {
+        Self { from, hadamard: None }
+    }
+}
+
+impl InBasis<'_> {
+    /// Values of room that [`InBasis::row`] needs for rows of `cols`.
+    fn room(self, cols: usize) -> usize {
+        self.from.room() + self.hadamard.map_or(0, |_| cols)
+    }
+
+    /// A row of `cols` values.
+    fn row<'a>(&'a self, row: usize, cols: usize, room: &'a mut [f32]) -> &'a [f32] {
+        let Some((block, kernels)) = self.hadamard else { return self.from.row(row, cols, room) };
+        let (rotated, room) = room.split_at_mut(cols);
+        rotated.copy_from_slice(self.from.row(row, cols, room));
+        kernels.hadamard(rotated, block);
+        rotated
+    }
+
+    fn how(&self, recipe: Recipe, columns: usize) -> How {
+        How { recipe, columns, hadamard: self.hadamard.map(|(block, _)| block) }
+    }
+}
+
 /// The input of a product: `[rows, K]`.
 pub(crate) struct Input<'a> {
-    x: Source<'a>,
+    x: InBasis<'a>,
     kernels: &'static dyn Kernels,
     inputs: &'a mut Inputs,
 }
@@ -158,6 +201,12 @@ impl Input<'_> {
     /// The tier.
     pub fn kernels(&self) -> &'static dyn Kernels {
         self.kernels
+    }
+
+    /// The same rows with each `block` columns multiplied by a Hadamard matrix.
+    pub fn rotated(mut self, block: usize) -> Self {
+        self.x.hadamard = Some((block, self.kernels));
+        self
     }
 
     /// The rows `rows` of `cols` columns, for products of few rows.
@@ -172,7 +221,7 @@ impl Input<'_> {
         pool: &Pool,
     ) -> &BlockRows {
         let kept = &mut self.inputs.rows[slot(recipe)];
-        if kept.is_missing(recipe, 0, rows) {
+        if kept.is_missing(self.x.how(recipe, 0), rows) {
             quantize_rows(self.x, rows, cols, recipe, self.kernels, pool, &mut kept.value);
         }
         &kept.value
@@ -190,14 +239,14 @@ impl Input<'_> {
         pool: &Pool,
     ) -> &Vec<f32> {
         let kept = &mut self.inputs.floats;
-        if kept.is_missing(Recipe::Float, padded, rows) {
+        if kept.is_missing(self.x.how(Recipe::Float, padded), rows) {
             let value = &mut kept.value;
             value.clear();
             value.resize(rows.len() * padded, 0.0);
             let (x, out) = (self.x, SharedOut::new(value, padded));
             let each = TASK_VALUES.div_ceil(padded.max(1));
             pool.run(rows.len().div_ceil(each), |task, scratch| {
-                let [room] = scratch.take([x.room()]);
+                let [room] = scratch.take([x.room(cols)]);
                 let own = task * each..rows.len().min((task + 1) * each);
                 for (at, &row) in own.clone().zip(&rows[own]) {
                     // SAFETY: no two tasks have the same row.
@@ -215,10 +264,10 @@ impl Input<'_> {
     /// If there are no such rows.
     pub fn by_bf16(&mut self, rows: &[usize], cols: usize, pool: &Pool) -> &Bf16Rows {
         let kept = &mut self.inputs.bf16;
-        if kept.is_missing(Recipe::Bf16, 0, rows) {
+        if kept.is_missing(self.x.how(Recipe::Bf16, 0), rows) {
             let value = &mut kept.value;
             let (x, kernels) = (self.x, self.kernels);
-            value.round([rows.len(), cols], x.room(), pool, |row, values, room| {
+            value.round([rows.len(), cols], x.room(cols), pool, |row, values, room| {
                 kernels.round_to_bf16(x.row(rows[row], cols, room), values);
             });
         }
@@ -243,7 +292,7 @@ impl Input<'_> {
         self.inputs.begin(value);
         // Of the rows that the products were of.
         let kept = &mut self.inputs.tiles[slot(recipe)];
-        kept.made = Some((recipe, 0));
+        kept.made = Some(How { recipe, columns: 0, hadamard: None });
         std::mem::swap(&mut kept.value, &mut self.inputs.next);
     }
 
@@ -259,7 +308,7 @@ impl Input<'_> {
         pool: &Pool,
     ) -> &Int8Rows {
         let kept = &mut self.inputs.tiles[slot(recipe)];
-        if kept.is_missing(recipe, 0, rows) {
+        if kept.is_missing(self.x.how(recipe, 0), rows) {
             let value = &mut kept.value;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
             let padded = cols.next_multiple_of(PANEL_COLS);
@@ -270,7 +319,7 @@ impl Input<'_> {
                 _ => cols,
             };
             let shape = [rows.len(), width];
-            value.quantize(shape, span, x.room(), pool, |row, codes, scales, room| {
+            value.quantize(shape, span, x.room(cols), pool, |row, codes, scales, room| {
                 let x = x.row(rows[row], cols, room);
                 if parts > 1 {
                     return kernels.quantize_in_parts(x, codes, scales);
@@ -305,7 +354,7 @@ fn slot(recipe: Recipe) -> usize {
 
 /// Quantizes rows, on all threads if there are many.
 fn quantize_rows(
-    x: Source<'_>,
+    x: InBasis<'_>,
     rows: &[usize],
     k: usize,
     recipe: Recipe,
@@ -327,7 +376,7 @@ fn quantize_rows(
     let places = Mutex::new(places);
     let each = TASK_VALUES.div_ceil(k);
     pool.run(rows.len().div_ceil(each), |_, scratch| {
-        let [room] = scratch.take([x.room()]);
+        let [room] = scratch.take([x.room(k)]);
         for _ in 0..each {
             let next = places.lock().ok().and_then(|mut places| places.next());
             let Some((((&row, factor), (codes, scales)), (sums, weighted32))) = next else {

@@ -2,9 +2,7 @@
 
 pub(crate) mod activations;
 
-use std::sync::Arc;
-
-use keeve_codec::Codec;
+use keeve_codec::{Basis, Codec};
 use keeve_graph::{Phase, ValueId};
 
 use crate::gemm::{BF16_COLS, Ending, Gemm, Int8Out, Output, PanelSource, Panels};
@@ -34,8 +32,8 @@ pub(crate) struct Linear {
     pub packed: Packed,
     pub recipes: Recipes,
     pub gemm: Gemm,
-    /// Where columns are stored in another order: stored column `i` belongs to input `order[i]`.
-    pub order: Option<Arc<[u32]>>,
+    /// The basis that rows are stored in, and inputs are multiplied in, where it is not that of the graph.
+    pub basis: Option<Basis>,
 }
 
 /// What is done with products where they are made.
@@ -59,7 +57,11 @@ impl Linear {
 
     /// Bytes that one product reads.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes() + self.order.as_ref().map_or(0, |order| size_of_val(&**order))
+        let order = match &self.basis {
+            Some(Basis::Order(order)) => size_of_val(&**order),
+            Some(Basis::Hadamard(_)) | None => 0,
+        };
+        self.packed.bytes() + order
     }
 
     /// Fills `out` with weight row `index`: what [`keeve_codec::values`] gives, bit for bit.
@@ -67,11 +69,9 @@ impl Linear {
     /// # Panics
     /// If there is no such row, or `out` is not one long.
     pub fn row(&self, index: usize, out: &mut [f32]) {
-        let Some(order) = &self.order else { return self.packed.row(index, out) };
-        let mut stored = vec![0.0; out.len()];
-        self.packed.row(index, &mut stored);
-        for (&column, value) in order.iter().zip(stored) {
-            out[column as usize] = value;
+        self.packed.row(index, out);
+        if let Some(basis) = &self.basis {
+            basis.undo(out);
         }
     }
 
@@ -82,13 +82,14 @@ impl Linear {
             let kind = std::mem::discriminant(packed);
             (packed.rows(), packed.cols(), packed.scale_span(), kind, *recipes)
         };
-        form(self) == form(other) && self.order.is_none() && other.order.is_none()
+        let gathered = matches!(self.basis, Some(Basis::Order(_)));
+        form(self) == form(other) && self.basis == other.basis && !gathered
     }
 
     /// Whether what a gate makes can go into `next` as it was quantized where it was made.
     pub fn makes_codes_for(&self, next: &Self) -> bool {
         let by_block = |recipe| matches!(recipe, Recipe::Panel | Recipe::Fine | Recipe::Finer);
-        self.recipes == next.recipes && by_block(self.recipes.prompt) && next.order.is_none()
+        self.recipes == next.recipes && by_block(self.recipes.prompt) && next.basis.is_none()
     }
 
     /// `out[r, n] = x[r] . weight[n]`, and what the epilogue says. `x` is `[phases.len(), K]`, `out` `[.., N]`.
@@ -103,8 +104,12 @@ impl Linear {
         out: &mut [f32],
         pool: &Pool,
     ) {
-        let Some(order) = &self.order else {
-            return self.stored_columns(epilogue, x, phases, out, pool);
+        let order = match &self.basis {
+            None => return self.stored_basis(epilogue, x, phases, out, pool),
+            Some(Basis::Hadamard(block)) => {
+                return self.stored_basis(epilogue, x.rotated(*block), phases, out, pool);
+            }
+            Some(Basis::Order(order)) => order,
         };
         // Every row is gathered by itself, so its result still depends on no other row.
         let (rows, kernels): (Vec<usize>, _) = ((0..phases.len()).collect(), x.kernels());
@@ -113,11 +118,11 @@ impl Linear {
             rows.flat_map(|row| order.iter().map(|&column| row[column as usize])).collect();
         let mut inputs = Inputs::default();
         let x = inputs.fresh(&gathered, kernels);
-        self.stored_columns(epilogue, x, phases, out, pool);
+        self.stored_basis(epilogue, x, phases, out, pool);
     }
 
-    /// [`Self::forward`] with the columns of `x` in the order of the stored ones.
-    fn stored_columns(
+    /// [`Self::forward`] with `x` in the basis of the stored rows.
+    fn stored_basis(
         &self,
         epilogue: Epilogue<'_>,
         mut x: Input<'_>,

@@ -86,6 +86,10 @@ impl Kernels for Scalar {
         bf16::round(x, out);
     }
 
+    fn hadamard(&self, values: &mut [f32], block: usize) {
+        keeve_codec::hadamard(values, block);
+    }
+
     fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
         bf16::products(tile, x, out);
     }

@@ -174,6 +174,15 @@ macro_rules! tier {
                 unsafe { on_tier(x, out) }
             }
 
+            fn hadamard(&self, values: &mut [f32], block: usize) {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(values: &mut [f32], block: usize) {
+                    keeve_codec::hadamard(values, block);
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(values, block) }
+            }
+
             fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]) {
                 #[target_feature($(enable = $feature),+)]
                 fn on_tier<const ROWS: usize>(

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use keeve_codec::{Codec, EncodeOptions, PackedTensor, encode};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_graph::{
-    Activations, Backend, Graph, LoadOptions, Outputs, Phase, Program, RowInput, SequenceRows,
-    Step, Weights,
+    Activations, Backend, Graph, LoadOptions, Outputs, Phase, ProductRule, Program, RowInput,
+    SequenceRows, Step, Weights,
 };
 
 /// Numbers that are the same on every run.
@@ -77,8 +77,25 @@ pub fn load_with(
     graph: &Graph,
     weights: &Named,
 ) -> Box<dyn Program> {
+    load_by(ProductRule::Mode(activations), isa, threads, graph, weights)
+}
+
+/// The same with products by a rule. What [`Activations::Auto`] is differs from machine to machine: tests that compare
+/// tiers name its schemes.
+pub fn load_by(
+    rule: ProductRule,
+    isa: Isa,
+    threads: usize,
+    graph: &Graph,
+    weights: &Named,
+) -> Box<dyn Program> {
     let cpu = Cpu::new(CpuOptions { threads, isa }).expect("a CPU");
-    let options = LoadOptions { activations, ..LoadOptions::default() };
+    let activations = match rule {
+        ProductRule::Mode(mode) => mode,
+        ProductRule::Scheme(_) => Activations::Auto,
+    };
+    let products = |_: &str| rule;
+    let options = LoadOptions { activations, products: Some(&products), ..LoadOptions::default() };
     cpu.load(Arc::new(graph.clone()), weights, &options).expect("a program")
 }
 

@@ -38,6 +38,10 @@ pub struct Compute {
     /// int4-g128, q4_k, ...) [default: they stay as they are].
     #[arg(long, value_name = "CODEC")]
     pub weights: Option<Codec>,
+    /// Rotate the rows of these matrices, and activations, by Hadamard matrices: so outliers of activations, which
+    /// cost int8 most of its accuracy, are spread.
+    #[arg(long, requires = "weights")]
+    pub rotate: bool,
     /// Report time, bytes and calls by operation.
     #[arg(long)]
     pub profile: bool,

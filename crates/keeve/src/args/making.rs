@@ -32,6 +32,11 @@ pub struct Quantize {
     /// times.
     #[arg(long, value_name = "PATTERN", action = ArgAction::Append)]
     pub skip: Vec<String>,
+    /// Rotate the rows of weights that become int8 or int4 by Hadamard matrices, and activations likewise when the model
+    /// runs: so outliers of activations, which cost int8 most of its accuracy, are spread. For compressed-tensors'
+    /// layout, whose transform_config says so.
+    #[arg(long, conflicts_with = "smoothquant")]
+    pub rotate: bool,
     /// Fold SmoothQuant's factors into weights that become int8 or int4, where that brings the model nearer
     /// to the original on the text of --data: with this exponent (0 to 1), or what suits each place.
     #[arg(long, value_name = "auto|ALPHA", requires = "data", conflicts_with = "dry_run")]

@@ -109,6 +109,9 @@ pub struct Bench {
     /// Encode the matrices of MODEL anew in this codec as they load.
     #[arg(long, value_name = "CODEC", conflicts_with_all = ["config", "ops"])]
     pub weights: Option<Codec>,
+    /// Rotate the rows of these matrices, and activations, by Hadamard matrices.
+    #[arg(long, requires = "weights")]
+    pub rotate: bool,
     /// Report time, bytes and calls by operation.
     #[arg(long, conflicts_with = "ops")]
     pub profile: bool,
@@ -126,9 +129,9 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Judge each model as it would be with these presets or codecs, made in memory: a table row for each.
-    /// `+imatrix` after a name makes it with --imatrix, `@float`, `@bf16`, `@int8`, `@auto` or `@fast` says how
+    /// `+imatrix` after a name makes it with --imatrix, `+rotate` rotates int8 and int4 rows, `@float`, `@bf16`, `@int8`, `@auto` or `@fast` says how
     /// activations enter its products. `presets` and `codecs` stand for all of them.
-    #[arg(long = "as", value_name = "NAME[+imatrix][@MODE]", value_delimiter = ',')]
+    #[arg(long = "as", value_name = "NAME[+imatrix][+rotate][@MODE]", value_delimiter = ',')]
     pub variants: Vec<String>,
     /// An importance matrix for `--as NAME+imatrix`.
     #[arg(long, value_name = "FILE", requires = "variants")]

@@ -65,6 +65,7 @@ fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
         activations: args.activations.map_or(defaults.activations, Activations::from),
         kv_codec: args.kv_codec,
         weights: args.weights,
+        rotate: args.rotate,
         profile: args.profile,
         ..defaults
     };

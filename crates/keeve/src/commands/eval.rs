@@ -80,7 +80,7 @@ pub fn run(args: &Eval, output: &Output) -> Outcome {
         let checkpoint = model::open(Some(name))?;
         // The reference is what is in its file, whatever the others are made into.
         let threads = sharing.threads(compute.activations);
-        let compute = Compute { weights: None, threads, ..compute.clone() };
+        let compute = Compute { weights: None, rotate: false, threads, ..compute.clone() };
         let engine = model::load_for_one(&checkpoint, &compute, output)?;
         let text = Text::new(&text, engine.tokenizer()?)?;
         Ok::<_, Failure>(Reference { name: name.into(), engine, text })

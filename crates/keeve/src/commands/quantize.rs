@@ -27,6 +27,7 @@ pub fn run(args: &Quantize, output: &Output) -> Outcome {
     let recipe = recipe(args)?;
     let checkpoint = model::open_seeing(args.model.as_deref(), args.seeing.mmproj.as_deref())?;
     let plan = Plan::new(&checkpoint, &recipe, format(args, &recipe)?)?;
+    let plan = if args.rotate { plan.rotated()? } else { plan };
     unused(&plan, output);
     match plan.idle(&recipe) {
         Some(Idle::Nothing(problem)) if args.dry_run => {
@@ -202,11 +203,14 @@ pub fn plan_table(plan: &Plan) -> String {
     let mut table =
         format!("{:52} {:12} {:14} {:14} {:>14}\n", "tensor", "role", "from", "to", "bytes");
     for tensor in &plan.tensors {
-        let Planned { name, role, from, to, bytes, instead_of, .. } = tensor;
-        let note = match instead_of {
+        let Planned { name, role, from, to, bytes, instead_of, hadamard, .. } = tensor;
+        let mut note = match instead_of {
             Some(wanted) => format!("  instead of {wanted}, which its rows do not fit"),
             None => String::new(),
         };
+        if let Some(block) = hadamard {
+            note += &format!("  rotated in blocks of {block}");
+        }
         let name = one_line(name);
         table += &format!("{name:52} {role:12} {from:14} {to:14} {bytes:>14}{note}\n");
     }

@@ -18,6 +18,8 @@ pub struct Variant {
     scheme: Option<Scheme>,
     /// Whether with importance.
     imatrix: bool,
+    /// Whether rows are rotated first.
+    rotate: bool,
     activations: ActivationMode,
 }
 
@@ -30,6 +32,7 @@ impl Variant {
                 name: String::new(),
                 scheme: None,
                 imatrix: false,
+                rotate: false,
                 activations,
             }]);
         }
@@ -50,10 +53,17 @@ impl Variant {
                     ))
                 })?,
             };
-            let (rest, imatrix) = match rest.strip_suffix("+imatrix") {
-                Some(rest) => (rest, true),
-                None => (rest, false),
-            };
+            let (mut rest, mut imatrix, mut rotate) = (rest, false, false);
+            let full = rest;
+            while let Some((before, with)) = rest.rsplit_once('+') {
+                match with {
+                    "imatrix" => imatrix = true,
+                    "rotate" => rotate = true,
+                    _ => break,
+                }
+                rest = before;
+            }
+            let with = &full[rest.len()..];
             if imatrix && args.imatrix.is_none() {
                 return Err(Failure::usage(format!("--as {asked}: --imatrix is needed")));
             }
@@ -74,10 +84,9 @@ impl Variant {
                 }
             };
             for (name, scheme) in schemes {
-                let rest = if imatrix { "+imatrix" } else { "" };
                 let mode = mode.map_or_else(String::new, |mode| format!("@{mode}"));
-                let name = format!("{name}{rest}{mode}");
-                all.push(Self { name, scheme: Some(scheme), imatrix, activations });
+                let name = format!("{name}{with}{mode}");
+                all.push(Self { name, scheme: Some(scheme), imatrix, rotate, activations });
             }
         }
         Ok(all)
@@ -133,6 +142,7 @@ impl Subject<'_> {
         };
         let recipe = Recipe::from(scheme.clone());
         let plan = Plan::new(self.checkpoint, &recipe, format)?;
+        let plan = if self.variant.rotate { plan.rotated()? } else { plan };
         if let Some(Idle::Nothing(problem)) = plan.idle(&recipe) {
             return Err(format!("nothing to quantize: {problem}").into());
         }

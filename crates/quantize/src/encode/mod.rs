@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use keeve_codec::{
-    Bytes, Codec, EncodeOptions, PackedTensor, Parts, RowMut, encode_row_with, stored_values,
+    Basis, Bytes, Codec, EncodeOptions, PackedTensor, Parts, RowMut, decode_row, encode_row_with,
+    hadamard,
 };
 
 use search::Vectors;
@@ -25,6 +26,8 @@ pub struct Encoding<'a> {
     /// How much an error in each column counts: a weight a column, for all experts or for each of them
     /// (`experts * cols`). See [`EncodeOptions::importance`].
     pub importance: Option<&'a [f32]>,
+    /// Columns of the blocks that rows are multiplied by Hadamard matrices in first: see [`Basis::Hadamard`].
+    pub hadamard: Option<usize>,
     /// Threads that work on it.
     pub threads: usize,
 }
@@ -41,7 +44,7 @@ struct Piece<'a> {
     biases: &'a mut [u8],
 }
 
-/// Encodes `source` anew: its stored values (see [`stored_values`]) in another codec. `stopped` is asked
+/// Encodes `source` anew: what [`decode_row`] gives, in another codec. `stopped` is asked
 /// now and then; the result is `None` if it said yes.
 ///
 /// # Errors
@@ -129,9 +132,12 @@ pub fn encode(
         biases: present(biases),
         global_scale: None,
     };
-    PackedTensor::new(codec, source.experts(), source.rows(), cols, parts)
-        .map(Some)
-        .map_err(|error| error.to_string())
+    let encoded = PackedTensor::new(codec, source.experts(), source.rows(), cols, parts);
+    let encoded = match encoding.hadamard {
+        None => encoded,
+        Some(block) => encoded.and_then(|tensor| tensor.with_basis(Basis::Hadamard(block))),
+    };
+    encoded.map(Some).map_err(|error| error.to_string())
 }
 
 fn encode_piece(
@@ -149,7 +155,10 @@ fn encode_piece(
     }
     for index in 0..data.len() / part.data.max(1) {
         let row = first_row + index;
-        stored_values(source.codec(), source.row(row), values);
+        decode_row(source, row, values);
+        if let Some(block) = encoding.hadamard {
+            hadamard(values, block);
+        }
         let importance = encoding.importance.map(|all| match all.len() == cols {
             true => all,
             false => &all[row / source.rows() * cols..][..cols],

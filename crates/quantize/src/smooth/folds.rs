@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use half::{bf16, f16};
-use keeve_codec::{Codec, PackedTensor, stored_values};
+use keeve_codec::{Codec, PackedTensor, decode_row};
 
 use super::sites::{Before, Site};
 use crate::Error;
@@ -67,7 +67,7 @@ impl Folds {
         }
         let mut values = vec![0.0; rows * cols];
         for (index, row) in values.chunks_exact_mut(cols).enumerate() {
-            stored_values(tensor.codec(), tensor.row(index), row);
+            decode_row(tensor, index, row);
             if let Some(factors) = &by_col {
                 row.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
             }
@@ -151,6 +151,8 @@ fn round_to(codec: Codec, value: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use keeve_codec::stored_values;
+
     use super::*;
     use crate::smooth::Kind;
     use crate::smooth::sites::{Maker, sites};

@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use keeve_checkpoint::Checkpoint;
-use keeve_codec::{Codec, stored_values};
+use keeve_codec::{Codec, decode_row};
 use keeve_cpu::Isa;
 use keeve_eval::{Text, Window, windows};
 use serde::Serialize;
@@ -220,7 +220,7 @@ fn fold(
         let (tensor, codec) = (checkpoint.tensor(name)?, planned.get(name.as_str()));
         let Some(codec) = codec.map(|planned| planned.to) else { continue };
         matrices.add(tensor.rows(), codec, |index, row| {
-            stored_values(tensor.codec(), tensor.row(index), row);
+            decode_row(&tensor, index, row);
         });
     }
     let gains = match &site.before {
@@ -228,7 +228,7 @@ fn fold(
         Before::Norm { gains, .. } => {
             let tensor = checkpoint.tensor(gains)?;
             let mut values = vec![0.0; tensor.cols()];
-            stored_values(tensor.codec(), tensor.row(0), &mut values);
+            decode_row(&tensor, 0, &mut values);
             Some((values, planned.get(gains.as_str()).map_or(Codec::F32, |planned| planned.to)))
         }
     };
