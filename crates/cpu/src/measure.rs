@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::gemm::{
-    BF16_COLS, Bf16Rows, Block, Ending, Gemm, Int8Rows, Output, PanelSource, to_bf16,
+    BF16_COLS, Bf16Rows, Block, Ending, Gemm, Int8Rows, Output, PanelSource, Span, to_bf16,
 };
 use crate::isa::Isa;
 use crate::runtime::pool::Pool;
@@ -70,12 +70,12 @@ impl TimedProduct {
                 _ => panel.0.fill_with(|| random() as i8),
             }
         }
-        let scale_blocks = match kind {
-            ProductKind::Bf16 => 0,
-            ProductKind::Int8Rows => 1,
-            ProductKind::Int8Groups | ProductKind::Int8Blocks => blocks,
+        let span = match kind {
+            ProductKind::Bf16 => Span::None,
+            ProductKind::Int8Rows => Span::Row,
+            ProductKind::Int8Groups | ProductKind::Int8Blocks => Span::Cols(PANEL_COLS),
         };
-        let weights = Weights { n, k, blocks, scale_blocks, panels };
+        let weights = Weights { n, k, blocks, span, panels };
         let out = vec![0.0; most * n + 16];
         Self {
             skip: out.as_ptr().align_offset(64),
@@ -150,7 +150,7 @@ struct Weights {
     n: usize,
     k: usize,
     blocks: usize,
-    scale_blocks: usize,
+    span: Span,
     /// `[tile][block]` of whichever kind.
     panels: Vec<Block>,
 }
@@ -164,11 +164,11 @@ impl PanelSource for Weights {
         self.blocks
     }
 
-    fn scale_blocks(&self) -> usize {
-        self.scale_blocks
+    fn span(&self) -> Span {
+        self.span
     }
 
-    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE_ROWS]) {
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [[f32; TILE_ROWS]]) {
         *bytes = self.panels[tile * self.blocks + block].clone();
         self.scales(tile, block, scales);
     }
@@ -177,7 +177,7 @@ impl PanelSource for Weights {
         self.panels.get(tile * self.blocks + block).map(|panel| &panel.0)
     }
 
-    fn scales(&self, _: usize, _: usize, scales: &mut [f32; TILE_ROWS]) {
-        scales.fill(1.0 / 127.0);
+    fn scales(&self, _: usize, _: usize, scales: &mut [[f32; TILE_ROWS]]) {
+        scales.fill([1.0 / 127.0; TILE_ROWS]);
     }
 }

@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
-use crate::gemm::amx_steps::{Step, Weights};
+use crate::gemm::amx_steps::{STRIDE, Step, Weights};
 
 /// Proof that the tile unit, with its int8 and bf16 products, is there and may be used.
 #[derive(Clone, Copy)]
@@ -29,6 +29,12 @@ impl Amx {
     /// Configures the tiles of this thread for the time that the result lives: eight tiles of 16
     /// rows by 64 bytes.
     pub fn tiles(self) -> Tiles {
+        self.tiles_of(STRIDE)
+    }
+
+    /// As [`Self::tiles`], where products of int8 are of `columns` columns, at most 64: so many bytes of a
+    /// row of activations in `tmm4` and `tmm5`, and a row of weights for four of them in `tmm6` and `tmm7`.
+    pub fn tiles_of(self, columns: usize) -> Tiles {
         /// What `ldtilecfg` reads.
         #[repr(C, align(64))]
         struct Config {
@@ -47,6 +53,8 @@ impl Amx {
         };
         config.row_bytes[..8].fill(64);
         config.rows[..8].fill(16);
+        config.row_bytes[4..6].fill(columns.min(STRIDE) as u16);
+        config.rows[6..8].fill((columns.min(STRIDE) / 4) as u8);
         // SAFETY: `self` says that the instruction is there and allowed; the configuration is one
         // that palette 1 has, 64 bytes long.
         unsafe {

@@ -6,8 +6,10 @@
 //! other hold the unit up for 60 cycles, and none when there are products between them. So a step
 //! stores the tiles of the one before it, each just before it is used again.
 //!
-//! Sums stay in tile registers over all columns of a step. Where each block has its scales, a step is
-//! one block, and the vector units scale its integers while the tile unit works on the next.
+//! Sums stay in tile registers over all columns of a step. Where each span of columns has its scales, a step is
+//! one span, a block of 256 columns at most, and the vector units scale its integers while the tile unit works
+//! on the next. Tiles have 64 columns; for spans of 32 they are configured to have as many, which takes the unit
+//! as long.
 //!
 //! Activations are loaded with a hint (`tileloaddt1`) that keeps them out of the first level of cache: they
 //! go by, while weights, integers and sums stay there. Asking for them ahead is no gain then, since loads are
@@ -29,6 +31,7 @@ use crate::gemm::operands::{
     Ahead, Direct, GROUP_ROWS, GROUP_TILES, Group, Operands, Product, Results, Sums, Way,
 };
 use crate::gemm::tile::TILE;
+use crate::scheme::panel::PANEL_COLS;
 
 /// Row tiles that share a block of weights where each block has its scales.
 const TURN_ROWS: usize = 4;
@@ -58,13 +61,15 @@ pub(super) unsafe fn multiply(
     // The tiles of a group that has only one of a kind are taken twice.
     let pair = [group.tile, group.tile + group.tiles - 1].map(|tile| operands.weights_row(tile));
     weights.clear();
-    weights.extend((0..operands.blocks).map(|block| Weights {
-        tiles: pair.map(|tile| &raw const *tile[block]),
-        scales: match scaled || direct.is_some() {
-            true => operands.weight_scales(group.tile, 2, block).as_ptr(),
-            false => std::ptr::null(),
-        },
-    }));
+    for block in 0..operands.blocks {
+        weights.extend(operands.spans().map(|span| Weights {
+            tiles: pair.map(|tile| tile[block][span.start * TILE..].as_ptr()),
+            scales: match scaled || direct.is_some() {
+                true => operands.weight_scales(group.tile, 2, block, span.start).as_ptr(),
+                false => std::ptr::null(),
+            },
+        }));
+    }
     // What scaling begins with: products that mean nothing times zeros.
     let mut nowhere = MaybeUninit::<Square>::uninit();
     let no_weights = Weights { tiles: [std::ptr::null(); 2], scales: (&raw const NOTHING).cast() };
@@ -87,26 +92,33 @@ pub(super) unsafe fn multiply(
         steps.push(none);
     }
     // Row tiles that take turns with a block of weights while it is in the first level of cache: worth
-    // it only where sums have to leave the tile registers after each block anyway.
+    // it only where sums have to leave the tile registers after each span anyway.
     let (blocks, turn) = match product {
         Product::ScaledInt8 => (1, TURN_ROWS),
         Product::Int8 => (INT8_BLOCKS, GROUP_ROWS),
         Product::Bf16 => (2, GROUP_ROWS),
     };
+    // Spans are blocks where nothing is flushed within one.
+    let in_block = PANEL_COLS / operands.span;
+    let asked = operands.span.div_ceil(STRIDE) * FETCHED_ROWS;
     for first in (0..group.row_tiles).step_by(turn) {
-        for block in (0..operands.blocks).step_by(blocks) {
+        for span in (0..weights.len()).step_by(blocks) {
+            let (block, column) = (span / in_block, span % in_block * operands.span);
             for row in (first..group.row_tiles.min(first + turn)).step_by(2) {
                 let rows = [row, (row + 1).min(group.row_tiles - 1)];
-                let x = rows.map(|row| &raw const *operands.x(group.row_tile + row, block));
+                let x = rows.map(|row| {
+                    let block = operands.x(group.row_tile + row, block);
+                    block.0[column / STRIDE * TILE * STRIDE + column % STRIDE..].as_ptr()
+                });
                 let sums = squares.wrapping_add(row / 2);
-                let blocks = blocks.min(operands.blocks - block);
-                let mut step = Step { x, weights: &raw const weights[block], blocks, ..none };
+                let blocks = blocks.min(weights.len() - span);
+                let mut step = Step { x, weights: &raw const weights[span], blocks, ..none };
                 step.to = sums.cast();
-                if block > 0 || !fresh {
+                if span > 0 || !fresh {
                     (step.from, step.from_stride) = (sums, STRIDE);
                 }
                 if let Some(Direct { start, stride, way }) = direct
-                    && block + blocks == operands.blocks
+                    && span + blocks == weights.len()
                 {
                     step.to = start.wrapping_byte_add(row * TILE * stride);
                     step.what = match way {
@@ -117,9 +129,9 @@ pub(super) unsafe fn multiply(
                     step.to_stride = stride;
                 }
                 if let Some(Ahead { start, stride }) = ahead
-                    && block < FETCHING_BLOCKS
+                    && span * asked < 2 * TILE
                 {
-                    step.fetch = start.wrapping_add((row * TILE + block * FETCHED_ROWS) * stride);
+                    step.fetch = start.wrapping_add((row * TILE + span * asked) * stride);
                     step.fetch_stride = stride;
                 }
                 if scaled || direct.is_some() {
@@ -144,7 +156,7 @@ pub(super) unsafe fn multiply(
             (Product::ScaledInt8, [_, .., last]) => {
                 let mut products = MaybeUninit::<Square>::uninit();
                 let to_stride = direct.map_or(STRIDE, |direct| direct.stride);
-                add_scaled(steps, to_stride, products.as_mut_ptr());
+                add_scaled(steps, operands.span, to_stride, products.as_mut_ptr());
                 scale_last(products.assume_init_ref(), last, product);
             }
             (Product::ScaledInt8, _) => {}

@@ -74,11 +74,11 @@ macro_rules! scale {
     };
 }
 
-/// Multiplies the blocks of a step while the products of the one before it are scaled and go `$to`. `$right`
-/// and `$left` go from the end of a tile of results to the beginning of the other one of the same rows, and of
-/// the first one of the next rows.
+/// Multiplies what a step has, `$quarters`, while the products of the one before it are scaled and go `$to`.
+/// `$right` and `$left` go from the end of a tile of results to the beginning of the other one of the same rows,
+/// and of the first one of the next rows.
 macro_rules! scaled_step {
-    ($to:ident, $right:literal, $left:literal) => {
+    ($quarters:ident, $to:ident, $right:literal, $left:literal) => {
         concat!(
             "mov {from}, [{step} + {from_at}]\n",
             "mov {to}, [{step} + {to_at}]\n",
@@ -96,6 +96,17 @@ macro_rules! scaled_step {
             "mov {fetch}, [{step} + {fetch_at}]\n",
             "mov {w0}, [{w1}]\n",
             "mov {w1}, [{w1} + 8]\n",
+            $quarters!($to, $right, $left),
+            "dec {count}\n",
+            "jnz 2b\n",
+        )
+    };
+}
+
+/// A block.
+macro_rules! four_quarters {
+    ($to:ident, $right:literal, $left:literal) => {
+        concat!(
             quarter!("tdpbssd", 0,
                 concat!(renew!(0), fetch!()),
                 concat!(renew!(1), fetch!()),
@@ -118,101 +129,174 @@ macro_rules! scaled_step {
                     scale!($to, 3, "zmm29", "zmm31", 0 1 2 3)),
                 scale!($to, 3, "zmm29", "zmm31", 4 5 6 7 8 9),
                 scale!($to, 3, "zmm29", "zmm31", 10 11 12 13 14 15)),
-            "dec {count}\n",
-            "jnz 2b\n",
         )
     };
 }
 
-/// Adds the products of `steps`, one block each, times their scales to their sums, but those of the
+/// Scales a whole tile.
+macro_rules! scale_tile {
+    ($to:ident, $tile:literal, $x:literal, $weights:literal) => {
+        scale!($to, $tile, $x, $weights, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+}
+
+/// Half of a block.
+macro_rules! two_quarters {
+    ($to:ident, $right:literal, $left:literal) => {
+        concat!(
+            quarter!(
+                "tdpbssd",
+                0,
+                concat!(renew!(0), fetch!()),
+                renew!(1),
+                concat!(renew!(2), fetch!()),
+                renew!(3)
+            ),
+            quarter!(
+                "tdpbssd",
+                1,
+                concat!(scale_tile!($to, 0, "zmm28", "zmm30"), $right),
+                concat!(scale_tile!($to, 1, "zmm28", "zmm31"), $left),
+                concat!(scale_tile!($to, 2, "zmm29", "zmm30"), $right),
+                scale_tile!($to, 3, "zmm29", "zmm31")
+            ),
+        )
+    };
+}
+
+/// A quarter of a block, or half of that: as many columns as tiles are configured for.
+macro_rules! one_quarter {
+    ($to:ident, $right:literal, $left:literal) => {
+        concat!(
+            quarter!("tdpbssd", 0, concat!(renew!(0), fetch!()), renew!(1), renew!(2), renew!(3)),
+            scale_tile!($to, 0, "zmm28", "zmm30"),
+            $right,
+            scale_tile!($to, 1, "zmm28", "zmm31"),
+            $left,
+            scale_tile!($to, 2, "zmm29", "zmm30"),
+            $right,
+            scale_tile!($to, 3, "zmm29", "zmm31"),
+        )
+    };
+}
+
+/// Adds the products of `steps`, each of one span of columns, times their scales to their sums, but those of the
 /// last one: they are left in `products`. The first step is what is scaled while the second one is
 /// multiplied, without products of its own.
 ///
 /// # Safety
-/// Tiles must be configured, and the machine have the instructions. Of each step, the pointers must
-/// be to a block, sums, or results in rows of `to_stride` bytes, and scales.
+/// Tiles must be configured for spans as short as that, and the machine have the instructions. Of each step,
+/// the pointers must be to a span, sums, or results in rows of `to_stride` bytes, and scales.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn add_scaled(steps: &[Step], to_stride: usize, products: *mut Square) {
-    if steps.len() < 2 {
-        return;
-    }
-    let lanes = lanes();
+pub(super) unsafe fn add_scaled(
+    steps: &[Step],
+    span: usize,
+    to_stride: usize,
+    products: *mut Square,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "mov {x0}, [{step} + {what_at}]",
-            "cmp {x0}, {past_caches}",
-            "je 3f",
-            "ja 4f",
-            "test {x0}, {x0}",
-            "jnz 6f",
-            scaled_step!(to_sums, "", ""),
-            "jmp 5f",
-            "3:",
-            scaled_step!(past_caches, "add {to}, {right}\n", "sub {to}, 64\n"),
-            "jmp 5f",
-            "6:",
-            scaled_step!(to_results, "add {to}, {right}\n", "sub {to}, 64\n"),
-            "jmp 5f",
-            "4:",
-            scaled_step!(onto_results, "add {to}, {right}\n", "sub {to}, 64\n"),
-            "5:",
-            "tilestored [{products} + {stride}*1], tmm0",
-            "tilestored [{products} + {stride}*1 + 1024], tmm1",
-            "tilestored [{products} + {stride}*1 + 2048], tmm2",
-            "tilestored [{products} + {stride}*1 + 3072], tmm3",
-            step = inout(reg) steps.as_ptr() => _,
-            count = inout(reg) steps.len() - 1 => _,
-            x0 = out(reg) _,
-            x1 = out(reg) _,
-            w0 = out(reg) _,
-            w1 = out(reg) _,
-            from = out(reg) _,
-            to = out(reg) _,
-            apart = in(reg) to_stride,
-            right = in(reg) 64usize.wrapping_sub(TILE * to_stride),
-            products = in(reg) products,
-            fetch = out(reg) _,
-            lane0 = in(zmm_reg) lanes[0],
-            lane1 = in(zmm_reg) lanes[1],
-            lane2 = in(zmm_reg) lanes[2],
-            lane3 = in(zmm_reg) lanes[3],
-            lane4 = in(zmm_reg) lanes[4],
-            lane5 = in(zmm_reg) lanes[5],
-            lane6 = in(zmm_reg) lanes[6],
-            lane7 = in(zmm_reg) lanes[7],
-            lane8 = in(zmm_reg) lanes[8],
-            lane9 = in(zmm_reg) lanes[9],
-            lane10 = in(zmm_reg) lanes[10],
-            lane11 = in(zmm_reg) lanes[11],
-            lane12 = in(zmm_reg) lanes[12],
-            lane13 = in(zmm_reg) lanes[13],
-            lane14 = in(zmm_reg) lanes[14],
-            lane15 = in(zmm_reg) lanes[15],
-            stride = in(reg) STRIDE,
-            fetch_at = const FETCH,
-            fetch_stride = const FETCH_STRIDE,
-            weights_at = const WEIGHTS,
-            scales_at = const SCALES,
-            from_at = const FROM,
-            to_at = const TO,
-            what_at = const WHAT,
-            past_caches = const PAST_CACHES,
-            x_scales_at = const X_SCALES,
-            size = const STEP,
-            out("zmm0") _, out("zmm1") _,
-            out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
+        match span {
+            256 => add_blocks(steps, to_stride, products),
+            128 => add_halves(steps, to_stride, products),
+            _ => add_quarters(steps, to_stride, products),
+        }
     }
 }
+
+/// Makes an [`add_scaled`] for steps of `$quarters`.
+macro_rules! add_scaled {
+    ($name:ident, $quarters:ident) => {
+        /// # Safety
+        /// As for [`add_scaled`].
+        #[target_feature(enable = "avx512f")]
+        unsafe fn $name(steps: &[Step], to_stride: usize, products: *mut Square) {
+            if steps.len() < 2 {
+                return;
+            }
+            let lanes = lanes();
+            // SAFETY: the caller's promise.
+            unsafe {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    "2:",
+                    "mov {x0}, [{step} + {what_at}]",
+                    "cmp {x0}, {past_caches}",
+                    "je 3f",
+                    "ja 4f",
+                    "test {x0}, {x0}",
+                    "jnz 6f",
+                    scaled_step!($quarters, to_sums, "", ""),
+                    "jmp 5f",
+                    "3:",
+                    scaled_step!($quarters, past_caches, "add {to}, {right}\n", "sub {to}, 64\n"),
+                    "jmp 5f",
+                    "6:",
+                    scaled_step!($quarters, to_results, "add {to}, {right}\n", "sub {to}, 64\n"),
+                    "jmp 5f",
+                    "4:",
+                    scaled_step!($quarters, onto_results, "add {to}, {right}\n", "sub {to}, 64\n"),
+                    "5:",
+                    "tilestored [{products} + {stride}*1], tmm0",
+                    "tilestored [{products} + {stride}*1 + 1024], tmm1",
+                    "tilestored [{products} + {stride}*1 + 2048], tmm2",
+                    "tilestored [{products} + {stride}*1 + 3072], tmm3",
+                    step = inout(reg) steps.as_ptr() => _,
+                    count = inout(reg) steps.len() - 1 => _,
+                    x0 = out(reg) _,
+                    x1 = out(reg) _,
+                    w0 = out(reg) _,
+                    w1 = out(reg) _,
+                    from = out(reg) _,
+                    to = out(reg) _,
+                    apart = in(reg) to_stride,
+                    right = in(reg) 64usize.wrapping_sub(TILE * to_stride),
+                    products = in(reg) products,
+                    fetch = out(reg) _,
+                    lane0 = in(zmm_reg) lanes[0],
+                    lane1 = in(zmm_reg) lanes[1],
+                    lane2 = in(zmm_reg) lanes[2],
+                    lane3 = in(zmm_reg) lanes[3],
+                    lane4 = in(zmm_reg) lanes[4],
+                    lane5 = in(zmm_reg) lanes[5],
+                    lane6 = in(zmm_reg) lanes[6],
+                    lane7 = in(zmm_reg) lanes[7],
+                    lane8 = in(zmm_reg) lanes[8],
+                    lane9 = in(zmm_reg) lanes[9],
+                    lane10 = in(zmm_reg) lanes[10],
+                    lane11 = in(zmm_reg) lanes[11],
+                    lane12 = in(zmm_reg) lanes[12],
+                    lane13 = in(zmm_reg) lanes[13],
+                    lane14 = in(zmm_reg) lanes[14],
+                    lane15 = in(zmm_reg) lanes[15],
+                    stride = in(reg) STRIDE,
+                    fetch_at = const FETCH,
+                    fetch_stride = const FETCH_STRIDE,
+                    weights_at = const WEIGHTS,
+                    scales_at = const SCALES,
+                    from_at = const FROM,
+                    to_at = const TO,
+                    what_at = const WHAT,
+                    past_caches = const PAST_CACHES,
+                    x_scales_at = const X_SCALES,
+                    size = const STEP,
+                    out("zmm0") _, out("zmm1") _,
+                    out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
+}
+
+add_scaled!(add_blocks, four_quarters);
+add_scaled!(add_halves, two_quarters);
+add_scaled!(add_quarters, one_quarter);
 
 /// Scales rows of a tile of whole products: `result = product as f32 * x_scale * weight_scale`.
 macro_rules! scale_whole {

@@ -3,8 +3,7 @@
 use std::arch::asm;
 use std::mem::MaybeUninit;
 
-use crate::gemm::operands::Panel;
-use crate::gemm::tile::{Block, SumTile, TILE};
+use crate::gemm::tile::{SumTile, TILE};
 
 /// Two row tiles by two weight tiles.
 #[repr(C, align(4096))]
@@ -16,11 +15,11 @@ pub(super) const STRIDE: usize = 64;
 /// Sums, and scales, of nothing.
 pub(super) static NOTHING: Square = Square([[SumTile::ZERO; 2]; 2]);
 
-/// A block of two weight tiles, and their scales.
+/// A block of two weight tiles, or a span of it, and their scales.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Weights {
-    pub tiles: [*const Panel; 2],
+    pub tiles: [*const i8; 2],
     pub scales: *const f32,
 }
 
@@ -28,8 +27,8 @@ pub(super) struct Weights {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Step {
-    /// The first of the step's blocks of both row tiles.
-    pub x: [*const Block; 2],
+    /// The first of the step's blocks of both row tiles, or the step's span of it.
+    pub x: [*const i8; 2],
     /// The first of the step's blocks of weights.
     pub weights: *const Weights,
     /// How many blocks there are, one after the other.
@@ -59,10 +58,10 @@ pub(super) const PAST_CACHES: usize = 2;
 /// In [`Step::what`]: they are added to what is there.
 pub(super) const ONTO_RESULTS: usize = 3;
 
-/// Rows whose memory is asked for with each block.
-pub(super) const FETCHED_ROWS: usize = 8;
+/// Rows whose memory is asked for with each quarter of a block.
+pub(super) const FETCHED_ROWS: usize = 2;
 /// So many blocks ask for all the memory of a step.
-pub(super) const FETCHING_BLOCKS: usize = 2 * TILE / FETCHED_ROWS;
+pub(super) const FETCHING_BLOCKS: usize = 2 * TILE / (4 * FETCHED_ROWS);
 
 /// Bytes of a [`Step`], and where its parts are, for the assembler.
 pub(super) const STEP: usize = size_of::<Step>();

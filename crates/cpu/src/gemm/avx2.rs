@@ -4,6 +4,7 @@
 //! bits and multiplied by `vpmaddwd`, which is exact.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use crate::gemm::operands::{Group, Operands, Panel, Product, Sums};
 use crate::gemm::tile::{Block, ROW_BYTES, TILE};
@@ -28,9 +29,11 @@ pub(crate) unsafe fn multiply(
         for block in 0..operands.blocks {
             widen(operands.x(group.row_tile + row_tile, block), &mut x);
             let x_scales = operands.x_scales(group.row_tile + row_tile, 1, block);
-            for tile in 0..group.tiles {
+            for (tile, span) in
+                (0..group.tiles).flat_map(|tile| operands.spans().map(move |span| (tile, span)))
+            {
                 let weights = operands.weights(group.tile + tile, block);
-                let scales = operands.weight_scales(group.tile + tile, 1, block);
+                let scales = operands.weight_scales(group.tile + tile, 1, block, span.start);
                 let sums = &mut sums.0[row_tile][tile].0;
                 for row in (0..rows).step_by(ROWS) {
                     let mut store = |row_in_part: usize, half: usize, dots: __m256i| {
@@ -38,12 +41,13 @@ pub(crate) unsafe fn multiply(
                         let sums = &mut sums[row * TILE + half * 8..][..8];
                         add(product, dots, x_scales[row], &scales[half * 8..][..8], sums);
                     };
+                    let (x, span) = (&x[row..], span.clone());
                     // SAFETY: the caller's promise.
                     unsafe {
                         match rows - row {
-                            1 => dots::<1>(&x[row..], weights, &mut store),
-                            2 => dots::<2>(&x[row..], weights, &mut store),
-                            _ => dots::<ROWS>(&x[row..], weights, &mut store),
+                            1 => dots::<1>(x, weights, span, &mut store),
+                            2 => dots::<2>(x, weights, span, &mut store),
+                            _ => dots::<ROWS>(x, weights, span, &mut store),
                         }
                     }
                 }
@@ -64,8 +68,8 @@ fn widen(block: &Block, rows: &mut [[i16; ROW_BYTES]; TILE]) {
     }
 }
 
-/// Hands the dot products of the first `COUNT` rows with a weight tile to `store(row, half, _)`,
-/// eight weight rows at a time.
+/// Hands the dot products of the first `COUNT` rows with a weight tile in some columns to
+/// `store(row, half, _)`, eight weight rows at a time.
 ///
 /// # Safety
 /// The machine must have the instructions; `weights` must be a whole block.
@@ -74,12 +78,14 @@ fn widen(block: &Block, rows: &mut [[i16; ROW_BYTES]; TILE]) {
 unsafe fn dots<const COUNT: usize>(
     x: &[[i16; ROW_BYTES]],
     weights: &Panel,
+    columns: Range<usize>,
     store: &mut impl FnMut(usize, usize, __m256i),
 ) {
     // Of each row, register `r` has the weight rows `4 r ..`, two sums each.
     let mut sums = [[_mm256_setzero_si256(); 4]; COUNT];
     let x = &x[..COUNT];
-    for four in 0..ROW_BYTES / 4 {
+    assert!(columns.end <= ROW_BYTES);
+    for four in columns.start / 4..columns.end / 4 {
         for register in 0..4 {
             // SAFETY: the block has 64 lines of 64 bytes, a row of activations 64 times four values.
             unsafe {

@@ -57,8 +57,10 @@ impl Unit {
         Self::Oracle
     }
 
-    /// Makes the unit ready on this thread.
-    pub fn start(self) -> Started {
+    /// Makes the unit ready on this thread, for products whose sums are flushed after `span` columns.
+    pub fn start(self, span: usize) -> Started {
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = span;
         match self {
             Self::Oracle => Started::Oracle,
             #[cfg(target_arch = "x86_64")]
@@ -66,7 +68,7 @@ impl Unit {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Started::Avx512,
             #[cfg(target_arch = "x86_64")]
-            Self::Amx(amx) => Started::Amx(amx.tiles()),
+            Self::Amx(amx) => Started::Amx(amx.tiles_of(span)),
             #[cfg(target_arch = "aarch64")]
             Self::Neon(neon) => Started::Neon(neon),
         }

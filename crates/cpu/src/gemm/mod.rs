@@ -6,11 +6,12 @@
 //! depends on nothing but its own row and column, so rows are invariant, and all tiers give the same
 //! bits: int8 products are exact in `i32`, and `f32` operations come in the same order everywhere.
 //!
-//! With `dot[b]` the product of the 256 columns of block `b`, and `fma` rounding once:
+//! With `dot[b]` the product of the 256 columns of block `b`, `dot[s]` that of a span of 32, 64, 128 or 256 columns
+//! that share weight scales, and `fma` rounding once:
 //!
 //! ```text
 //! a scale for each row of both      y = (sum of dot[b] in i32) as f32 * x_scale * w_scale
-//! weight scales by block            y = 0; for b: y = fma(dot[b] as f32, w_scale[b], y); y *= x_scale
+//! weight scales by span             y = 0; for s: y = fma(dot[s] as f32, w_scale[s], y); y *= x_scale
 //! activation scales by block        y = 0; for b: y = fma(dot[b] as f32, x_scale[b] * w_scale[b], y)
 //! bf16                              y = 0; for every 32 columns:
 //!                                     even = sum of x * w of even columns; odd likewise; y += even + odd
@@ -71,7 +72,7 @@ use crate::scheme::panel::PANEL_COLS;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use crate::gemm::amx::Amx;
 pub(crate) use crate::gemm::epilogue::Ending;
-pub(crate) use crate::gemm::panel::{PanelSource, Panels};
+pub(crate) use crate::gemm::panel::{PanelSource, Panels, Span};
 pub(crate) use crate::gemm::rows::{Bf16Rows, Int8Rows, to_bf16};
 pub(crate) use crate::gemm::tile::{BF16_COLS, Block};
 
@@ -90,6 +91,8 @@ const WAITING_PANELS: usize = 8;
 /// Results of so many values are written past the caches: 16 MiB, which would be read into them before
 /// they are written, and push out what is there.
 const PAST_CACHE: usize = 1 << 22;
+/// The fewest columns that share a weight scale.
+const SHORTEST_SPAN: usize = 32;
 /// So many columns of int8 cannot overflow an `i32`.
 const LONGEST_ROW: usize = 1 << 17;
 
@@ -155,7 +158,9 @@ impl Gemm {
         }
         let product = match x.is_int8 {
             false => Product::Bf16,
-            true if x.scale_per_block || source.scale_blocks() > 1 => Product::ScaledInt8,
+            true if x.scale_per_block || source.span().scales(source.blocks()) > 1 => {
+                Product::ScaledInt8
+            }
             true => {
                 let cols = source.blocks() * PANEL_COLS;
                 assert!(cols <= LONGEST_ROW, "rows of {cols} columns");
@@ -211,8 +216,7 @@ impl<'a> InTurn<'a> {
     /// # Panics
     /// If there are none, or they differ in shape or in how many columns share a scale.
     fn new(of: &'a [&'a dyn PanelSource]) -> Self {
-        let form =
-            |of: &&dyn PanelSource| (of.rows(), of.blocks(), of.scale_blocks(), of.x_blocks());
+        let form = |of: &&dyn PanelSource| (of.rows(), of.blocks(), of.span(), of.x_blocks());
         assert!(of.iter().all(|one| form(one) == form(&of[0])) && !of.is_empty(), "one shape");
         Self { of }
     }
@@ -230,8 +234,8 @@ impl<'a> InTurn<'a> {
         self.of[0].x_blocks()
     }
 
-    fn scale_blocks(&self) -> usize {
-        self.of[0].scale_blocks()
+    fn span(&self) -> Span {
+        self.of[0].span()
     }
 
     /// The weights that a tile is of, and its number there.
@@ -333,7 +337,7 @@ struct Room<'a> {
 impl Job<'_> {
     /// The row tiles `rows` by the weights of `panels`.
     fn rows_by_panels(&self, rows: Range<usize>, panels: Range<usize>, scratch: &mut Scratch) {
-        let blocks = self.source.blocks();
+        let (blocks, span) = (self.source.blocks(), self.source.span());
         let runs = blocks.div_ceil(RUN_BLOCKS);
         // Where columns are multiplied in several runs, sums wait for the next one.
         let groups = rows.len().div_ceil(GROUP_ROWS) * PANEL_TILES.div_ceil(GROUP_TILES);
@@ -343,12 +347,12 @@ impl Job<'_> {
         let [results, weights, scales, sums] = scratch.take([
             results,
             weights * Block::FLOATS + Block::SLACK,
-            PANEL_TILES * TILE * self.source.scale_blocks().min(RUN_BLOCKS),
+            PANEL_TILES * TILE * span.scales(blocks.min(RUN_BLOCKS)),
             waiting * Sums::FLOATS + Sums::SLACK,
         ]);
         let sums = Sums::within(sums, waiting);
         let mut room = Room { weights, scales, sums, waits: runs > 1 };
-        let mut unit = self.unit.start();
+        let mut unit = self.unit.start(span.cols());
         let block = panels.start * PANEL_TILES * TILE / 2 / PANEL_COLS;
         let width = PANEL_COLS.min(self.finish.n - (block * PANEL_COLS).min(self.finish.n));
         // Codes are of rows of activations, wherever their floats would go.
@@ -384,10 +388,11 @@ impl Job<'_> {
     /// A part of the product.
     fn panel(&self, unit: &mut Started, part: Part, finish: &Finish<'_>, room: &mut Room<'_>) {
         let Part { rows, tiles, run, sums: mut at } = part;
-        let scale_blocks = self.source.scale_blocks().min(run.len());
+        let span = self.source.span();
+        let scale_count = span.scales(run.len());
         // Kernels read the scales of two tiles at a time.
         let scale_step = tiles.len().next_multiple_of(2) * TILE;
-        let scales = &mut room.scales[..scale_step * scale_blocks];
+        let scales = &mut room.scales[..scale_step * scale_count];
         scales.fill(0.0);
         let memory = Block::within(room.weights, tiles.len() * run.len());
         let weights = unpack(self.source, tiles.clone(), run.clone(), memory, scales, scale_step);
@@ -402,7 +407,8 @@ impl Job<'_> {
             x_scale_step: if self.x.scale_per_block { self.x.tiles.scale_rows() } else { 0 },
             weights: &weights,
             weight_scales: scales,
-            weight_scale_step: if scale_blocks > 1 { scale_step } else { 0 },
+            span: span.cols(),
+            weight_scale_step: if scale_count > 1 { scale_step } else { 0 },
         };
         let last = run.end == self.source.blocks();
         for row_tile in rows.clone().step_by(GROUP_ROWS) {
@@ -443,7 +449,7 @@ impl Job<'_> {
 }
 
 /// The panels `run` of `tiles`, `[tile][block]`: as they are stored, or else unpacked into `memory`.
-/// `scales` gets the scales, `[block][tile][16]`, `step` values from block to block, or those of the
+/// `scales` gets the scales, `[block][span][tile][16]`, `step` values from span to span, or those of the
 /// first block only, as much as there is room for.
 fn unpack<'a>(
     source: InTurn<'a>,
@@ -454,21 +460,23 @@ fn unpack<'a>(
     step: usize,
 ) -> Vec<&'a Panel> {
     let mut weights: Vec<&Panel> = Vec::with_capacity(memory.len());
-    let mut block_scales = [0.0; TILE];
+    let in_block = source.span().in_block();
+    let mut block_scales = [[0.0; TILE]; PANEL_COLS / SHORTEST_SPAN];
+    let block_scales = &mut block_scales[..in_block];
     for (index, memory) in memory.iter_mut().enumerate() {
         let (tile, block) = (index / run.len(), index % run.len());
         let (source, place) = source.tile(tiles.start + tile);
         let at = run.start + block;
         let before = weights.last().copied().filter(|_| block > 0 && source.repeats(at));
         let there = source.stored(place, at).or(before);
-        let scales = scales.get_mut(block * step + tile * TILE..).unwrap_or(&mut []);
+        let scales = scales.get_mut(block * in_block * step + tile * TILE..).unwrap_or(&mut []);
         match there {
-            None => source.fill(place, at, memory, &mut block_scales),
+            None => source.fill(place, at, memory, block_scales),
             Some(_) if scales.is_empty() => {}
-            Some(_) => source.scales(place, at, &mut block_scales),
+            Some(_) => source.scales(place, at, block_scales),
         }
-        if let Some(scales) = scales.first_chunk_mut() {
-            *scales = block_scales;
+        for (to, from) in scales.chunks_mut(step).zip(&*block_scales) {
+            to[..TILE].copy_from_slice(from);
         }
         weights.push(there.unwrap_or(&memory.0));
     }

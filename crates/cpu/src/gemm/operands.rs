@@ -1,6 +1,9 @@
 //! What a kernel gets: a group of row tiles, a panel of weights, and room for the sums.
 
+use std::ops::Range;
+
 use crate::gemm::tile::{Block, SumTile, TILE};
+use crate::scheme::panel::PANEL_COLS;
 
 /// Row tiles of a group at most.
 pub(crate) const GROUP_ROWS: usize = 16;
@@ -23,10 +26,13 @@ pub(crate) struct Operands<'a> {
     pub x_scale_step: usize,
     /// `[weight tile of the panel][block of these columns]`.
     pub weights: &'a [&'a Panel],
-    /// `[block of these columns][weight row of the panel]`, or `[weight row]`; an even number of
+    /// Columns after which sums of int8 are flushed with the scales of weights, [`Product::ScaledInt8`]: 32,
+    /// 64, 128 or 256.
+    pub span: usize,
+    /// `[block of these columns][span][weight row of the panel]`, or `[weight row]`; an even number of
     /// tiles.
     pub weight_scales: &'a [f32],
-    /// The same of weights.
+    /// `f32` values from the scales of one span to the next: 0 if all share one.
     pub weight_scale_step: usize,
 }
 
@@ -56,9 +62,15 @@ impl Operands<'_> {
         &self.x_scales[start..][..tiles * TILE]
     }
 
-    /// The scales of a block of `tiles` tiles of weights.
-    pub fn weight_scales(&self, tile: usize, tiles: usize, block: usize) -> &[f32] {
-        &self.weight_scales[block * self.weight_scale_step + tile * TILE..][..tiles * TILE]
+    /// The columns of a block of int8 that are summed up before they are scaled, in order.
+    pub fn spans(&self) -> impl Iterator<Item = Range<usize>> {
+        (0..PANEL_COLS / self.span).map(|index| index * self.span..(index + 1) * self.span)
+    }
+
+    /// The scales of a block of `tiles` tiles of weights in the span that begins with `column`.
+    pub fn weight_scales(&self, tile: usize, tiles: usize, block: usize, column: usize) -> &[f32] {
+        let span = block * (PANEL_COLS / self.span) + column / self.span;
+        &self.weight_scales[span * self.weight_scale_step + tile * TILE..][..tiles * TILE]
     }
 }
 
@@ -146,7 +158,7 @@ pub(crate) enum Way {
 pub(crate) enum Product {
     /// `i32`: the products of int8 over all columns.
     Int8,
-    /// `f32`: each block's product of int8 times both scales, added up in order.
+    /// `f32`: the product of int8 in each span times both scales, added up in order.
     ScaledInt8,
     /// `f32`: the products of bf16. In every 32 columns the even ones are added up, then the odd
     /// ones, starting from zero; then both sums are added, and that to what there was.

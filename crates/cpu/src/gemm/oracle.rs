@@ -1,7 +1,10 @@
 //! The products in plain Rust: what every other tier must equal to the last bit.
 
+use std::ops::Range;
+
 use crate::gemm::operands::{Group, Operands, Product, Sums};
 use crate::gemm::tile::{BF16_COLS, Block, SumTile, TILE};
+use crate::scheme::panel::PANEL_COLS;
 
 /// Adds the products of a group to its sums, or what they are worth with their scales.
 pub(crate) fn multiply(operands: &Operands<'_>, group: Group, product: Product, sums: &mut Sums) {
@@ -13,17 +16,20 @@ pub(crate) fn multiply(operands: &Operands<'_>, group: Group, product: Product, 
                 let sums = &mut sums.0[row_tile][tile];
                 match product {
                     Product::Int8 => {
-                        let dots = dots(x, weights);
+                        let dots = dots(x, weights, 0..PANEL_COLS);
                         for (sum, dot) in sums.i32_mut().iter_mut().zip(dots) {
                             *sum += dot;
                         }
                     }
                     Product::ScaledInt8 => {
                         let x_scales = operands.x_scales(group.row_tile + row_tile, 1, block);
-                        let scales = operands.weight_scales(group.tile + tile, 1, block);
-                        for (index, dot) in dots(x, weights).into_iter().enumerate() {
-                            let scale = x_scales[index / TILE] * scales[index % TILE];
-                            sums.0[index] = (dot as f32).mul_add(scale, sums.0[index]);
+                        for span in operands.spans() {
+                            let start = span.start;
+                            let scales = operands.weight_scales(group.tile + tile, 1, block, start);
+                            for (index, dot) in dots(x, weights, span).into_iter().enumerate() {
+                                let scale = x_scales[index / TILE] * scales[index % TILE];
+                                sums.0[index] = (dot as f32).mul_add(scale, sums.0[index]);
+                            }
                         }
                     }
                     Product::Bf16 => add_bf16(x, weights, sums),
@@ -33,12 +39,12 @@ pub(crate) fn multiply(operands: &Operands<'_>, group: Group, product: Product, 
     }
 }
 
-/// The dot products of 16 rows of activations with 16 rows of weights, `[row][weight row]`.
-fn dots(x: &Block, weights: &[i8]) -> [i32; TILE * TILE] {
+/// The dot products of 16 rows of activations with 16 rows of weights in some columns, `[row][weight row]`.
+fn dots(x: &Block, weights: &[i8], columns: Range<usize>) -> [i32; TILE * TILE] {
     let mut dots = [0; TILE * TILE];
     for (index, dot) in dots.iter_mut().enumerate() {
         let (row, weight_row) = (index / TILE, index % TILE);
-        for column in 0..256 {
+        for column in columns.clone() {
             let x = x.0[column / 64 * TILE * 64 + row * 64 + column % 64];
             let weight = weights[column / 4 * TILE * 4 + weight_row * 4 + column % 4];
             *dot += i32::from(x) * i32::from(weight);

@@ -17,8 +17,8 @@ pub(crate) trait PanelSource: Sync {
     /// Panels of a row, in the order in which they are multiplied.
     fn blocks(&self) -> usize;
 
-    /// Panels of a row that have scales of their own: all, one (for the whole row) or none.
-    fn scale_blocks(&self) -> usize;
+    /// Which columns of a row share a scale.
+    fn span(&self) -> Span;
 
     /// The block of activations that a panel is multiplied with.
     fn x_block(&self, block: usize) -> usize {
@@ -36,14 +36,49 @@ pub(crate) trait PanelSource: Sync {
         false
     }
 
-    /// Fills a panel and its scales.
-    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]);
+    /// Fills a panel, and the scales of each of its spans.
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [[f32; TILE]]);
 
     /// The bytes of a panel, if they are stored so.
     fn stored(&self, tile: usize, block: usize) -> Option<&Panel>;
 
     /// The scales of a panel that is stored, or that repeats the one before, those of which are in `scales`.
-    fn scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE]);
+    fn scales(&self, tile: usize, block: usize, scales: &mut [[f32; TILE]]);
+}
+
+/// Columns of a weight row that share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// There are no scales.
+    None,
+    /// All of the row's.
+    Row,
+    /// So many: 32, 64, 128 or 256.
+    Cols(usize),
+}
+
+impl Span {
+    /// Spans of a panel.
+    pub fn in_block(self) -> usize {
+        PANEL_COLS / self.cols()
+    }
+
+    /// Columns of a panel after which something may have to be scaled.
+    pub fn cols(self) -> usize {
+        match self {
+            Self::None | Self::Row => PANEL_COLS,
+            Self::Cols(cols) => cols,
+        }
+    }
+
+    /// Scales of so many panels of a row.
+    pub fn scales(self, blocks: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Row => 1,
+            Self::Cols(_) => blocks * self.in_block(),
+        }
+    }
 }
 
 /// What is multiplied at one time, of the 256 columns that a panel has.
@@ -51,14 +86,14 @@ pub(crate) trait PanelSource: Sync {
 enum Each {
     /// bf16: 128 columns.
     Bf16,
-    /// Int8.
+    /// Int8 with one scale in 256 columns, or in a row.
     All,
     /// Int8, with both parts of the activations one after the other.
     XParts,
     /// Int8 in two parts: the first with both of the activations, and what it leaves with the first.
     BothParts,
-    /// The codes, with the scales of a group of so many columns; activations are zeros everywhere else.
-    Group(usize),
+    /// The codes as they are, with the scales of their groups of so many columns.
+    Groups(usize),
 }
 
 /// Weights as a recipe multiplies them.
@@ -68,11 +103,6 @@ pub(crate) struct Panels<'a> {
     each: Each,
 }
 
-/// How often groups of so many columns take a block.
-pub(crate) fn groups(group: usize) -> usize {
-    PANEL_COLS / group.clamp(1, PANEL_COLS)
-}
-
 impl<'a> Panels<'a> {
     /// The weights by a recipe that they have.
     pub fn of(packed: &'a Packed, recipe: Recipe) -> Self {
@@ -80,7 +110,7 @@ impl<'a> Panels<'a> {
             Recipe::Bf16 => Each::Bf16,
             Recipe::Fine => Each::XParts,
             Recipe::Finer => Each::BothParts,
-            Recipe::Grouped { group, .. } if groups(group) > 1 => Each::Group(group),
+            Recipe::Grouped { group, .. } if group < PANEL_COLS => Each::Groups(group),
             _ => Each::All,
         };
         Self { packed, each }
@@ -89,10 +119,9 @@ impl<'a> Panels<'a> {
     /// How often a block is taken.
     fn passes(&self) -> usize {
         match self.each {
-            Each::Bf16 | Each::All => 1,
+            Each::Bf16 | Each::All | Each::Groups(_) => 1,
             Each::XParts => 2,
             Each::BothParts => 3,
-            Each::Group(group) => groups(group),
         }
     }
 }
@@ -107,11 +136,12 @@ impl PanelSource for Panels<'_> {
         self.packed.cols().div_ceil(cols) * self.passes()
     }
 
-    fn scale_blocks(&self) -> usize {
+    fn span(&self) -> Span {
         match self.each {
-            Each::Bf16 => 0,
-            Each::All if self.packed.scale_span() >= self.packed.cols() => 1,
-            _ => self.blocks(),
+            Each::Bf16 => Span::None,
+            Each::All if self.packed.scale_span() >= self.packed.cols() => Span::Row,
+            Each::All | Each::XParts | Each::BothParts => Span::Cols(PANEL_COLS),
+            Each::Groups(group) => Span::Cols(group),
         }
     }
 
@@ -132,23 +162,23 @@ impl PanelSource for Panels<'_> {
 
     fn repeats(&self, block: usize) -> bool {
         match self.each {
-            Each::Bf16 | Each::All => false,
+            Each::Bf16 | Each::All | Each::Groups(_) => false,
             Each::BothParts => block % 3 == 1,
-            Each::XParts | Each::Group(_) => !block.is_multiple_of(self.passes()),
+            Each::XParts => block % 2 == 1,
         }
     }
 
-    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; TILE]) {
-        let (block, pass) = (block / self.passes(), block % self.passes());
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [[f32; TILE]]) {
+        let (place, pass) = (block / self.passes(), block % self.passes());
         match self.each {
-            Each::Bf16 => self.packed.bf16_panel(tile, block, bytes.bf16_mut()),
-            Each::Group(group) => {
-                self.packed.group_codes(tile, block, &mut bytes.0);
-                self.packed.group_scales(tile, block * PANEL_COLS + pass * group, scales);
+            Each::Bf16 => self.packed.bf16_panel(tile, place, bytes.bf16_mut()),
+            Each::Groups(_) => {
+                self.packed.group_codes(tile, place, &mut bytes.0);
+                self.scales(tile, block, scales);
             }
             Each::All | Each::XParts | Each::BothParts => {
                 let part = if pass == 2 { PanelPart::Rest } else { PanelPart::First };
-                self.packed.int8_panel(tile, block, part, &mut bytes.0, scales);
+                self.packed.int8_panel(tile, place, part, &mut bytes.0, &mut scales[0]);
             }
         }
     }
@@ -166,15 +196,14 @@ impl PanelSource for Panels<'_> {
         }
     }
 
-    fn scales(&self, tile: usize, block: usize, scales: &mut [f32; TILE]) {
-        let (block, pass) = (block / self.passes(), block % self.passes());
-        let column = match self.each {
-            Each::Bf16 => return,
-            Each::XParts | Each::BothParts if self.repeats(self.passes() * block + pass) => return,
-            Each::Group(group) => block * PANEL_COLS + pass * group,
-            // Panels that are stored are whole numbers of the scales of their groups.
-            Each::All | Each::XParts | Each::BothParts => block * PANEL_COLS,
-        };
-        self.packed.group_scales(tile, column, scales);
+    fn scales(&self, tile: usize, block: usize, scales: &mut [[f32; TILE]]) {
+        if self.each == Each::Bf16 || self.repeats(block) {
+            return;
+        }
+        let (start, span) = (block / self.passes() * PANEL_COLS, self.span().cols());
+        // Panels that are stored are whole numbers of the scales of their groups.
+        for (index, scales) in scales.iter_mut().enumerate() {
+            self.packed.group_scales(tile, start + index * span, scales);
+        }
     }
 }

@@ -15,10 +15,13 @@ const PAIRS: usize = TILE / 2;
 /// Pairs of rows that are multiplied at one time, of activations as of weights: sixteen registers of sums.
 const PART: usize = 4;
 
-/// The rows of a block by twos: `[columns / 8][pair][row of the pair][8]`.
+/// Eight columns of the rows of a block by twos: `[pair][row of the pair][8]`.
+type Columns = [[i8; 2 * COLS]; PAIRS];
+
+/// The rows of a block by twos: `[columns / 8]`.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Pairs([[[i8; 2 * COLS]; PAIRS]; ROW_BYTES / COLS]);
+struct Pairs([Columns; ROW_BYTES / COLS]);
 
 impl Pairs {
     const ZERO: Self = Self([[[0; 2 * COLS]; PAIRS]; ROW_BYTES / COLS]);
@@ -46,20 +49,24 @@ pub(crate) unsafe fn multiply(
             let x_scales = operands.x_scales(group.row_tile + row_tile, 1, block);
             let rows = (group.rows - row_tile * TILE).min(TILE);
             for (tile, weights) in weights[..group.tiles].iter().enumerate() {
-                let scales = operands.weight_scales(group.tile + tile, 1, block);
                 let lines = sums.0[row_tile][tile].0.as_chunks_mut::<TILE>().0;
-                for pair in (0..rows.div_ceil(2)).step_by(PART) {
-                    let dots = match rows.div_ceil(2) - pair {
-                        1 => dots::<1>(&x, pair, weights),
-                        2 => dots::<2>(&x, pair, weights),
-                        3 => dots::<3>(&x, pair, weights),
-                        _ => dots::<PART>(&x, pair, weights),
-                    };
-                    let row = 2 * pair;
-                    let left = &mut lines[row..rows];
-                    for ((dots, sums), &x_scale) in dots.iter().zip(left).zip(&x_scales[row..]) {
-                        // SAFETY: this function has NEON, all that these registers want.
-                        unsafe { add(lanes(*dots), product, x_scale, scales, sums) };
+                for span in operands.spans() {
+                    let scales = operands.weight_scales(group.tile + tile, 1, block, span.start);
+                    let columns = span.start / COLS..span.end / COLS;
+                    let (x, weights) = (&x.0[columns.clone()], &weights.0[columns]);
+                    for pair in (0..rows.div_ceil(2)).step_by(PART) {
+                        let dots = match rows.div_ceil(2) - pair {
+                            1 => dots::<1>(x, pair, weights),
+                            2 => dots::<2>(x, pair, weights),
+                            3 => dots::<3>(x, pair, weights),
+                            _ => dots::<PART>(x, pair, weights),
+                        };
+                        let row = 2 * pair;
+                        let left = lines[row..rows].iter_mut().zip(&x_scales[row..]);
+                        for (dots, (sums, &x_scale)) in dots.iter().zip(left) {
+                            // SAFETY: this function has NEON, all that these registers want.
+                            unsafe { add(lanes(*dots), product, x_scale, scales, sums) };
+                        }
                     }
                 }
             }
@@ -117,12 +124,16 @@ fn pair_weights(weights: &Panel, pairs: &mut Pairs) {
 /// with four weight rows in each register. Zeros for rows past these.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]
-fn dots<const COUNT: usize>(x: &Pairs, pair: usize, weights: &Pairs) -> [[int32x4_t; 4]; 2 * PART] {
+fn dots<const COUNT: usize>(
+    x: &[Columns],
+    pair: usize,
+    weights: &[Columns],
+) -> [[int32x4_t; 4]; 2 * PART] {
     assert!(pair + COUNT <= PAIRS);
     let mut dots = [[vdupq_n_s32(0); 4]; 2 * PART];
     for half in 0..PAIRS / PART {
         let mut sums = [[vdupq_n_s32(0); PART]; COUNT];
-        for (x, weights) in x.0.iter().zip(&weights.0) {
+        for (x, weights) in x.iter().zip(weights) {
             // By pointers, so that all loops are of a known number of rounds and sums stay in registers.
             let (x, weights) = (x.as_ptr(), weights.as_ptr());
             // SAFETY: there are sixteen bytes for each pair, `pair + COUNT` of them at least by the

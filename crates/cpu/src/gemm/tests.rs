@@ -53,7 +53,7 @@ impl Weights {
             let mut all = vec![];
             for tile in 0..n.div_ceil(16) {
                 for block in 0..k.div_ceil(PANEL_COLS) {
-                    let (mut codes, mut scales) = ([0; 4096], [0.0; 16]);
+                    let (mut codes, mut scales) = ([0; 4096], [[0.0; 16]]);
                     weights.panel(tile, block, &mut codes, &mut scales);
                     all.extend(codes);
                 }
@@ -65,16 +65,20 @@ impl Weights {
 }
 
 impl Weights {
-    fn panel(&self, tile: usize, block: usize, codes: &mut [i8; 4096], scales: &mut [f32; 16]) {
+    fn panel(&self, tile: usize, block: usize, codes: &mut [i8; 4096], scales: &mut [[f32; 16]]) {
         codes.fill(0);
-        scales.fill(0.0);
-        for (lane, scale) in scales.iter_mut().enumerate().take(self.n - (16 * tile).min(self.n)) {
+        scales.fill([0.0; 16]);
+        let spans = self.k.div_ceil(self.span);
+        for lane in 0..16.min(self.n - (16 * tile).min(self.n)) {
             let row = 16 * tile + lane;
             for column in 0..(self.k - 256 * block).min(256) {
                 codes[column / 4 * 64 + lane * 4 + column % 4] =
                     self.codes[row * self.k + 256 * block + column];
             }
-            *scale = self.scales[row * self.k.div_ceil(self.span) + 256 * block / self.span];
+            for (index, scales) in scales.iter_mut().enumerate() {
+                let span = 256 * block / self.span + index;
+                scales[lane] = if span < spans { self.scales[row * spans + span] } else { 0.0 };
+            }
         }
     }
 }
@@ -88,11 +92,11 @@ impl PanelSource for Weights {
         self.k.div_ceil(PANEL_COLS)
     }
 
-    fn scale_blocks(&self) -> usize {
-        if self.span < self.k { self.blocks() } else { 1 }
+    fn span(&self) -> Span {
+        if self.span < self.k { Span::Cols(self.span) } else { Span::Row }
     }
 
-    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [f32; 16]) {
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, scales: &mut [[f32; 16]]) {
         self.panel(tile, block, &mut bytes.0, scales);
     }
 
@@ -101,7 +105,7 @@ impl PanelSource for Weights {
         self.stored.as_ref().and_then(|all| all[at..].first_chunk())
     }
 
-    fn scales(&self, tile: usize, block: usize, scales: &mut [f32; 16]) {
+    fn scales(&self, tile: usize, block: usize, scales: &mut [[f32; 16]]) {
         self.panel(tile, block, &mut [0; 4096], scales);
     }
 }
@@ -116,15 +120,17 @@ fn random_rows(random: &mut Random, rows: usize, k: usize, span: usize) -> Quant
 
 /// One number of the result, from the definition.
 fn expected(weights: &Weights, x: &QuantizedRows, bias: Option<f32>, row: usize, n: usize) -> f32 {
-    let blocks = weights.k.div_ceil(256);
-    let weight_scale = |block: usize| {
-        let spans = weights.k.div_ceil(weights.span);
-        weights.scales[n * spans + (256 * block / weights.span).min(spans - 1)]
+    // Columns that are summed up before they are scaled.
+    let width = weights.span.min(256);
+    let spans = weights.k.div_ceil(width);
+    let weight_scale = |span: usize| {
+        let all = weights.k.div_ceil(weights.span);
+        weights.scales[n * all + (width * span / weights.span).min(all - 1)]
     };
-    let spans = x.scales.len() / x.rows;
-    let x_scale = |block: usize| x.scales[row * spans + block.min(spans - 1)];
-    let dot = |block: usize| -> i32 {
-        (256 * block..(256 * (block + 1)).min(weights.k))
+    let x_spans = x.scales.len() / x.rows;
+    let x_scale = |span: usize| x.scales[row * x_spans + (width * span / 256).min(x_spans - 1)];
+    let dot = |span: usize| -> i32 {
+        (width * span..(width * (span + 1)).min(weights.k))
             .map(|column| {
                 let x = i32::from(x.codes[row * x.cols + column]);
                 x * i32::from(weights.codes[n * weights.k + column])
@@ -133,14 +139,13 @@ fn expected(weights: &Weights, x: &QuantizedRows, bias: Option<f32>, row: usize,
     };
     let x_by_block = x.span < weights.k;
     let y = if !x_by_block && weights.span >= weights.k {
-        (0..blocks).map(dot).sum::<i32>() as f32 * x_scale(0) * weight_scale(0)
+        (0..spans).map(dot).sum::<i32>() as f32 * x_scale(0) * weight_scale(0)
     } else if x_by_block {
-        (0..blocks).fold(0.0, |y, block| {
-            (dot(block) as f32).mul_add(x_scale(block) * weight_scale(block), y)
-        })
+        (0..spans)
+            .fold(0.0, |y, span| (dot(span) as f32).mul_add(x_scale(span) * weight_scale(span), y))
     } else {
-        let add = |y, block| (dot(block) as f32).mul_add(weight_scale(block), y);
-        (0..blocks).fold(0.0, add) * x_scale(0)
+        let add = |y, span| (dot(span) as f32).mul_add(weight_scale(span), y);
+        (0..spans).fold(0.0, add) * x_scale(0)
     };
     bias.map_or(y, |bias| y + bias)
 }
@@ -170,14 +175,23 @@ fn int8_products_of_every_tier_are_the_definition_to_the_last_bit() {
     let pool = Pool::new(2).expect("threads");
     println!("int8: {}", Isa::found().map(Isa::name).collect::<Vec<_>>().join(", "));
     for (index, &rows) in ROWS.iter().enumerate() {
-        for (weights_by_block, x_by_block) in
-            [(false, false), (true, false), (true, true), (false, true)]
-        {
-            // Odd N, and every K tail that is a multiple of 32, in turn; the last K is longer than a run.
+        // Columns that share a weight scale; 0: all.
+        for (span, x_by_block) in [
+            (0, false),
+            (32, false),
+            (64, false),
+            (128, false),
+            (256, false),
+            (64, true),
+            (256, true),
+            (0, true),
+        ] {
+            // Odd N, and every K tail that is a multiple of 32, in turn, so that last blocks and spans are not whole;
+            // the last K is longer than a run.
             for part in 0..3 {
                 let k = [32, 256, 2560][part] + 32 * ((index * 3 + part) % 9);
                 let n = [1, 15, 31, 33, 49, 77, 131][(index + part) % 7];
-                let weight_span = if weights_by_block { 256 } else { k };
+                let weight_span = if span > 0 { span } else { k };
                 let x_span = if x_by_block { 256 } else { k.next_multiple_of(256) };
                 let stored = (index + part) % 2 == 0;
                 let weights = Weights::random(&mut random, n, k, weight_span, stored);
@@ -246,11 +260,11 @@ impl PanelSource for Bf16Weights {
         self.k.div_ceil(BF16_COLS)
     }
 
-    fn scale_blocks(&self) -> usize {
-        0
+    fn span(&self) -> Span {
+        Span::None
     }
 
-    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, _: &mut [f32; 16]) {
+    fn fill(&self, tile: usize, block: usize, bytes: &mut Block, _: &mut [[f32; 16]]) {
         self.panel(tile, block, bytes.bf16_mut());
     }
 
@@ -261,7 +275,7 @@ impl PanelSource for Bf16Weights {
         Some(unsafe { &*(&raw const *values).cast() })
     }
 
-    fn scales(&self, _: usize, _: usize, _: &mut [f32; 16]) {}
+    fn scales(&self, _: usize, _: usize, _: &mut [[f32; 16]]) {}
 }
 
 fn bf16(
@@ -353,6 +367,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
     // More rows than a task has, and more columns than a run of blocks.
     let (rows, n, k) = (600, 83, 2560 + 96);
     let int8_weights = Weights::random(&mut random, n, k, 256, true);
+    let grouped_weights = Weights::random(&mut random, n, k, 64, false);
     let int8_row_weights = Weights::random(&mut random, n, k, k, false);
     let bf16_weights = Bf16Weights::random(&mut random, n, k, false);
     let floats: Vec<_> = (0..rows * k).map(|_| random.value()).collect();
@@ -375,6 +390,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
         let all = [
             int8(isa, &int8_weights, &by_block, None, &pools[1]),
             int8(isa, &int8_row_weights, &by_row, None, &pools[1]),
+            int8(isa, &grouped_weights, &by_row, None, &pools[1]),
             bf16(isa, &bf16_weights, &floats, None, None, &pools[1]),
         ];
         for (subset, pool) in subsets.iter().zip(pools.iter().cycle()) {
@@ -383,6 +399,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
             let alone = [
                 int8(isa, &int8_weights, &pick(&by_block, subset), None, pool),
                 int8(isa, &int8_row_weights, &pick(&by_row, subset), None, pool),
+                int8(isa, &grouped_weights, &pick(&by_row, subset), None, pool),
                 bf16(isa, &bf16_weights, &some_floats, None, None, pool),
             ];
             for (all, alone) in all.iter().zip(&alone) {
@@ -394,7 +411,7 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
         let places: Vec<_> = (0..rows).map(|row| (row * 7 + 5) % rows).collect();
         let placed = bf16(isa, &bf16_weights, &floats, None, Some(&places), &pools[2]);
         for (row, &place) in places.iter().enumerate() {
-            assert_eq!(bits(&placed[place * n..][..n]), bits(&all[2][row * n..][..n]), "{isa}");
+            assert_eq!(bits(&placed[place * n..][..n]), bits(&all[3][row * n..][..n]), "{isa}");
         }
     }
 }
@@ -423,7 +440,13 @@ fn large_results_are_the_same_as_small_ones() {
 fn large_results_in_aligned_rows_are_the_same() {
     let mut random = Random(5);
     let pool = Pool::new(2).expect("threads");
-    for (rows, n, k, span) in [(65, 64 * 1024, 32, 32), (48, 96 * 1024, 300, 256)] {
+    for (rows, n, k, span) in [
+        (65, 64 * 1024, 32, 32),
+        (48, 96 * 1024, 300, 256),
+        (48, 96 * 1024, 300, 128),
+        (48, 96 * 1024, 300, 64),
+        (48, 96 * 1024, 300, 32),
+    ] {
         assert!(rows * n >= PAST_CACHE);
         let weights = Weights::random(&mut random, n, k, span, true);
         let x = random_rows(&mut random, rows, k, 256);
@@ -461,8 +484,15 @@ fn nothing_is_computed_of_nothing() {
 #[test]
 fn sums_are_added_to_what_is_there() {
     let (mut random, pool) = (Random(11), Pool::new(2).expect("threads"));
-    for (rows, n, k) in [(1, 33, 256), (40, 49, 1280), (129, 77, 3328)] {
-        let weights = Weights::random(&mut random, n, k, 256, false);
+    for (rows, n, k, span) in [
+        (1, 33, 256, 256),
+        (40, 49, 1280, 256),
+        (129, 77, 3328, 256),
+        (129, 96, 3328, 32),
+        (160, 96, 1280, 64),
+        (160, 96, 1312, 128),
+    ] {
+        let weights = Weights::random(&mut random, n, k, span, false);
         let x = random_rows(&mut random, rows, k, 256);
         let before: Vec<_> = (0..rows * n).map(|_| random.value()).collect();
         let mut tiles = Int8Rows::default();

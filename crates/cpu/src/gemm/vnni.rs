@@ -4,12 +4,15 @@
 //! sum of the activations is taken off again. All of it is exact in 32 bits.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use crate::gemm::operands::{Group, Operands, Panel, Product, Sums};
 use crate::gemm::tile::{Block, ROW_BYTES, TILE};
 
 /// Rows whose sums are in registers at one time, beside two weight tiles.
 const ROWS: usize = 8;
+/// Columns that are multiplied without a question: the shortest span.
+const STEP: usize = 32;
 
 /// Adds the products of a group to its sums, or what they are worth with their scales. As for AMX,
 /// sums of a second tile that the group has not may hold anything afterwards.
@@ -27,14 +30,16 @@ pub(crate) unsafe fn multiply(
         let rows = (group.rows - row_tile * TILE).min(TILE);
         for block in 0..operands.blocks {
             let x = operands.x(group.row_tile + row_tile, block);
-            let offsets = offsets(x);
             let x_scales = operands.x_scales(group.row_tile + row_tile, 1, block);
-            {
-                let tiles = [group.tile, group.tile + group.tiles - 1];
-                let weights = tiles.map(|tile| operands.weights(tile, block));
-                let scales = operands.weight_scales(group.tile, 2, block);
+            let tiles = [group.tile, group.tile + group.tiles - 1];
+            let weights = tiles.map(|tile| operands.weights(tile, block));
+            for span in operands.spans() {
+                let offsets = offsets(x, span.clone());
+                let scales = operands.weight_scales(group.tile, 2, block, span.start);
                 for row in (0..rows).step_by(ROWS) {
-                    let part = Part { x: &x.0[row * 64..], weights, offsets: &offsets[row..] };
+                    let columns = span.clone();
+                    let part =
+                        Part { x: &x.0[row * 64..], weights, columns, offsets: &offsets[row..] };
                     let left = (rows - row).min(ROWS);
                     // SAFETY: the caller's promise.
                     unsafe {
@@ -66,6 +71,8 @@ struct Part<'a> {
     /// From the first of the rows on.
     x: &'a [i8],
     weights: [&'a Panel; 2],
+    /// Those that are multiplied: multiples of [`STEP`].
+    columns: Range<usize>,
     /// What each row's sum starts from.
     offsets: &'a [i32],
 }
@@ -83,13 +90,14 @@ impl Part<'_> {
         for (sums, &offset) in sums.iter_mut().zip(&self.offsets[..COUNT]) {
             *sums = [_mm512_set1_epi32(offset); 2];
         }
-        assert!(self.x.len() >= 3 * TILE * 64 + COUNT * 64);
-        for quarter in 0..4 {
-            for four in 0..TILE {
+        assert!(self.x.len() >= 3 * TILE * 64 + COUNT * 64 && self.columns.end <= ROW_BYTES);
+        for step in self.columns.start / STEP..self.columns.end / STEP {
+            let in_row = step / 2 * TILE * 64 + step % 2 * STEP;
+            for four in 0..STEP / 4 {
                 // SAFETY: the blocks have 4 times 16 lines of 64 bytes; the rows of activations end
                 // inside theirs by the assertion.
                 unsafe {
-                    let line = (quarter * TILE + four) * 64;
+                    let line = (step * (STEP / 4) + four) * 64;
                     let weights = self.weights.map(|weights| {
                         _mm512_xor_si512(
                             _mm512_loadu_si512(weights.as_ptr().add(line).cast()),
@@ -97,7 +105,7 @@ impl Part<'_> {
                         )
                     });
                     for (row, sums) in sums.iter_mut().enumerate() {
-                        let x = self.x.as_ptr().add(quarter * TILE * 64 + row * 64 + four * 4);
+                        let x = self.x.as_ptr().add(in_row + row * 64 + four * 4);
                         let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
                         sums[0] = _mm512_dpbusd_epi32(sums[0], weights[0], x);
                         sums[1] = _mm512_dpbusd_epi32(sums[1], weights[1], x);
@@ -132,18 +140,20 @@ fn add(product: Product, dots: __m512i, x_scale: f32, scales: &[f32], sums: &mut
     }
 }
 
-/// For each row of a block, -128 times the sum of its bytes.
+/// For each row of a block, -128 times the sum of its bytes in some columns: all of its quarters, some or half
+/// of one.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn offsets(x: &Block) -> [i32; TILE] {
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn offsets(x: &Block, columns: Range<usize>) -> [i32; TILE] {
     let mut offsets = [0; TILE];
     let by = _mm512_set1_epi8(-128); // 128, unsigned
     for (row, offset) in offsets.iter_mut().enumerate() {
         let mut sums = _mm512_setzero_si512();
-        for quarter in 0..ROW_BYTES / 64 {
-            let line = &x.0[(quarter * TILE + row) * 64..][..64];
-            // SAFETY: the line has 64 bytes.
-            let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+        for column in columns.clone().step_by(64) {
+            let width = columns.len().min(64);
+            let line = &x.0[(column / 64 * TILE + row) * 64 + column % 64..][..width];
+            // SAFETY: as many bytes as are loaded.
+            let line = unsafe { _mm512_maskz_loadu_epi8(u64::MAX >> (64 - width), line.as_ptr()) };
             sums = _mm512_dpbusd_epi32(sums, by, line);
         }
         *offset = -_mm512_reduce_add_epi32(sums);

@@ -11,7 +11,7 @@ use crate::packed::tiles::BLOCK;
 use crate::runtime::disjoint::SharedOut;
 use crate::runtime::pool::Pool;
 use crate::scheme::Recipe;
-use crate::scheme::activations::{BlockRows, SUM_COLS, spread, spread_width};
+use crate::scheme::activations::{BlockRows, SUM_COLS};
 use crate::scheme::panel::PANEL_COLS;
 
 /// Activations that a task quantizes, at least.
@@ -311,27 +311,15 @@ impl Input<'_> {
         if kept.is_missing(self.x.how(recipe, 0), rows) {
             let value = &mut kept.value;
             let (x, kernels, span) = (self.x, self.kernels, recipe.span());
-            let padded = cols.next_multiple_of(PANEL_COLS);
             let parts = recipe.parts();
-            let width = match recipe {
-                Recipe::Grouped { group, .. } => spread_width(cols, group),
-                _ if parts > 1 => parts * padded,
-                _ => cols,
-            };
+            let width = if parts > 1 { parts * cols.next_multiple_of(PANEL_COLS) } else { cols };
             let shape = [rows.len(), width];
             value.quantize(shape, span, x.room(cols), pool, |row, codes, scales, room| {
                 let x = x.row(rows[row], cols, room);
                 if parts > 1 {
                     return kernels.quantize_in_parts(x, codes, scales);
                 }
-                let once = match recipe {
-                    Recipe::Grouped { .. } => &mut codes[..padded],
-                    _ => &mut *codes,
-                };
-                kernels.quantize(x, span.min(once.len()), recipe.rounding(), once, scales);
-                if let Recipe::Grouped { group, .. } = recipe {
-                    spread(codes, group);
-                }
+                kernels.quantize(x, span.min(codes.len()), recipe.rounding(), codes, scales);
             });
         }
         &kept.value

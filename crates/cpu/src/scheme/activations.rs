@@ -127,29 +127,6 @@ pub(crate) fn row_in_parts(x: &[f32], codes: &mut [i8], scales: &mut [f32]) {
     }
 }
 
-/// Columns of a row of activations that [`spread`] makes of `cols`.
-pub(crate) fn spread_width(cols: usize, group: usize) -> usize {
-    cols.next_multiple_of(PANEL_COLS) * (PANEL_COLS / group.clamp(1, PANEL_COLS))
-}
-
-/// Makes a row for products by groups of one whose codes are at the front, blocks of 256 after each other:
-/// each block in as many places as it has groups, and only one group in each.
-pub(crate) fn spread(codes: &mut [i8], group: usize) {
-    let parts = PANEL_COLS / group.clamp(1, PANEL_COLS);
-    if parts == 1 {
-        return;
-    }
-    for block in (0..codes.len() / PANEL_COLS / parts).rev() {
-        let mut all = [0; PANEL_COLS];
-        all.copy_from_slice(&codes[block * PANEL_COLS..][..PANEL_COLS]);
-        let to = &mut codes[block * parts * PANEL_COLS..][..parts * PANEL_COLS];
-        to.fill(0);
-        for (part, own) in all.chunks_exact(group).enumerate() {
-            to[part * PANEL_COLS + part * group..][..group].copy_from_slice(own);
-        }
-    }
-}
-
 /// Rows of activations for products by blocks: what minimums, offsets and codes that are not counted from
 /// zero are multiplied with is here too.
 pub(crate) struct BlockRows {
@@ -271,25 +248,6 @@ mod tests {
         assert!(codes[2 * PANEL_COLS + 44..3 * PANEL_COLS].iter().all(|&code| code == 0));
         row_in_parts(&[f32::NAN, 1.0], &mut codes[..2 * PANEL_COLS], &mut scales[..2]);
         assert!(scales[0].is_nan() && scales[1] == 0.0);
-    }
-
-    #[test]
-    fn every_group_stands_alone_in_its_place() {
-        for group in [32, 64, 128, 256] {
-            let parts = 256 / group;
-            let row: Vec<i8> = (0..512).map(|at| (at % 251) as i8).collect();
-            let mut codes = vec![99; spread_width(500, group)];
-            codes[..512].copy_from_slice(&row);
-            spread(&mut codes, group);
-            assert_eq!(codes.len(), 512 * parts);
-            for (at, code) in codes.into_iter().enumerate() {
-                let (place, column) = (at / 256, at % 256);
-                let (block, part) = (place / parts, place % parts);
-                let own = column / group == part;
-                let expected = if own { row[block * 256 + column] } else { 0 };
-                assert_eq!(code, expected, "{group} {at}");
-            }
-        }
     }
 
     #[test]
