@@ -57,6 +57,8 @@ pub enum GgufTokenizerError {
 
 /// The longest token, in bytes: some algorithms take the square of it.
 const MAX_TOKEN: usize = 16 << 10;
+/// The same where all lengths are tried at each place of a text.
+const MAX_TRIED: usize = 1 << 10;
 
 /// What a SentencePiece model says that GGUF has no key for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -200,11 +202,14 @@ impl<'a> Parts<'a> {
         if u32::try_from(found.tokens.len()).is_err() {
             return Err(field("tokens", "more tokens than 32-bit ids".to_owned()));
         }
-        let long = found.tokens.iter().position(|text| text.len() > MAX_TOKEN);
+        let most = match &*found.model {
+            "t5" | "bert" | "rwkv" | "plamo2" => MAX_TRIED,
+            _ => MAX_TOKEN,
+        };
+        let long = found.tokens.iter().position(|text| text.len() > most);
         if let Some(id) = long {
             let length = found.tokens[id].len();
-            let problem =
-                format!("token {id} has {length} bytes, at most {MAX_TOKEN} are accepted");
+            let problem = format!("token {id} has {length} bytes, at most {most} are accepted");
             return Err(field("tokens", problem));
         }
         let mut ids = HashMap::with_capacity(found.tokens.len());

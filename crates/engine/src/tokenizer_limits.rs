@@ -8,7 +8,7 @@
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::post_processor::Around;
@@ -24,6 +24,16 @@ const MAX_TEXT: usize = 16 << 10;
 const MAX_PATTERNS: usize = 64 << 10;
 /// The most bytes of all added tokens together.
 const MAX_ADDED: usize = 8 << 20;
+/// The longest token of a Unigram model in bytes, published ones have 64: the library keeps them in a tree with a level for each byte
+/// and frees it by recursion.
+const MAX_UNIGRAM_TOKEN: usize = 512;
+/// The most bytes of all tokens that a token of a Unigram model begins with: at each place of a text the library copies those
+/// that it finds. Published models have some hundred.
+const MAX_UNIGRAM_CHAIN: usize = 16 << 10;
+/// The longest word that WordPiece may take apart, in characters, published ones have 100: it tries all parts of a word.
+const MAX_WORD: u64 = 256;
+/// The longest text that is put around a part of a word, each time a token is looked for.
+const MAX_AFFIX: usize = 64;
 /// How many times as long as itself a text may at worst become. Published files reach 200.
 const MAX_GROWTH: u64 = 4096;
 /// What a text may become at worst without being looked at: bytes.
@@ -62,9 +72,121 @@ pub(crate) struct ModelHeader {
     #[serde(default)]
     pub byte_fallback: Option<bool>,
     #[serde(default)]
-    vocab: Longest,
+    max_input_chars_per_word: Option<u64>,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    vocab: Vocab,
     #[serde(default)]
     merges: Longest,
+}
+
+/// The tokens of a model.
+#[derive(Debug, Default)]
+struct Vocab {
+    longest: usize,
+    /// Those of a Unigram model, the only one that has a list of them.
+    listed: Vec<Box<str>>,
+}
+
+impl<'de> Deserialize<'de> for Vocab {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(VocabVisitor)
+    }
+}
+
+struct VocabVisitor;
+
+impl<'de> Visitor<'de> for VocabVisitor {
+    type Value = Vocab;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a vocabulary: an object, or a list of tokens and their scores")
+    }
+
+    fn visit_unit<E>(self) -> Result<Vocab, E> {
+        Ok(Vocab::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vocab, A::Error> {
+        let mut vocab = Vocab::default();
+        while let Some((text, _)) = seq.next_element::<(Box<str>, IgnoredAny)>()? {
+            vocab.longest = vocab.longest.max(text.len());
+            vocab.listed.push(text);
+        }
+        Ok(vocab)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vocab, A::Error> {
+        let mut vocab = Vocab::default();
+        while let Some((key, Longest(value))) = map.next_entry::<Longest, Longest>()? {
+            vocab.longest = vocab.longest.max(key.0).max(value);
+        }
+        Ok(vocab)
+    }
+}
+
+/// The most bytes of all texts that one of them begins with, itself included.
+fn longest_chain(texts: &[Box<str>]) -> usize {
+    let mut sorted: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let (mut open, mut bytes, mut most) = (Vec::<&str>::new(), 0usize, 0usize);
+    for text in sorted {
+        while let Some(last) = open.pop_if(|last| !text.starts_with(*last)) {
+            bytes -= last.len();
+        }
+        open.push(text);
+        bytes += text.len();
+        most = most.max(bytes);
+    }
+    most
+}
+
+impl ModelHeader {
+    /// What a model may cost for each byte of a text, and the stack that its tokens take.
+    fn check(&self) -> Result<(), TokenizerError> {
+        for (name, longest, most) in
+            [("vocab", self.vocab.longest, MAX_TEXT), ("merges", self.merges.0, 2 * MAX_TEXT)]
+        {
+            if longest > most {
+                return Err(limit(format!(
+                    "model.{name} has a text of {longest} bytes, at most {most} are accepted"
+                )));
+            }
+        }
+        if !self.vocab.listed.is_empty() && self.vocab.longest > MAX_UNIGRAM_TOKEN {
+            return Err(limit(format!(
+                "model.vocab has a text of {} bytes, at most {MAX_UNIGRAM_TOKEN} are accepted of a Unigram model",
+                self.vocab.longest
+            )));
+        }
+        let chain = longest_chain(&self.vocab.listed);
+        if chain > MAX_UNIGRAM_CHAIN {
+            return Err(limit(format!(
+                "model.vocab has tokens of {chain} bytes together that begin one another, at most {MAX_UNIGRAM_CHAIN} are accepted"
+            )));
+        }
+        if let Some(most) = self.max_input_chars_per_word.filter(|most| *most > MAX_WORD) {
+            return Err(limit(format!(
+                "model.max_input_chars_per_word is {most}, at most {MAX_WORD} is accepted"
+            )));
+        }
+        for (name, text) in [
+            ("continuing_subword_prefix", &self.continuing_subword_prefix),
+            ("end_of_word_suffix", &self.end_of_word_suffix),
+        ] {
+            if let Some(text) = text.as_ref().filter(|text| text.len() > MAX_AFFIX) {
+                return Err(limit(format!(
+                    "model.{name} has {} bytes, at most {MAX_AFFIX} are accepted",
+                    text.len()
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The length of the longest text in a value of any form; the value is not kept.
@@ -181,16 +303,7 @@ impl Header {
     }
 
     fn check(&self) -> Result<Reach, TokenizerError> {
-        for (name, longest, most) in
-            [("vocab", self.model.vocab, MAX_TEXT), ("merges", self.model.merges, 2 * MAX_TEXT)]
-        {
-            if longest.0 > most {
-                return Err(limit(format!(
-                    "model.{name} has a text of {} bytes, at most {most} are accepted",
-                    longest.0
-                )));
-            }
-        }
+        self.model.check()?;
         let mut walk = Walk { components: 0, patterns: 0, reach: Reach::NONE };
         walk.normalizer(&self.normalizer)?;
         walk.pre_tokenizer(&self.pre_tokenizer)?;

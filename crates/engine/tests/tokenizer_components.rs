@@ -338,6 +338,33 @@ fn files_that_make_texts_grow_are_refused_in_one_line() {
             "model.vocab has a text of 1048576 bytes",
         ),
         (
+            "model",
+            json!({"type": "Unigram", "unk_id": 0, "vocab": [["x", 0.0], ["y".repeat(9999), -1.0]]}),
+            "model.vocab has a text of 9999 bytes",
+        ),
+        (
+            "model",
+            json!({"type": "Unigram", "unk_id": 0,
+                "vocab": (1..400).map(|count| json!(["x".repeat(count), -1.0])).collect::<Vec<_>>()}),
+            "begin one another",
+        ),
+        (
+            "model",
+            json!({"type": "WordPiece", "vocab": {"x": 0}, "unk_token": "x",
+                "continuing_subword_prefix": "##", "max_input_chars_per_word": 1u64 << 40}),
+            "model.max_input_chars_per_word is 1099511627776",
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"x": 0}, "merges": [], "continuing_subword_prefix": long}),
+            "model.continuing_subword_prefix has 1048576 bytes",
+        ),
+        (
+            "model",
+            json!({"type": "BPE", "vocab": {"x": 0}, "merges": [], "end_of_word_suffix": long}),
+            "model.end_of_word_suffix has 1048576 bytes",
+        ),
+        (
             "decoder",
             many("Sequence", "decoders", 300, json!({"type": "Fuse"})),
             "more than 128 components",
