@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ValueEnum};
 
 use super::answering::{Compute, Seeing, Speculate};
-use super::values::{at_least_one, named_model};
+use super::values::{at_least_one, named_model, origin};
 
 #[derive(Debug, clap::Args)]
 #[command(args_override_self = true)]
@@ -40,7 +40,7 @@ pub struct Serve {
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// Let web pages of this origin (or `*`) use the server; may be given several times.
-    #[arg(long, value_name = "ORIGIN", action = ArgAction::Append)]
+    #[arg(long, value_name = "ORIGIN", action = ArgAction::Append, value_parser = origin)]
     pub cors_origin: Vec<String>,
     /// Requests that are computed at the same time.
     #[arg(long, value_name = "COUNT", default_value = "16", value_parser = at_least_one)]

@@ -63,6 +63,16 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
+/// An origin as browsers send it: any other would be compared with theirs and never be the same.
+pub(super) fn origin(text: &str) -> Result<String, String> {
+    let host = text.split_once("://").map(|(_, host)| host).unwrap_or_default();
+    let strange = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '/';
+    match matches!(text, "*" | "null") || !host.is_empty() && !host.contains(strange) {
+        true => Ok(text.into()),
+        false => Err("expected an origin such as https://page.example:8080, or *".into()),
+    }
+}
+
 /// A time of at least a millisecond and at most a day.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
