@@ -309,6 +309,16 @@ fn damaged_scores_and_bytes_are_refused() {
         (|v| v.token_types[256] = TokenType::Byte, "token 256 is \"q\", expected a byte"),
     ];
     refused(&spm(&[("q", 0.0, TokenType::Normal)]), &cases);
+    // These try all lengths at each place.
+    let cases: [(Change, &str); 3] = [
+        (|v| v.model = "t5".into(), "token 256 has 1025 bytes, at most 1024 are accepted"),
+        (|v| v.model = "bert".into(), "token 256 has 1025 bytes, at most 1024 are accepted"),
+        (|v| v.model = "rwkv".into(), "token 256 has 1025 bytes, at most 1024 are accepted"),
+    ];
+    let long = "q".repeat(1025);
+    let base = spm(&[(&long, 0.0, TokenType::Normal)]);
+    refused(&base, &cases);
+    assert!(build(&base).is_ok());
 }
 
 #[test]

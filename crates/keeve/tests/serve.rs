@@ -202,6 +202,12 @@ fn what_cannot_be_served_is_refused() {
             .stderr
             .contains("no model at '/no/such/model'")
     );
+    for origin in ["page.example", "https://", "https://page.example/", "https://a b", "file:///x"]
+    {
+        let ran = keeve(["serve", "--cors-origin", origin]).run();
+        let said = ran.stderr.contains("expected an origin such as https://");
+        assert!(ran.code == Some(2) && said, "{ran:?}");
+    }
     let ran = keeve(["serve", "--model", "nameless"]).run();
     assert!(ran.code == Some(2) && ran.stderr.contains("NAME=PATH"), "{ran:?}");
     let ran = keeve(["serve", "--port", "0", "--host", "256.1.1.1"]).run();
