@@ -52,12 +52,10 @@ impl Basis {
 const LARGEST_BLOCK: usize = 1024;
 
 /// Columns of the blocks that rows of `cols` columns are multiplied by Hadamard matrices in: the largest power of two
-/// that divides them, 1024 at most.
-pub fn hadamard_block(cols: usize) -> usize {
-    match cols {
-        0 => 1,
-        _ => (1 << cols.trailing_zeros()).min(LARGEST_BLOCK),
-    }
+/// that divides them, 1024 at most. `None` if that is 1, which would change nothing.
+pub fn hadamard_block(cols: usize) -> Option<usize> {
+    let largest = 1usize.checked_shl(cols.trailing_zeros()).unwrap_or(1).min(LARGEST_BLOCK);
+    (largest > 1).then_some(largest)
 }
 
 /// Columns that a register or two have.
@@ -138,7 +136,8 @@ mod tests {
 
     #[test]
     fn blocks_are_powers_of_two_that_divide() {
-        let blocks = [576, 1536, 640, 2048, 7, 1 << 20].map(hadamard_block);
-        assert_eq!(blocks, [64, 512, 128, 1024, 1, 1024]);
+        let blocks = [576, 1536, 640, 2048, 1 << 20].map(hadamard_block);
+        assert_eq!(blocks, [64, 512, 128, 1024, 1024].map(Some));
+        assert_eq!([0, 1, 7].map(hadamard_block), [None; 3]);
     }
 }

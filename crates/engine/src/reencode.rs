@@ -81,9 +81,7 @@ impl Reencoded<'_> {
         if same || !self.matrices.contains(name) {
             return Ok(tensor);
         }
-        let block = hadamard_block(tensor.cols());
-        // Blocks of one column would change nothing.
-        let hadamard = (self.rotate && block > 1).then_some(block);
+        let hadamard = hadamard_block(tensor.cols()).filter(|_| self.rotate);
         let encoded = reencode(&tensor, self.codec, hadamard, self.threads)
             .map_err(|error| format!("tensor {name} as {}: {error}", self.codec))?;
         self.encoded.fetch_add(1, Ordering::Relaxed);

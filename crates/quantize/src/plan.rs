@@ -259,9 +259,8 @@ impl Plan {
         let mut count = 0;
         for tensor in &mut self.tensors {
             let integers = matches!(tensor.to, Codec::Int8 { .. } | Codec::Int4 { .. });
-            let block = tensor.shape.last().map_or(1, |&cols| hadamard_block(cols));
-            // Blocks of one column would change nothing.
-            tensor.hadamard = (integers && block > 1).then_some(block);
+            let cols = tensor.shape.last().filter(|_| integers);
+            tensor.hadamard = cols.and_then(|&cols| hadamard_block(cols));
             count += usize::from(tensor.hadamard.is_some());
         }
         if count == 0 {
