@@ -47,15 +47,16 @@ macro_rules! weights {
 }
 
 /// Fills a block of bf16 (`[64][16][2]`): 128 columns of a tile, from `BF16_COLS * block` on, rounded. `false`
-/// if there may be weights that [`IntLanes::bf16_pairs`] cannot round: then nothing is written.
+/// if there may be weights that [`IntLanes::bf16_pairs`] cannot round: then nothing is written. `NATIVE`:
+/// by [`IntLanes::native_bf16_pairs`].
 ///
 /// # Safety
-/// The machine must have the instructions of `V`.
+/// The machine must have the instructions of `V`, with AVX512-BF16 if `NATIVE`.
 ///
 /// # Panics
 /// If something does not fit the layout.
 #[inline(always)]
-pub(crate) unsafe fn bf16_panel<V: IntLanes>(
+pub(crate) unsafe fn bf16_panel<V: IntLanes, const NATIVE: bool>(
     layout: &Layout,
     tile: &[u8],
     block: usize,
@@ -71,7 +72,7 @@ pub(crate) unsafe fn bf16_panel<V: IntLanes>(
         let runs = runs::<V>(layout, tile, block * BF16_COLS, BF16_COLS);
         let normal = runs.are_normal();
         if normal {
-            for_bits!(rounded, [], layout, (tile, block, &runs, values));
+            for_bits!(rounded, [NATIVE], layout, (tile, block, &runs, values));
         }
         normal
     }
@@ -80,9 +81,9 @@ pub(crate) unsafe fn bf16_panel<V: IntLanes>(
 /// [`bf16_panel`] for codes of `BITS` bits.
 ///
 /// # Safety
-/// The machine must have the instructions of `V`; the runs must be those of the block.
+/// As for [`bf16_panel`]; the runs must be those of the block.
 #[inline(always)]
-unsafe fn rounded<V: IntLanes, const BITS: usize>(
+unsafe fn rounded<V: IntLanes, const BITS: usize, const NATIVE: bool>(
     layout: &Layout,
     tile: &[u8],
     block: usize,
@@ -113,8 +114,13 @@ unsafe fn rounded<V: IntLanes, const BITS: usize>(
                     for word in half * words.len() / 2..(half + 1) * words.len() / 2 {
                         let [a, b, c, d] = weights!(V, words[word], zero, scale, offset);
                         let line = out.add(2 * word * LINE + 4 * row);
-                        V::bf16_pairs(a, b).store(line);
-                        V::bf16_pairs(c, d).store(line.add(LINE));
+                        let (first, second) = if NATIVE {
+                            (V::native_bf16_pairs(a, b), V::native_bf16_pairs(c, d))
+                        } else {
+                            (V::bf16_pairs(a, b), V::bf16_pairs(c, d))
+                        };
+                        first.store(line);
+                        second.store(line.add(LINE));
                     }
                 }
             }

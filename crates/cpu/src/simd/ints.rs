@@ -89,6 +89,16 @@ pub(crate) trait IntLanes: Copy {
     /// Rounded as by [`crate::gemm::to_bf16`]: `even` in the lower 16 bits of each lane, `odd` above. They must
     /// be zero or normal numbers that stay finite.
     unsafe fn bf16_pairs(even: Self::Floats, odd: Self::Floats) -> Self;
+
+    /// [`Self::bf16_pairs`] with the instruction that AVX512-BF16 has for it: the same bits.
+    ///
+    /// # Safety
+    /// As there; the machine must have AVX512-BF16 if it has AVX-512.
+    #[inline(always)]
+    unsafe fn native_bf16_pairs(even: Self::Floats, odd: Self::Floats) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { Self::bf16_pairs(even, odd) }
+    }
 }
 
 /// A shift by a constant of either sign: the instructions want theirs as a literal.
@@ -440,5 +450,71 @@ impl IntLanes for __m512i {
         }
         let lower = _mm512_srli_epi32::<16>(rounded(even));
         _mm512_mask_blend_epi16(0xaaaa_aaaa, lower, rounded(odd))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn native_bf16_pairs(even: __m512, odd: __m512) -> Self {
+        /// Of 32 numbers, the first and the seventeenth, and so on.
+        const IN_TURN: [u16; 32] = {
+            let mut places = [0; 32];
+            let mut lane = 0;
+            while lane < 32 {
+                places[lane] = lane as u16 / 2 + lane as u16 % 2 * 16;
+                lane += 1;
+            }
+            places
+        };
+        let both: __m512i;
+        // SAFETY: the caller vouches for the instruction, which has no effect but its result.
+        unsafe {
+            std::arch::asm!(
+                "vcvtne2ps2bf16 {both}, {odd}, {even}",
+                both = lateout(zmm_reg) both,
+                odd = in(zmm_reg) odd,
+                even = in(zmm_reg) even,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+            _mm512_permutexvar_epi16(_mm512_loadu_si512(IN_TURN.as_ptr().cast()), both)
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use std::arch::x86_64::*;
+
+    use super::IntLanes;
+
+    /// All numbers of a sign and exponent whose 17 last bits are at, just below or just above a tie.
+    fn ties(exponent: u32) -> impl Iterator<Item = f32> {
+        let upper = (0..128u32)
+            .flat_map(move |upper| [0, 1 << 15].map(|sign| sign | exponent << 7 | upper));
+        let lower = [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff];
+        upper.flat_map(move |upper| lower.map(|lower| f32::from_bits(upper << 16 | lower)))
+    }
+
+    #[test]
+    fn both_ways_to_round_to_bf16_agree() {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+        fn compare(values: &[f32; 32]) {
+            let mut both = [[0u8; 64]; 2];
+            // SAFETY: the caller has seen the instructions; there are twice 16 values, and room for as many.
+            unsafe {
+                let even = _mm512_loadu_ps(values.as_ptr());
+                let odd = _mm512_loadu_ps(values[16..].as_ptr());
+                <__m512i as IntLanes>::bf16_pairs(even, odd).store(both[0].as_mut_ptr());
+                <__m512i as IntLanes>::native_bf16_pairs(even, odd).store(both[1].as_mut_ptr());
+            }
+            assert!(both[0] == both[1], "{values:?}: {both:?}");
+        }
+        if !(is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni")) {
+            return;
+        }
+        let all: Vec<f32> = [0.0, -0.0].into_iter().chain((1..254).flat_map(ties)).collect();
+        for values in all.as_chunks::<32>().0 {
+            // SAFETY: the machine has the instructions.
+            unsafe { compare(values) };
+        }
     }
 }

@@ -25,6 +25,15 @@ use crate::simd::elementwise::{dots, gelu_tanh, layer_norm, rms_norm, silu};
 use crate::simd::neon_ints::{Sdot, TileInts, Widening};
 use crate::simd::unpack;
 
+/// Whether the machine rounds to bf16 by an instruction. Processors with AVX-512 have it from Cooper Lake and
+/// Zen 4 on, and all that have AMX.
+fn has_avx512_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Makes a tier: its type, which exists only where its instructions do, and its primitives.
 macro_rules! tier {
     ($(#[$doc:meta])* $name:ident: $lanes:ty, $ints:ty, $cols:literal columns, $($feature:tt)+) => {
@@ -273,17 +282,22 @@ macro_rules! tier {
                 values: &mut [u16; TILE_ROWS * BF16_COLS],
             ) -> bool {
                 #[target_feature($(enable = $feature),+)]
-                fn on_tier(
+                fn on_tier<const NATIVE: bool>(
                     layout: &Layout,
                     tile: &[u8],
                     block: usize,
                     values: &mut [u16; TILE_ROWS * BF16_COLS],
                 ) -> bool {
                     // SAFETY: this function has the instructions.
-                    unsafe { floats::bf16_panel::<$ints>(layout, tile, block, values) }
+                    unsafe { floats::bf16_panel::<$ints, NATIVE>(layout, tile, block, values) }
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { on_tier(layout, tile, block, values) }
+                unsafe {
+                    match has_avx512_bf16() {
+                        true => on_tier::<true>(layout, tile, block, values),
+                        false => on_tier::<false>(layout, tile, block, values),
+                    }
+                }
             }
 
             fn float_products(
