@@ -94,6 +94,7 @@ impl Engine {
         text: TextSide,
         images: ImageSide,
     ) -> Result<Self, Error> {
+        let grammars = Grammars::start()?;
         let (commands, inbox) = channel();
         let gauges = Arc::new(Gauges::default());
         gauges.publish(&worker.scheduler);
@@ -101,7 +102,6 @@ impl Engine {
         let named = std::thread::Builder::new().name("keeve-engine".into());
         let work = move || worker.work(&inbox, &published);
         let thread = named.spawn(work).map_err(Error::Thread)?;
-        let grammars = Grammars::default();
         Ok(Self {
             commands,
             thread: Some(thread),

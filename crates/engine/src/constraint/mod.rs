@@ -12,7 +12,7 @@ pub(crate) mod width;
 mod words;
 
 use std::fmt;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
@@ -69,11 +69,9 @@ fn one_line(problem: String) -> Error {
 }
 
 /// Makes constraints for one tokenizer, and works out masks.
-#[derive(Default)]
 pub(crate) struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
-    /// The threads that work out masks, once there are some.
-    jobs: Mutex<Option<masks::Jobs>>,
+    jobs: masks::Jobs,
 }
 
 /// A grammar made ready for one answer.
@@ -90,6 +88,15 @@ impl fmt::Debug for Constraint {
 }
 
 impl Grammars {
+    /// Starts the threads that work out masks. They have the priority of this one: who compiles a grammar may have
+    /// a low one, and answers wait for masks.
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn start() -> Result<Self, Error> {
+        Ok(Self { factory: OnceLock::new(), jobs: masks::start().map_err(Error::Thread)? })
+    }
+
     /// A constraint for the answers of a model with these end tokens.
     ///
     /// # Errors
@@ -103,16 +110,7 @@ impl Grammars {
         let factory = self.factory.get_or_init(|| compile::factory(tokenizer, eos));
         let made = factory.as_ref().map_err(Clone::clone);
         let made = made.and_then(|factory| compile::matcher(factory, grammar));
-        Ok(Constraint { matcher: made.map_err(one_line)?, jobs: self.jobs()? })
-    }
-
-    fn jobs(&self) -> Result<masks::Jobs, Error> {
-        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(jobs) = &*jobs {
-            return Ok(jobs.clone());
-        }
-        let sender = masks::start().map_err(Error::Thread)?;
-        Ok(jobs.insert(sender).clone())
+        Ok(Constraint { matcher: made.map_err(one_line)?, jobs: self.jobs.clone() })
     }
 }
 

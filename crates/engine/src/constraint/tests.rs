@@ -16,7 +16,7 @@ fn end(tokenizer: &Tokenizer) -> u32 {
 
 fn constraint(grammar: &Grammar) -> Result<Constraint, Error> {
     let tokenizer = tokenizer();
-    Grammars::default().constraint(grammar, &tokenizer, &[end(&tokenizer)])
+    Grammars::start()?.constraint(grammar, &tokenizer, &[end(&tokenizer)])
 }
 
 /// Text of tokens chosen at random among those that the grammar lets through; `None` if that
