@@ -24,11 +24,12 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use jiff::civil::DateTime;
+pub use keeve_jinja::start_thread;
 use keeve_jinja::{Char, Host, Input, Limits, Template};
 use serde_json::Map;
 
 pub use crate::chat_message::{Content, Message, MessageError, Part};
-use crate::chat_probe::{Forms, probe};
+use crate::chat_probe::{self, Forms, probe};
 use crate::chat_time::strftime;
 use crate::wanted;
 
@@ -158,6 +159,20 @@ impl ChatTemplate {
     ) -> Result<String, ChatError> {
         let segments = self.render_segments(messages, options)?;
         Ok(segments.into_iter().map(|segment| segment.text).collect())
+    }
+
+    /// The same, within what finding something out about a template may cost: a fortieth of what a prompt may.
+    ///
+    /// # Errors
+    /// [`ChatError::TooManySteps`] or [`ChatError::TooLong`] beyond that, and as [`Self::render`].
+    pub fn render_briefly(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<String, ChatError> {
+        let template = self.chosen(options)?;
+        let rendered = template.run(messages, options, &template.forms, chat_probe::LIMITS)?;
+        Ok(rendered.iter().map(|c| c.get()).collect())
     }
 
     /// The prompt with the template's special tokens apart from everything else.

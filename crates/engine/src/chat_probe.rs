@@ -50,7 +50,7 @@ const WORDS: [&str; 4] = ["vokzaq", "pluwix", "jemtud", "ghibof"];
 const CALL: [&str; 4] = ["qdrvzkwtb", "zubkij", "wefhup", "xaryk"];
 
 /// What one probe may cost. A hostile template is given up after the first that costs more.
-const LIMITS: Limits = Limits { steps: 500_000, characters: 4 << 20 };
+pub(crate) const LIMITS: Limits = Limits { steps: 500_000, characters: 4 << 20 };
 
 /// Which content a role is given as text rather than as parts.
 type AsText<'a> = &'a dyn Fn(&str) -> bool;

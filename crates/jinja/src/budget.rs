@@ -24,7 +24,7 @@ impl Default for Limits {
     }
 }
 
-/// Deepest nesting of expressions, blocks and macro calls while rendering. [`crate::execute::STACK`] is for this.
+/// Deepest nesting of expressions, blocks and macro calls while rendering. [`crate::stack::STACK`] is for this.
 pub(crate) const MAX_DEPTH: u32 = 1500;
 
 /// Deepest nesting of lists and maps in each other.

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,15 +13,12 @@ use crate::error::{Error, Result, failed};
 use crate::functions::GLOBALS;
 use crate::macros::{LoopState, MacroValue, Scope};
 use crate::parser::{Parsed, parse};
+use crate::stack::on_large_stack;
 use crate::text::Char;
 use crate::value::{Dict, Key, List, Namespace, Value};
 
 /// Longest source of a template, in bytes. The longest in use have about 20 kB.
 const MAX_SOURCE: usize = 1 << 20;
-
-/// Stack of the thread that parses and renders; only what is used takes memory. It holds the deepest
-/// nesting that is allowed several times over.
-pub(crate) const STACK: usize = 64 << 20;
 
 /// What a template is given.
 #[derive(Debug, Clone)]
@@ -119,21 +115,6 @@ impl Drop for Template {
         });
         drop(dropped);
     }
-}
-
-/// Runs `inner` on a thread with a stack for everything that the limits allow.
-fn on_large_stack<T: Send>(inner: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let broken = |what: String| failed(format!("the template engine cannot go on: {what}"));
-    std::thread::scope(|scope| {
-        let guarded = || catch_unwind(AssertUnwindSafe(inner));
-        match std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, guarded) {
-            Ok(thread) => match thread.join() {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) | Err(_) => broken("internal error".to_owned()),
-            },
-            Err(error) => broken(error.to_string()),
-        }
-    })
 }
 
 /// How a statement ended.

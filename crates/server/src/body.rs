@@ -19,7 +19,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
 use crate::app::Shared;
-use crate::background::background;
+use crate::background::Threads;
 use crate::error::ApiError;
 
 /// Bytes that bodies which are being read may have together, beyond the first [`FREE`] of each; in units.
@@ -36,12 +36,13 @@ const PARSED_AT_ONCE: usize = 2;
 pub(crate) struct Bodies {
     room: Arc<Semaphore>,
     parsing: Arc<Semaphore>,
+    threads: Threads,
 }
 
 impl Default for Bodies {
     fn default() -> Self {
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { room: places(ROOM), parsing: places(PARSED_AT_ONCE) }
+        Self { room: places(ROOM), parsing: places(PARSED_AT_ONCE), threads: Threads::default() }
     }
 }
 
@@ -134,7 +135,7 @@ where
         return parse(&bytes, &ignored);
     }
     let place = app.bodies.parsing.clone().acquire_owned().await;
-    let parsed = background(move || {
+    let parsed = app.bodies.threads.background(move || {
         let _held = (place, held);
         parse(&bytes, &ignored)
     });

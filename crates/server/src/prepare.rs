@@ -14,7 +14,7 @@ use keeve_engine::wanted::Wanted;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::background::{apart, background, give_way};
+use crate::background::{Threads, give_way};
 use crate::error::ApiError;
 
 /// Texts up to here are short.
@@ -38,6 +38,7 @@ pub(crate) struct Lanes {
     narrow: Semaphore,
     waiting: Arc<AtomicUsize>,
     waiting_bytes: Arc<AtomicUsize>,
+    threads: Threads,
 }
 
 impl Default for Lanes {
@@ -47,6 +48,7 @@ impl Default for Lanes {
             narrow: Semaphore::new(NARROW),
             waiting: Arc::default(),
             waiting_bytes: Arc::default(),
+            threads: Threads::default(),
         }
     }
 }
@@ -194,7 +196,14 @@ impl Lanes {
                 done
             }
         };
-        let done = if long { background(work).await } else { apart(work).await };
+        let threads = &self.threads;
+        let done = if bytes > SHORT {
+            threads.background(work).await
+        } else if grammar {
+            Threads::aside(work).await
+        } else {
+            threads.apart(work).await
+        };
         let turned_away = gone.0.turned_away.load(Ordering::Relaxed);
         if turned_away { Err(full()) } else { done }
     }

@@ -8,9 +8,10 @@
 //! order, what the template tells the model about tools, the tokens of the vocabulary, and the
 //! template's source.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
-use keeve_engine::chat::{ChatTemplate, Content, Part};
+use keeve_engine::chat::{ChatError, ChatTemplate, Content, Part};
 use keeve_engine::{Message, RenderOptions, Tokenizer};
 use serde_json::{Map, Value, json};
 
@@ -75,7 +76,7 @@ pub(crate) fn probe(
     source: &str,
     tokenizer: Option<&Tokenizer>,
 ) -> Probed {
-    let writer = template.map(Writer);
+    let writer = template.map(|template| Writer { template, costly: Cell::new(false) });
     let written = writer.as_ref().and_then(Writer::call);
     let channels = matches!(written, Some((How::Channels, _)))
         || writer.as_ref().is_some_and(Writer::says_in_channels);
@@ -114,11 +115,18 @@ fn user() -> Message {
     Message::text("user", ASKED)
 }
 
-struct Writer<'a>(&'a ChatTemplate);
+struct Writer<'a> {
+    template: &'a ChatTemplate,
+    /// Whether a rendering cost too much: then no more is tried.
+    costly: Cell<bool>,
+}
 
 impl Writer<'_> {
-    /// What the template makes of a conversation; `None` if it refuses it.
+    /// What the template makes of a conversation; `None` if it refuses it or is too costly.
     fn text(&self, messages: &[Message], tools: bool, begin: bool) -> Option<String> {
+        if self.costly.get() {
+            return None;
+        }
         let tool = json!({ "type": "function", "function": {
             "name": NAME, "description": "d", "parameters": schema() } });
         let options = RenderOptions {
@@ -126,7 +134,10 @@ impl Writer<'_> {
             add_generation_prompt: begin,
             ..RenderOptions::default()
         };
-        self.0.render(messages, &options).ok()
+        let rendered = self.template.render_briefly(messages, &options);
+        let costly = matches!(rendered, Err(ChatError::TooManySteps | ChatError::TooLong));
+        self.costly.set(costly);
+        rendered.ok()
     }
 
     /// What the template makes of an assistant's turn, as the model would have to write it.
@@ -344,4 +355,27 @@ fn guess(told: &str, source: &str, tokenizer: Option<&Tokenizer>) -> &'static No
     let telling = || NOTATIONS.iter().filter(|row| row.opener() != HERMES.open && !row.unmarked);
     let in_vocabulary = || telling().find(token);
     seen(told).or_else(in_vocabulary).or_else(|| seen(source)).or_else(bare).unwrap_or(HERMES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_template_that_never_ends_is_tried_once() {
+        let source = "{% for a in range(100000) %}{% for b in range(100000) %}{{ b }}{% endfor %}{% endfor %}";
+        let template = ChatTemplate::new(source, &BTreeMap::new(), &[]).unwrap();
+        let writer = Writer { template: &template, costly: Cell::new(false) };
+        assert!(writer.text(&[user()], false, true).is_none());
+        assert!(writer.costly.get());
+        assert!(!probe(Some(&template), source, None).calls);
+        // One that only refuses a conversation is asked about others.
+        let template =
+            ChatTemplate::new("{{ raise_exception('no') }}", &BTreeMap::new(), &[]).unwrap();
+        let writer = Writer { template: &template, costly: Cell::new(false) };
+        assert!(writer.text(&[user()], false, true).is_none());
+        assert!(!writer.costly.get());
+    }
 }
