@@ -33,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod affine;
+mod anew;
 mod apart;
 mod basis;
 mod bytes;
@@ -58,6 +59,7 @@ mod stream;
 mod tensor;
 mod ternary;
 
+pub use anew::{Anew, EncodeRow};
 pub use apart::{Codes, SUPER_BLOCK, Scaling, SuperBlock, codes, group_scale, super_block};
 pub use basis::{Basis, hadamard, hadamard_block};
 pub use bytes::{Bytes, Owner};

@@ -69,7 +69,7 @@ pub use constraint::{Constraint, Grammar};
 pub use engine::Engine;
 pub use error::Error;
 pub use load::{EngineOptions, ModelInfo, Tensors};
-pub use reencode::matrices_of;
+pub use reencode::{Reencoded, matrices_of};
 pub use rendered::Rendered;
 pub use request::{Canceller, Event, FinishReason, Generation, Pooling, Request, Timings};
 pub use rounding::row_rounding;

@@ -245,9 +245,8 @@ impl Engine {
         };
         let reencoded = match options.weights {
             None => None,
-            Some(codec) if !codec.has_encoder() => return Err(Error::NoEncoder(codec)),
             Some(codec) => {
-                Some(Reencoded::new(weights, codec, options.rotate, &model.graph, threads))
+                Some(Reencoded::new(weights, codec, options.rotate, &model.graph, threads)?)
             }
         };
         // What sees stays as it is, rounded to bf16 at most: it is small, and much depends on it.
