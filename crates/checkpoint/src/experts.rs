@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use keeve_codec::{Bytes, PackedTensor, Parts};
+use keeve_codec::{Basis, Bytes, PackedTensor, Parts};
 
 use crate::{Checkpoint, Error, TensorInfo};
 
@@ -53,6 +53,7 @@ impl Checkpoint {
                         format!("has another shape or codec than other experts of '{name}'");
                     return Err(Error::tensor(self.path(), &info.name, problem));
                 }
+                stack.has_basis |= info.has_basis;
                 stack.bytes = stack.bytes.saturating_add(info.bytes);
                 stack.stored_names.extend_from_slice(&info.stored_names);
             } else {
@@ -107,10 +108,17 @@ impl Checkpoint {
         let (codec, rows, cols) = (first.codec(), first.rows(), first.cols());
         let mut joined: [Option<Vec<u8>>; 4] = Default::default();
         for expert in &experts {
-            if (expert.codec(), expert.rows(), expert.cols()) != (codec, rows, cols)
-                || expert.basis().is_some()
-            {
+            if (expert.codec(), expert.rows(), expert.cols()) != (codec, rows, cols) {
                 return Err(wrong("has experts of several shapes or codecs".into()));
+            }
+            let stored = match expert.basis() {
+                None => None,
+                Some(Basis::Hadamard(_)) => Some("rotated"),
+                Some(Basis::Order(_)) => Some("stored with their columns in another order"),
+            };
+            if let Some(stored) = stored {
+                let problem = format!("has experts whose rows are {stored}; such are not stacked");
+                return Err(wrong(problem));
             }
             let Parts { data, scales, biases, global_scale } = expert.parts();
             let parts = [Some(data), scales.as_ref(), biases.as_ref(), global_scale.as_ref()];

@@ -136,6 +136,23 @@ fn experts_are_stacked() {
     assert!(found.stacked(&up, 3).unwrap() == found.tensor(&up).unwrap());
 }
 
+/// What a stack cannot say is told, and not that experts differ, which they do not.
+#[test]
+fn rotated_experts_are_not_stacked() {
+    let names = names(&["experts.0.up_proj.weight", "experts.1.up_proj.weight"]);
+    let inputs = json!({"targets": ["re:.*up_proj$"], "location": "input"});
+    let config = json!({"quantization_config": {"quant_method": "compressed-tensors", "format": "int-quantized",
+        "config_groups": {}, "transform_config": {"config_groups": {"R": {"type": "hadamard", "apply": [inputs]}}}}});
+    let tensors: Vec<Tensor<'_>> =
+        names.iter().map(|name| (name.as_str(), "F16", &[2, 4][..], 16)).collect();
+    let found = open(&model(config, &tensors)).unwrap();
+    let all = found.tensors_stacked().unwrap();
+    assert!(all.len() == 1 && all[0].has_basis, "{all:?}");
+    assert!(found.experts(&stack("up_proj"), 2).is_ok());
+    let error = found.stacked(&stack("up_proj"), 2).unwrap_err().to_string();
+    assert!(error.contains("has experts whose rows are rotated"), "{error}");
+}
+
 #[test]
 fn stacks_that_lack_an_expert_are_refused() {
     let named = names(&["experts.0.up_proj.weight", "experts.2.up_proj.weight"]);

@@ -393,7 +393,10 @@ fn transformed(transforms: Value) -> Result<keeve_codec::PackedTensor, keeve_che
         "transform_config": transforms}});
     let model = model_of(config, &tensors);
     let checkpoint = open(&model)?;
-    checkpoint.tensor("a.down_proj.weight")
+    let tensor = checkpoint.tensor("a.down_proj.weight")?;
+    let info = checkpoint.info("a.down_proj.weight").unwrap();
+    assert_eq!(info.has_basis, tensor.basis().is_some());
+    Ok(tensor)
 }
 
 /// As `transform_config` says, inputs are rotated where that is done as the model runs.

@@ -69,6 +69,9 @@ pub struct Planned {
     pub to: Codec,
     /// The codec that was wanted, where its rows do not fit that.
     pub instead_of: Option<Codec>,
+    /// Whether its rows are stored in another basis now, out of which they are brought: columns in another order, or
+    /// rotated. No format but one says so, and that one only of what [`Plan::rotated`] asks for.
+    pub has_basis: bool,
     /// Columns of the blocks that its rows are multiplied by Hadamard matrices in, if they are: see [`Plan::rotated`].
     pub hadamard: Option<usize>,
     /// Bytes now.
@@ -78,15 +81,20 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// Whether rows stay in the basis of the columns.
+    fn in_place(&self) -> bool {
+        !self.has_basis && self.hadamard.is_none()
+    }
+
     /// Whether the bytes move as they are.
     pub fn is_moved(&self) -> bool {
-        self.from == self.to && self.hadamard.is_none()
+        self.from == self.to && self.in_place()
     }
 
     /// Whether the values stay what they are, in other bytes.
     pub fn is_exact(&self) -> bool {
         self.is_moved()
-            || self.hadamard.is_none()
+            || self.in_place()
                 && (exact::is_exact(self.from, self.to)
                     || matches!((self.from, self.to), (Codec::F16 | Codec::BF16, Codec::F32)))
     }
@@ -112,7 +120,7 @@ pub struct Plan {
 /// What is to be said of a plan under which nothing is packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Idle {
-    /// Weights are packed, and all stay as they are: the recipe wants nothing else of them, or leaves them out.
+    /// Weights are packed, and all stay as they are, in the basis of the columns too: the recipe wants nothing else of them, or leaves them out.
     Already,
     /// No tensor is one that the recipe packs: the rest of a sentence that begins "nothing to quantize".
     Nothing(String),
@@ -392,6 +400,7 @@ fn planned(
         from,
         to,
         instead_of,
+        has_basis: info.has_basis,
         hadamard: None,
         bytes_before: info.bytes,
         bytes,

@@ -289,6 +289,10 @@ fn experts_that_llama_cpp_has_otherwise_are_refused() {
 fn columns_in_another_order_are_put_back() {
     let place = tempfile::tempdir().unwrap();
     let source = Checkpoint::open(&data("fixtures/awq_gptq/gptq_act")).unwrap();
+    for info in source.tensors() {
+        let basis = source.tensor(&info.name).unwrap().basis().is_some();
+        assert_eq!(info.has_basis, basis, "{}", info.name);
+    }
     let ordered: Vec<_> = source
         .tensors()
         .filter(|info| source.tensor(&info.name).unwrap().basis().is_some())
@@ -305,6 +309,9 @@ fn columns_in_another_order_are_put_back() {
         )
         .unwrap(),
     ];
+    // That is encoding, whatever the codec.
+    let recipe = Scheme::uniform(ordered[0].1).into();
+    assert_eq!(Plan::new(&source, &recipe, Format::Memory).unwrap().idle(&recipe), None);
     for (index, plan) in plans.iter().enumerate() {
         let out = place.path().join(index.to_string());
         let report = converted_by(&source, plan, &out).unwrap();
@@ -350,7 +357,12 @@ fn rotated_matrices_are_read_back() {
             let most = if codec == "int8" { 0.01 } else { 0.15 };
             assert!(difference.relative_error < most, "{codec}: {difference:?}");
         }
-        // What has another basis is no matter of bytes alone.
+        // What has another basis is no matter of bytes alone, though the codec stays.
+        let recipe = Scheme::uniform(codec.parse().unwrap()).into();
+        let plain = Plan::new(&made, &recipe, Format::CompressedTensors).unwrap();
+        assert_eq!(plain.idle(&recipe), None, "{codec}");
+        let moved = plain.tensors.iter().filter(|tensor| !tensor.is_moved()).count();
+        assert_eq!(moved, 14, "{codec}");
         let again = place.path().join(format!("{codec}-again"));
         let report = converted(&out, &again).unwrap();
         assert_eq!(report.encoded_again.len(), 14, "{report:?}");

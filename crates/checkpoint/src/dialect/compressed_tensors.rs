@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::compressed_config::{self, Groups};
 use super::integers::{
-    Layout, column_order, floats, in_order, is_kind, reorder, scale_type, word_at,
+    Layout, column_order, floats, in_order, is_kind, is_moved, reorder, scale_type, word_at,
 };
 use super::modules::Modules;
 use super::{Entry, Translation, fp8, packed};
@@ -80,10 +80,12 @@ fn rotated(entry: Entry, groups: &Groups) -> Entry {
     let (Some(module), &[_, cols]) = (module, entry.info.shape.as_slice()) else { return entry };
     match groups.hadamard_of(module, cols) {
         Ok(None) => entry,
-        Ok(Some(block)) => entry.then(move |tensor| {
-            let tensor = tensor.with_basis(Basis::Hadamard(block));
-            tensor.map_err(|error| format!("is rotated, but {error}"))
-        }),
+        Ok(Some(block)) => entry
+            .then(move |tensor| {
+                let tensor = tensor.with_basis(Basis::Hadamard(block));
+                tensor.map_err(|error| format!("is rotated, but {error}"))
+            })
+            .with_basis(true),
         Err(reason) => entry.then(move |_| Err(reason.clone())),
     }
 }
@@ -219,6 +221,7 @@ impl Module<'_> {
         let (weight, scales) = (self.weight.data.clone(), self.scales.clone());
         let (zeros, g_idx) = (self.zeros.cloned(), self.g_idx.cloned());
         let (is_packed, is_shared) = (self.is_packed(), self.is_shared());
+        let moved = is_moved(self.g_idx, layout.group, layout.groups());
         let shape = [layout.rows, layout.cols];
         // The bytes are the codec's own, unless its groups are parts of these or its codes are signed.
         let same_groups = codec
@@ -230,7 +233,7 @@ impl Module<'_> {
                 Codec::Int4 { .. } => is_packed,
                 _ => false,
             };
-        Entry::new(name, stored, shape.to_vec(), codec, move || {
+        let entry = Entry::new(name, stored, shape.to_vec(), codec, move || {
             let order = match &g_idx {
                 Some(g_idx) => column_order(g_idx, layout.group, layout.groups())?,
                 None => None,
@@ -269,7 +272,8 @@ impl Module<'_> {
             };
             let parts = layout.parts(codec, data, scale_and_zero, group_of)?;
             in_order(packed(codec, &shape, false, parts)?, order)
-        })
+        });
+        entry.with_basis(moved)
     }
 }
 

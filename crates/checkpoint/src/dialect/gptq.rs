@@ -20,7 +20,8 @@ use serde_json::Value;
 
 use super::block::Block;
 use super::integers::{
-    Layout, code_at, column_order, floats, in_order, is_kind, reorder, scale_type, transposed,
+    Layout, code_at, column_order, floats, in_order, is_kind, is_moved, reorder, scale_type,
+    transposed,
 };
 use super::modules::Modules;
 use super::{Entry, Translation, packed};
@@ -126,8 +127,9 @@ impl Module<'_> {
             Err(reason) => return Entry::refused(self.name, &stored, "gptq".into(), reason),
         };
         let (weight, g_idx) = (self.weight.clone(), self.g_idx.cloned());
+        let moved = is_moved(self.g_idx, layout.group, layout.groups());
         let shape = [layout.rows, layout.cols];
-        Entry::new(self.name, &stored, shape.to_vec(), codec, move || {
+        let entry = Entry::new(self.name, &stored, shape.to_vec(), codec, move || {
             let order = match &g_idx {
                 Some(g_idx) => column_order(g_idx, layout.group, layout.groups())?,
                 None => None,
@@ -151,7 +153,8 @@ impl Module<'_> {
             };
             let parts = layout.parts(codec, data, scale_and_zero, group_of)?;
             in_order(packed(codec, &shape, false, parts)?, order)
-        })
+        });
+        entry.with_basis(moved)
     }
 
     /// Checks the stored tensors against each other and the config.

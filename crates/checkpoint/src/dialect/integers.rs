@@ -164,6 +164,11 @@ pub(super) fn column_order(
     Ok(Some(Moved { order: order.into(), groups }))
 }
 
+/// Whether [`column_order`] will move columns. What is wrong with `g_idx` is told where the tensor is read.
+pub(super) fn is_moved(g_idx: Option<&StoredTensor>, group: usize, groups: usize) -> bool {
+    g_idx.is_some_and(|g_idx| matches!(column_order(g_idx, group, groups), Ok(Some(_))))
+}
+
 /// A tensor whose columns were moved, if they were.
 pub(super) fn in_order(tensor: PackedTensor, moved: Option<Moved>) -> Result<PackedTensor, String> {
     let Some(moved) = moved else { return Ok(tensor) };

@@ -51,6 +51,9 @@ pub struct TensorInfo {
     pub bytes: u64,
     /// How the checkpoint says the inputs of its products are rounded; `None` if it does not.
     pub activations: Option<ActivationScheme>,
+    /// Whether its rows are stored in another basis than that of the columns: in another order, or rotated. See
+    /// [`keeve_codec::Basis`].
+    pub has_basis: bool,
 }
 
 type Build = dyn Fn() -> Result<PackedTensor, String> + Send + Sync;
@@ -105,6 +108,12 @@ impl Entry {
         self
     }
 
+    /// The same, whose rows are stored in another basis if `has_basis` says so.
+    fn with_basis(mut self, has_basis: bool) -> Self {
+        self.info.has_basis |= has_basis;
+        self
+    }
+
     /// The tensor that `change` makes of this one. It fails with the end of a sentence that begins with
     /// the tensor's name.
     pub(crate) fn then(
@@ -131,6 +140,7 @@ fn describe(name: String, stored: &[&StoredTensor], format: String) -> TensorInf
         format,
         bytes: stored.iter().map(|tensor| tensor.data.len() as u64).sum(),
         activations: None,
+        has_basis: false,
     }
 }
 

@@ -91,6 +91,7 @@ pub fn read(model: &Model) -> Result<PackedTensor, String> {
     let info = checkpoint.info("p.weight").unwrap();
     assert_eq!(info.shape, [tensor.rows(), tensor.cols()]);
     assert_eq!(info.codec, Some(tensor.codec()));
+    assert_eq!(info.has_basis, tensor.basis().is_some());
     Ok(tensor)
 }
 
