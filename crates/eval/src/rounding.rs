@@ -127,12 +127,14 @@ pub struct Model<'a> {
     pub vocabulary: usize,
     /// With which weights.
     pub weights: &'a dyn Weights,
+    /// Those that these were made of, if they were: what is compared with has them.
+    pub made_of: Option<&'a dyn Weights>,
     /// How rows become int8 where weights have one scale a row.
     pub row_rounding: RowRounding,
 }
 
 impl Model<'_> {
-    /// What each case costs, from the same weights with nothing rounded, over windows of a text. `judged` is told
+    /// What each case costs, from the same weights (or those that they were made of) with nothing rounded, over windows of a text. `judged` is told
     /// how many predictions were judged, and ends it by returning `false`: what was found so far is then given.
     ///
     /// # Errors
@@ -148,7 +150,7 @@ impl Model<'_> {
         let mut found: Vec<_> = cases.iter().map(|_| Found::default()).collect();
         let float =
             Case { rule: ProductRule::Mode(Activations::Float), kind: None, kv_codec: None };
-        let float = self.load(float)?;
+        let float = self.load(float, self.made_of.unwrap_or(self.weights))?;
         let mut float_plan = float.compile(&CompileOptions::default())?;
         'all: for windows in groups(windows, self.vocabulary) {
             let reference =
@@ -158,7 +160,7 @@ impl Model<'_> {
                 if found.unsupported.is_some() {
                     continue;
                 }
-                let program = match self.load(*case) {
+                let program = match self.load(*case, self.weights) {
                     Ok(program) => program,
                     Err(problem @ keeve_graph::Error::Unsupported { .. }) => {
                         found.unsupported = Some(problem.to_string());
@@ -184,6 +186,7 @@ impl Model<'_> {
     fn load(
         &self,
         Case { rule, kind, kv_codec }: Case,
+        weights: &dyn Weights,
     ) -> Result<Box<dyn Program>, keeve_graph::Error> {
         let activations = match (rule, kind) {
             (ProductRule::Mode(mode), None | Some(Kind::Attention)) => mode,
@@ -200,7 +203,7 @@ impl Model<'_> {
             products: Some(&product),
             ..LoadOptions::default()
         };
-        self.cpu.load(self.graph.clone(), self.weights, &options)
+        self.cpu.load(self.graph.clone(), weights, &options)
     }
 
     /// Adds a window's predictions to what is known; says how many there are.

@@ -164,6 +164,7 @@ fn costs_of_rounding_are_those_of_engines() {
         graph: Arc::new(built.graph),
         vocabulary: built.vocabulary,
         weights: &Tensors(&checkpoint),
+        made_of: None,
         row_rounding: RowRounding::default(),
     };
     let mode = ProductRule::Mode;

@@ -137,6 +137,7 @@ fn costs(codec: Codec, rules: &[ProductRule]) -> Vec<Cost> {
         graph,
         vocabulary: built.vocabulary,
         weights: &weights,
+        made_of: None,
         row_rounding: RowRounding::default(),
     };
     let mut random = Random::of("text");

@@ -285,6 +285,16 @@ fn what_rounding_costs_by_mode_and_product() {
     assert_eq!(wrong.code, Some(2), "{wrong:?}");
     let expected = "expected a mode (float, bf16, int8, auto, fast) or a scheme";
     assert!(wrong.stderr.contains(expected), "{wrong:?}");
-    let wrong = eval(&["--rounding", "--weights", "q4_0"]).fails(2);
-    assert!(wrong.contains("--rounding and --weights exclude each other"), "{wrong}");
+    // Weights that are made anew are compared with what they were, in either phase.
+    let anew = |args: &[&str]| {
+        let result = eval(&[&["--rounding=float,int8", "--weights", "int8"], args].concat()).json();
+        let of = |row: usize, phase: &str| kl(&result["rounding"][row], phase);
+        [of(0, "prefill"), of(0, "decode"), of(1, "prefill"), of(1, "decode")]
+    };
+    let (plain, rotated) = (anew(&[]), anew(&["--rotate"]));
+    assert!(plain[0] > 0.0 && (plain[0] - plain[1]).abs() < 1e-6, "{plain:?}");
+    assert!(plain[2] > plain[0] && plain[3] > plain[1], "{plain:?}");
+    assert!(rotated[2] < plain[2] && rotated[3] < plain[3], "{rotated:?} {plain:?}");
+    let wrong = eval(&["--rounding", "--weights", "iq2_s"]).fails(1);
+    assert!(wrong.contains("iq2_s"), "{wrong}");
 }

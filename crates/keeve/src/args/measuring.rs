@@ -150,6 +150,7 @@ pub struct Eval {
     /// Measure what rounding in products costs MODEL instead: the divergence from the same weights with
     /// nothing rounded, for prompts and generated tokens apart, in these modes (as --activations has them) or
     /// by these schemes (block, panel, fine, finer, bf16). Windows are cut as by --like llama.cpp.
+    /// With --weights, the matrices are encoded anew, and compared with what they were.
     #[arg(long, value_name = "MODES", value_delimiter = ',', num_args = 0..=1,
         require_equals = true, default_missing_value = "auto,fast,bf16,int8", value_parser = rounding_rule,
         conflicts_with_all = ["variants", "reference", "stride", "plot"])]

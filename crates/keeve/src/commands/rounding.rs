@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use keeve::cpu::{Cpu, CpuOptions};
-use keeve::engine::Tensors;
+use keeve::engine::{Reencoded, Tensors};
 use keeve::eval::rounding::{Case, Cost, Kind, Model};
 use keeve::eval::{Comparison, Estimate, Text, windows};
-use keeve::graph::ProductRule;
+use keeve::graph::{ProductRule, RowRounding, Weights};
 use keeve::{Checkpoint, Isa};
 use serde_json::{Value, json};
 
@@ -30,9 +30,6 @@ struct Row<'a> {
 
 pub fn run(args: &Eval, output: &Output) -> Outcome {
     interrupt::watch()?;
-    if args.compute.weights.is_some() {
-        return Err(Failure::usage("--rounding and --weights exclude each other"));
-    }
     let data = read(&args.data)?;
     let names: Vec<Option<&str>> = match &args.models[..] {
         [] => vec![None],
@@ -105,12 +102,21 @@ fn measure<'a>(
     }
     let runs = cases.iter().map(|(_, case)| case.runs()).sum::<usize>();
     let bar = output.token_bar(name, windows::scored(&cut).saturating_mul(runs));
+    let stored = Tensors(checkpoint);
+    let (codec, rotate) = (args.compute.weights, args.compute.rotate);
+    let anew = codec.map(|codec| Reencoded::new(&stored, codec, rotate, &graph, cpu.threads()));
+    let anew = anew.transpose()?;
     let model = Model {
         cpu,
         graph,
         vocabulary: built.vocabulary,
-        weights: &Tensors(checkpoint),
-        row_rounding: keeve::engine::row_rounding(checkpoint),
+        weights: anew.as_ref().map_or(&stored as &dyn Weights, |anew| anew),
+        made_of: anew.as_ref().map(|_| &stored as &dyn Weights),
+        row_rounding: match anew {
+            // As where a model runs.
+            Some(_) => RowRounding::Cider,
+            None => keeve::engine::row_rounding(checkpoint),
+        },
     };
     let only: Vec<_> = cases.iter().map(|(_, case)| *case).collect();
     let costs = model.costs(&text, &cut, &only, &mut |count| {
