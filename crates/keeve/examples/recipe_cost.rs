@@ -1,12 +1,13 @@
-//! What quantized activations cost: the mean Kullback-Leibler divergence, per token, of the next token's
-//! distribution from that of the same weights with float activations, for prompts and generated tokens:
+//! What rounding activations costs with weights in any codec: the mean Kullback-Leibler divergence, per token, of the
+//! next token's distribution from that of the same weights with float activations, for prompts and generated tokens.
+//! `keeve eval --rounding` tells it of a model as it is, this makes a table by codec:
 //! `cargo run --release -p keeve --example recipe_cost -- TEXT [WINDOWS] [MODES] [MODEL] [CODEC ...]`.
 //!
-//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODES are some of
-//! `auto`, `int8`, `bf16` and `float`, with commas between them, each of which may name how keys and values are
-//! kept: `float/q8_0`. MODEL is a folder or file; without one (or `-`) it is the demo model. With codecs, its
-//! matrices are encoded anew in each; `all` stands for every codec that has an encoder, with the usual groups.
-//! Modes that make a codec's products like one before them are left out.
+//! The text is cut into windows of 256 tokens, of which the first WINDOWS (16) are read. MODES are those of
+//! `--activations`, with commas between them, each of which may name how keys and values are kept: `float/q8_0`. MODEL
+//! is a folder or file; without one (or `-`) it is the demo model. With codecs, its matrices are encoded anew in each;
+//! `all` stands for every codec that has an encoder, with the usual groups. Modes that make a codec's products like one
+//! before them are left out.
 
 #![allow(clippy::print_stdout, reason = "an example prints")]
 
@@ -17,10 +18,11 @@ use std::sync::{Arc, Mutex};
 
 use keeve::codec::{EncodeOptions, Float, Group, decode, encode};
 use keeve::cpu::{Cpu, CpuOptions, recipe_names};
-use keeve::graph::{
-    Backend, LoadOptions, Phase, Plan, Program, RowInput, SequenceRows, Step, Want, Weights,
-};
-use keeve::{Activations, Checkpoint, Codec, Engine, EngineOptions, Isa, KvCodec, PackedTensor};
+use keeve::engine::tokenizer_of;
+use keeve::eval::rounding::{Case, Model};
+use keeve::eval::{Comparison, Text, Window};
+use keeve::graph::{ProductRule, RowRounding, Weights};
+use keeve::{Activations, Checkpoint, Codec, Isa, KvCodec, PackedTensor};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -50,42 +52,6 @@ impl Weights for Encoded<'_> {
     }
 }
 
-/// Logits of all rows of a window.
-fn logits(
-    program: &dyn Program,
-    plan: &mut dyn Plan,
-    ids: &[u32],
-    phase: Phase,
-) -> Result<(usize, Vec<f32>), Failure> {
-    let pages: Vec<u32> = (0..ids.len().div_ceil(program.page_tokens()) as u32).collect();
-    let mut state = program.state(pages.len())?;
-    let row = |(at, &id)| RowInput { logits: true, ..RowInput::text(id, at as u32, phase) };
-    let step = Step {
-        rows: ids.iter().enumerate().map(row).collect(),
-        sequences: vec![SequenceRows { rows: 0..ids.len(), past: 0, pages: &pages }],
-        given: vec![],
-    };
-    let mut outputs = plan.run(&step, &mut *state, None)?;
-    Ok(outputs.take(Want::Logits).ok_or("no logits")?)
-}
-
-/// The logarithms of the probabilities.
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let largest = logits.iter().fold(f32::NEG_INFINITY, |most, &x| most.max(x));
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
-    logits.iter().map(|&x| f64::from(x - largest) - sum.ln()).collect()
-}
-
-/// Divergences of the rows, and how many have the same most likely token.
-fn compare(expected: &[f32], found: &[f32], width: usize, all: &mut Vec<f64>, same: &mut usize) {
-    for (expected, found) in expected.chunks_exact(width).zip(found.chunks_exact(width)) {
-        let (p, q) = (log_softmax(expected), log_softmax(found));
-        all.push(p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum());
-        let best = |x: &[f64]| x.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|x| x.0);
-        *same += usize::from(best(&p) == best(&q));
-    }
-}
-
 /// A mode of activations, and how keys and values are kept if it says so.
 #[derive(Clone, Copy)]
 struct Mode<'a> {
@@ -100,13 +66,7 @@ impl<'a> Mode<'a> {
             Some((mode, codec)) => (mode, Some(codec.parse()?)),
             None => (name, None),
         };
-        let activations = match mode {
-            "auto" => Activations::Auto,
-            "int8" => Activations::Int8,
-            "bf16" => Activations::Bf16,
-            "float" => Activations::Float,
-            other => return Err(format!("{other}: expected auto, int8, bf16 or float").into()),
-        };
+        let activations = mode.parse()?;
         Ok(Self { name, activations, kv_codec })
     }
 }
@@ -125,20 +85,12 @@ fn every_codec(cols: usize) -> Vec<Codec> {
     codecs
 }
 
-/// What a mode costs: the phases, each with its divergences and how many best tokens are the same.
-#[derive(Default)]
-struct Found([(Vec<f64>, usize); 2]);
-
-impl Found {
-    /// Mean and 99th of a hundred divergences, and the share of best tokens that are the same.
-    fn summary(&mut self, phase: usize) -> String {
-        let (all, same) = &mut self.0[phase];
-        all.sort_by(f64::total_cmp);
-        let mean = all.iter().sum::<f64>() / all.len() as f64;
-        let high = all[all.len() * 99 / 100];
-        let same = *same as f64 / all.len() as f64 * 100.0;
-        format!("{mean:.2e} | {high:.1e} | {same:.1} %")
-    }
+/// Mean and 99th of a hundred divergences, and the share of best tokens that are the same.
+fn summary(found: Option<&Comparison>) -> String {
+    let Some(found) = found else { return "- | - | -".into() };
+    let (mean, same) = (found.divergence.value, found.agreement.value * 100.0);
+    let high = found.divergence_p99.map_or(f64::NAN, |high| high.value);
+    format!("{mean:.2e} | {high:.1e} | {same:.1} %")
 }
 
 fn main() -> Result<(), Failure> {
@@ -152,7 +104,8 @@ fn main() -> Result<(), Failure> {
         None => keeve::demo_model()?,
         Some(path) => Checkpoint::open(Path::new(&path))?,
     };
-    let graph = Arc::new(keeve::models::build(checkpoint.config())?.graph);
+    let built = keeve::models::build(checkpoint.config())?;
+    let graph = Arc::new(built.graph);
     let narrowest = graph.weights().iter().filter(|weight| weight.rows > 1);
     let narrowest = narrowest.map(|weight| weight.cols).min().unwrap_or_default();
     let mut codecs = vec![];
@@ -165,49 +118,54 @@ fn main() -> Result<(), Failure> {
     if codecs.is_empty() {
         codecs.push(None);
     }
-    let engine = Engine::load(&checkpoint, &EngineOptions::default(), &|_| true)?;
-    let ids = engine.tokenizer()?.encode(&std::fs::read_to_string(text)?, false, false)?;
-    drop(engine);
-    let windows: Vec<_> = ids.chunks_exact(WINDOW).take(windows).collect();
+    let tokenizer = tokenizer_of(&checkpoint)?.ok_or("the model has no tokenizer")?;
+    let ids = tokenizer.encode(&std::fs::read_to_string(text)?, false, false)?;
+    // The last token of a window is judged too, by what comes after it in the text.
+    let count = windows.min(ids.len().saturating_sub(1) / WINDOW);
+    let text = Text::from_ids(ids, None);
+    let window = |index: usize| Window {
+        inputs: index * WINDOW..(index + 1) * WINDOW,
+        begins_with_bos: false,
+        scored: 0..WINDOW,
+    };
+    let windows: Vec<_> = (0..count).map(window).collect();
     let threads = std::thread::available_parallelism()?.get();
     let cpu = Cpu::new(CpuOptions { threads, isa: Isa::choose()? })?;
-    println!("{} tokens, {}\n", windows.len() * WINDOW, cpu.isa());
+    println!("{} tokens, {}\n", count * WINDOW, cpu.isa());
     println!(
         "| codec | mode | generated: mean | 99 % | same best | prompt: mean | 99 % | same best |"
     );
     println!("|---|---|---|---|---|---|---|---|");
     for codec in codecs {
         let weights = Encoded { checkpoint: &checkpoint, codec, made: Mutex::default() };
-        let load = |activations, kv_codec| {
-            let options = LoadOptions { activations, kv_codec, ..Default::default() };
-            cpu.load(graph.clone(), &weights, &options)
+        // A codec may have nothing of its own in a mode.
+        let made =
+            |mode: &Mode<'_>| codec.map(|codec| recipe_names(codec, mode.activations, cpu.isa()));
+        let alike = |mode: &Mode<'_>, other: &Mode<'_>| {
+            codec.is_some() && other.kv_codec == mode.kv_codec && made(other) == made(mode)
         };
-        let float = load(Activations::Float, None)?;
-        let mut plan = float.compile(&Default::default())?;
-        let expected = windows.iter().map(|ids| logits(&*float, &mut *plan, ids, Phase::Prompt));
-        let expected = expected.collect::<Result<Vec<_>, _>>()?;
-        for (index, mode) in modes.iter().enumerate() {
-            // A codec may have nothing of its own in a mode.
-            let made = |mode: &Mode<'_>| {
-                codec.map(|codec| recipe_names(codec, mode.activations, cpu.isa()))
-            };
-            let alike =
-                |other: &Mode<'_>| other.kv_codec == mode.kv_codec && made(other) == made(mode);
-            if codec.is_some() && modes[..index].iter().any(alike) {
-                continue;
-            }
-            let program = load(mode.activations, mode.kv_codec)?;
-            let mut plan = program.compile(&Default::default())?;
-            let mut found = Found::default();
-            for (window, (width, expected)) in windows.iter().zip(&expected) {
-                let phases = [Phase::Prompt, Phase::Generated].into_iter();
-                for (phase, (all, same)) in phases.zip(&mut found.0) {
-                    let (_, logits) = logits(&*program, &mut *plan, window, phase)?;
-                    compare(expected, &logits, *width, all, same);
-                }
-            }
-            let name = codec.map_or_else(|| "as stored".into(), Codec::name);
-            let (prompt, generated) = (found.summary(0), found.summary(1));
+        let own = modes.iter().enumerate();
+        let own = own.filter(|(at, mode)| !modes[..*at].iter().any(|other| alike(mode, other)));
+        let own: Vec<_> = own.map(|(_, mode)| mode).collect();
+        let model = Model {
+            cpu: &cpu,
+            graph: graph.clone(),
+            vocabulary: built.vocabulary,
+            weights: &weights,
+            made_of: None,
+            row_rounding: RowRounding::default(),
+        };
+        let case = |mode: &&Mode<'_>| Case {
+            rule: ProductRule::Mode(mode.activations),
+            kind: None,
+            kv_codec: mode.kv_codec,
+        };
+        let cases: Vec<_> = own.iter().map(case).collect();
+        let costs = model.costs(&text, &windows, &cases, &mut |_| true)?;
+        let name = codec.map_or_else(|| "as stored".into(), Codec::name);
+        for (mode, cost) in own.iter().zip(&costs) {
+            let [generated, prompt] =
+                [&cost.decode, &cost.prefill].map(|found| summary(found.as_ref()));
             println!("| {name} | {} | {generated} | {prompt} |", mode.name);
         }
     }
