@@ -6,8 +6,11 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use keeve_checkpoint::StoredType;
+use keeve_checkpoint::safetensors::{self, Announced};
 use keeve_codec::{Codec, EncodeOptions, PackedTensor, encode};
 use keeve_cpu::{Cpu, CpuOptions, Isa};
 use keeve_eval::rounding::{Case, Cost, Kind, Model};
@@ -111,7 +114,9 @@ impl Weights for Made {
 
 fn config() -> serde_json::Value {
     serde_json::json!({
+        "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
+        "bos_token_id": 0,
         "hidden_size": HIDDEN,
         "intermediate_size": 768,
         "num_hidden_layers": 3,
@@ -181,5 +186,96 @@ fn massive_channels_cost_auto_little_and_fast_much() {
         assert!(prefill(auto) < of_block && prefill(auto) < MOST, "{codec}: {found:?}");
         assert!(decode(auto) < 1.1 * of_block, "{codec}: {found:?}");
         assert!(prefill(fast) > 4.0 * of_block && prefill(fast) > 4.0 * MOST, "{codec}: {found:?}");
+    }
+}
+
+/// The demo model's tokenizer cut down: a first token that begins every text, and as many of its tokens, bytes and the
+/// first merges of them, as there are others here.
+fn tokenizer() -> serde_json::Value {
+    let (_, bytes) =
+        keeve_demo_model::FILES.iter().find(|(name, _)| *name == "tokenizer.json").unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    let kept = VOCABULARY as u64 - 1;
+    let model = &mut json["model"];
+    let first = ("<s>".to_owned(), 0.into());
+    let others = model["vocab"].as_object().unwrap().iter().filter_map(|(token, id)| {
+        let id = id.as_u64().filter(|&id| id < kept)?;
+        Some((token.clone(), (id + 1).into()))
+    });
+    let vocabulary: serde_json::Map<_, _> = std::iter::once(first).chain(others).collect();
+    model["merges"].as_array_mut().unwrap().truncate(VOCABULARY - 1 - 256);
+    model["vocab"] = vocabulary.into();
+    json["added_tokens"] = serde_json::json!([{
+        "id": 0, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+        "special": true,
+    }]);
+    let (first, text) = (
+        serde_json::json!({"id": "<s>", "type_id": 0}),
+        serde_json::json!({"id": "A", "type_id": 0}),
+    );
+    json["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": first}, {"Sequence": text}],
+        "pair": [{"SpecialToken": first}, {"Sequence": text}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+    });
+    json
+}
+
+/// Writes the model, its weights as floats, to a folder.
+fn write(folder: &Path) {
+    let built = keeve_models::build(&config()).unwrap();
+    let made = |weight: &keeve_graph::Weight| {
+        let &keeve_graph::Weight { ref name, rows, cols, .. } = weight;
+        let bytes: Vec<u8> =
+            Made::values(name, rows, cols).iter().flat_map(|x| x.to_le_bytes()).collect();
+        let shape = if rows == 1 { vec![cols] } else { vec![rows, cols] };
+        (Announced { name: name.clone(), kind: StoredType::F32, shape }, bytes)
+    };
+    let made: Vec<_> = built.graph.weights().iter().map(made).collect();
+    let tensors = made.iter().map(|(announced, bytes)| (announced.clone(), &bytes[..]));
+    std::fs::create_dir_all(folder).unwrap();
+    safetensors::write(&folder.join("model.safetensors"), tensors, &[("format", "pt")]).unwrap();
+    let settings = serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "add_bos_token": true,
+    });
+    for (name, json) in [
+        ("config.json", config()),
+        ("tokenizer.json", tokenizer()),
+        ("tokenizer_config.json", settings),
+    ] {
+        std::fs::write(folder.join(name), json.to_string()).unwrap();
+    }
+}
+
+/// What is written is the model above, and its tokenizer has all of its tokens.
+#[test]
+fn the_model_can_be_written_for_other_programs() {
+    let folder = std::env::var_os("KEEVE_MADE_MODEL").map(std::path::PathBuf::from);
+    let (folder, kept) = match folder {
+        Some(folder) => (folder, true),
+        None => (std::env::temp_dir().join(format!("keeve-made-{}", std::process::id())), false),
+    };
+    write(&folder);
+    let checkpoint = keeve_checkpoint::Checkpoint::open(&folder).unwrap();
+    let built = keeve_models::build(checkpoint.config()).unwrap();
+    let graph = &built.graph;
+    assert_eq!(checkpoint.tensors().count(), graph.weights().len());
+    let weights = Made::new(graph, Codec::F32);
+    for weight in graph.weights() {
+        let name = &weight.name;
+        assert_eq!(checkpoint.tensor(name).unwrap(), weights.weight(name).unwrap(), "{name}");
+    }
+    let tokenizer = keeve_engine::tokenizer_of(&checkpoint).unwrap().unwrap();
+    let text = Text::new("The quick brown fox, \u{e9} and 12.", &tokenizer).unwrap();
+    assert_eq!(text.bos(), Some(0));
+    assert!(
+        text.ids()[1..].iter().all(|&id| id > 0 && (id as usize) < VOCABULARY),
+        "{:?}",
+        text.ids()
+    );
+    assert!(text.ids().len() < 30, "merges are used: {:?}", text.ids());
+    if !kept {
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
