@@ -40,6 +40,17 @@ pub(crate) fn give_way() {
     }
 }
 
+/// Processor time that this thread has taken, where that is known.
+pub(crate) fn processor_time() -> Duration {
+    #[cfg(target_os = "linux")]
+    {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        Duration::try_from(time).unwrap_or_default()
+    }
+    #[cfg(not(target_os = "linux"))]
+    Duration::ZERO
+}
+
 /// How much less of a core a thread of [`Threads::aside`] gets than others that want it too: a tenth.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;

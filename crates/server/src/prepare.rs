@@ -1,41 +1,67 @@
 //! What is done with a request before the model sees it: rendering, tokenizing, compiling.
 //!
-//! It costs time and memory that clients and templates decide about, so there are two lanes. What is short
-//! passes through the wide one; long texts and grammars wait for the narrow one, where few run at once, on
-//! threads that give way, and only so many may wait. What looked short and is not, such as a conversation
-//! that a template goes round and round for, has to leave the wide lane for the narrow one. Whoever hangs up
+//! It costs time and memory that clients and templates decide about, so there are lanes. What is short
+//! passes through the wide one; long texts and grammars wait for a narrow one each, where few run at once, on
+//! threads that give way, and only so many may wait. A grammar's thread gives way once it has taken longer than
+//! most grammars do, or all of them together take more than their share. What looked short and is not, such as a conversation
+//! that a template goes round and round for, has to leave the wide lane for that of long texts. Whoever hangs up
 //! meanwhile is forgotten: what waits is dropped, what runs ends at the next place that looks
 //! ([`keeve_engine::wanted`]).
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use keeve_engine::wanted::Wanted;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::background::{Threads, give_way};
+use crate::background::{Threads, give_way, processor_time};
 use crate::error::ApiError;
 
 /// Texts up to here are short.
 const SHORT: usize = 64 << 10;
 
-/// Short and long requests that are prepared at once.
+/// Short and long requests, and grammars, that are prepared at once.
 const WIDE: usize = 32;
 const NARROW: usize = 2;
+const GRAMMARS: usize = 2;
 
 /// How often work that looked short may ask whether to go on before it is long: a rendering has made 130,000
 /// steps by then, which is some hundred messages.
 const QUESTIONS: usize = 64;
 
-/// Long requests that may wait, and bytes that they may have together.
+/// Long requests and grammars that may wait, and bytes that they may have together.
 const MOST_WAITING: usize = 64;
 const MOST_WAITING_BYTES: usize = 256 << 20;
+
+/// Processor time of one grammar, and of all of them in a row, beyond which they give way. Of a second they get back a
+/// twentieth.
+const LONG_GRAMMAR: Duration = Duration::from_millis(20);
+const GRAMMARS_TOGETHER: Duration = Duration::from_millis(100);
+const SHARE: u32 = 20;
+
+/// What grammars have lately taken of the processor, less their share of the time since.
+struct Debt {
+    amount: Duration,
+    at: Instant,
+}
+
+impl Debt {
+    fn now(&mut self) -> &mut Duration {
+        let now = Instant::now();
+        self.amount = self.amount.saturating_sub((now - self.at) / SHARE);
+        self.at = now;
+        &mut self.amount
+    }
+}
 
 /// Where requests to a model wait to be prepared.
 pub(crate) struct Lanes {
     wide: Semaphore,
     narrow: Semaphore,
+    grammars: Semaphore,
+    debt: Mutex<Debt>,
     waiting: Arc<AtomicUsize>,
     waiting_bytes: Arc<AtomicUsize>,
     threads: Threads,
@@ -46,9 +72,33 @@ impl Default for Lanes {
         Self {
             wide: Semaphore::new(WIDE),
             narrow: Semaphore::new(NARROW),
+            grammars: Semaphore::new(GRAMMARS),
+            debt: Mutex::new(Debt { amount: Duration::ZERO, at: Instant::now() }),
             waiting: Arc::default(),
             waiting_bytes: Arc::default(),
             threads: Threads::default(),
+        }
+    }
+}
+
+/// How a request is prepared.
+#[derive(Clone, Copy, PartialEq)]
+enum Lane {
+    Wide,
+    Narrow,
+    Grammars,
+}
+
+impl Lanes {
+    fn debt(&self) -> std::sync::MutexGuard<'_, Debt> {
+        self.debt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lane(&self, lane: Lane) -> &Semaphore {
+        match lane {
+            Lane::Wide => &self.wide,
+            Lane::Narrow => &self.narrow,
+            Lane::Grammars => &self.grammars,
         }
     }
 }
@@ -84,19 +134,22 @@ impl Drop for Gone {
 /// A place in a lane.
 struct Held {
     lanes: Arc<Lanes>,
-    long: bool,
+    lane: Lane,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let lane = if self.long { &self.lanes.narrow } else { &self.lanes.wide };
-        lane.add_permits(1);
+        self.lanes.lane(self.lane).add_permits(1);
     }
 }
 
 /// The way of one request through the lanes.
 struct Course {
     lanes: Arc<Lanes>,
+    /// Where it begins.
+    lane: Lane,
+    /// Microseconds of the processor that its grammar has taken.
+    spent: AtomicU64,
     bytes: usize,
     gone: AtomicBool,
     left: Notify,
@@ -123,7 +176,7 @@ impl Course {
     fn turn_off(&self) -> bool {
         {
             let mut holds = self.holds();
-            if holds.0.as_ref().is_none_or(|held| held.long) {
+            if holds.0.as_ref().is_none_or(|held| held.lane != Lane::Wide) {
                 return true;
             }
             let Some(room) = self.room() else {
@@ -142,7 +195,7 @@ impl Course {
         });
         let Some(place) = place else { return false };
         place.forget();
-        self.holds().0 = Some(Held { lanes: lanes.clone(), long: true });
+        self.holds().0 = Some(Held { lanes: lanes.clone(), lane: Lane::Narrow });
         true
     }
 }
@@ -151,6 +204,21 @@ impl Wanted for Course {
     fn go_on(&self) -> bool {
         if self.gone.load(Ordering::Relaxed) || self.turned_away.load(Ordering::Relaxed) {
             return false;
+        }
+        if self.lane == Lane::Grammars {
+            // Threads that work for a grammar are its own.
+            let spent = processor_time();
+            let before = self.spent.fetch_max(spent.as_micros() as u64, Ordering::Relaxed);
+            let further = spent.saturating_sub(Duration::from_micros(before));
+            let together = {
+                let mut debt = self.lanes.debt();
+                *debt.now() += further;
+                debt.amount
+            };
+            if spent > LONG_GRAMMAR || together > GRAMMARS_TOGETHER {
+                give_way();
+            }
+            return true;
         }
         self.questions.fetch_add(1, Ordering::Relaxed) != QUESTIONS || self.turn_off()
     }
@@ -167,11 +235,17 @@ impl Lanes {
         grammar: bool,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ApiError> {
-        let long = bytes > SHORT || grammar;
+        let lane = match grammar {
+            _ if bytes > SHORT => Lane::Narrow,
+            true => Lane::Grammars,
+            false => Lane::Wide,
+        };
         let full =
             || ApiError::busy("too many long requests or grammars are waiting; try again later");
         let course = Arc::new(Course {
             lanes: self.clone(),
+            lane,
+            spent: AtomicU64::new(0),
             bytes,
             gone: AtomicBool::new(false),
             left: Notify::new(),
@@ -180,13 +254,12 @@ impl Lanes {
             holds: Mutex::default(),
             runtime: Handle::current(),
         });
-        if long {
+        if lane != Lane::Wide {
             course.holds().1 = course.room().ok_or_else(full)?;
         }
-        let lane = if long { &self.narrow } else { &self.wide };
-        let place = lane.acquire().await;
+        let place = self.lane(lane).acquire().await;
         place.map_err(|_| ApiError::internal("internal error: a lane is closed"))?.forget();
-        course.holds().0 = Some(Held { lanes: self.clone(), long });
+        course.holds().0 = Some(Held { lanes: self.clone(), lane });
         let gone = Gone(course.clone());
         let work = {
             let course = course.clone();
@@ -197,12 +270,10 @@ impl Lanes {
             }
         };
         let threads = &self.threads;
-        let done = if bytes > SHORT {
-            threads.background(work).await
-        } else if grammar {
-            Threads::aside(work).await
-        } else {
-            threads.apart(work).await
+        let done = match lane {
+            Lane::Wide => threads.apart(work).await,
+            Lane::Narrow => threads.background(work).await,
+            Lane::Grammars => Threads::aside(work).await,
         };
         let turned_away = gone.0.turned_away.load(Ordering::Relaxed);
         if turned_away { Err(full()) } else { done }
@@ -260,7 +331,7 @@ mod tests {
             let (end, ends) = channel::<()>();
             let ends = Arc::new(std::sync::Mutex::new(ends));
             let mut all = vec![];
-            for _ in 0..NARROW {
+            for _ in 0..GRAMMARS {
                 let (begun, ends) = (begun.clone(), ends.clone());
                 let work = move || {
                     let _ = begun.send(());
@@ -268,11 +339,13 @@ mod tests {
                 };
                 all.push(tokio::spawn(lanes.clone().prepare(0, true, work)));
             }
-            for _ in 0..NARROW {
+            for _ in 0..GRAMMARS {
                 has_begun.recv().unwrap();
             }
+            // They are not in the way of long texts.
+            assert_eq!(lanes.clone().prepare(1 << 20, true, || 3).await.unwrap(), 3);
             let never = || panic!("nobody wants it");
-            for _ in NARROW..MOST_WAITING {
+            for _ in GRAMMARS..MOST_WAITING {
                 all.push(tokio::spawn(lanes.clone().prepare(0, true, never)));
             }
             while lanes.waiting.load(Ordering::SeqCst) < MOST_WAITING {
@@ -282,7 +355,7 @@ mod tests {
             assert_eq!(refused.status, 429);
             // Those that wait are gone at once, those that run when they are done.
             all.iter().for_each(tokio::task::JoinHandle::abort);
-            while lanes.waiting.load(Ordering::SeqCst) > NARROW {
+            while lanes.waiting.load(Ordering::SeqCst) > GRAMMARS {
                 tokio::task::yield_now().await;
             }
             drop(end);

@@ -12,11 +12,11 @@ use llguidance::api::{GrammarInit, GrammarWithLexer, ParserLimits, TopLevelGramm
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 
-use super::Grammar;
-use super::lark;
-use super::words;
+use super::{Grammar, lark, one_line, words};
+use crate::error::Error;
 use crate::schema::{self, Whitespace};
 use crate::tokenizer::Tokenizer;
+use crate::wanted;
 
 /// Whitespace between the parts of a JSON value: none, a space, or a line end with indentation.
 /// Without a bound, a model may go on indenting for ever.
@@ -85,34 +85,46 @@ fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     }
 }
 
-/// A matcher of a grammar, compiled on a thread that has room for it.
-pub(crate) fn matcher(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, String> {
-    let make = || {
+/// A matcher of a grammar, compiled on a thread that has room for it, as long as anybody wants it.
+pub(crate) fn matcher(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, Error> {
+    let here = || {
         let made = catch_unwind(AssertUnwindSafe(|| compiled(factory, grammar)));
         made.unwrap_or_else(|_| Err("it cannot be compiled".into()))
     };
+    let who = wanted::who();
+    let make = || match who {
+        Some(who) => wanted::until(who, here),
+        None => here(),
+    };
     std::thread::scope(|scope| {
         let named = std::thread::Builder::new().name("keeve-grammar".into()).stack_size(STACK);
-        let thread = named.spawn_scoped(scope, make);
-        let thread =
-            thread.map_err(|error| format!("there is no thread to compile it: {error}"))?;
-        thread.join().unwrap_or_else(|_| Err("it cannot be compiled".into()))
+        let thread = named.spawn_scoped(scope, make).map_err(Error::Thread)?;
+        let made = thread.join().unwrap_or_else(|_| Err("it cannot be compiled".into()));
+        made.map_err(one_line)
     })
+}
+
+/// A place to give up at. Nobody reads what it says then.
+fn still_wanted() -> Result<(), String> {
+    if wanted::go_on() { Ok(()) } else { Err("nobody wants it any more".into()) }
 }
 
 fn compiled(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, String> {
     let said = |error: &dyn std::fmt::Display| words::said(grammar, &error.to_string());
     let mut grammars = vec![];
     add(grammar, None, &mut grammars)?;
+    still_wanted()?;
     let init = GrammarInit::Serialized(TopLevelGrammar { grammars, max_tokens: None });
     let mut limits = factory.limits().clone();
     let internal = init.to_internal(Some(factory.tok_env().clone()), limits.clone());
     let (compiled, lexer) = internal.map_err(|error| said(&error))?;
+    still_wanted()?;
     // What the library does next, but with fuel.
     let mut states = lexer.to_regex_vec(&mut limits).map_err(|error| said(&error))?;
     states.set_fuel(COMPILE_FUEL);
     let first = states.initial_state(&lexer.all_lexemes());
     for byte in 0..=u8::MAX {
+        still_wanted()?;
         states.transition(first, byte);
         if states.has_error() {
             return Err("it takes too many steps to follow: expressions that are intersected, excluded or repeated this way are too large".into());

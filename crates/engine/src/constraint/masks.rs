@@ -47,10 +47,19 @@ pub(super) struct Job {
 }
 
 /// A matcher, and the tokens that it lets through; `None` if nothing may follow.
-struct Ready {
+#[derive(Clone)]
+pub(super) struct Ready {
     matcher: Matcher,
     allowed: Result<Option<SimpleVob>, String>,
     took: Duration,
+}
+
+impl Ready {
+    /// The same, sharing nothing that grows on the way through an answer.
+    pub fn apart(&self) -> Self {
+        let Self { matcher, allowed, took } = self;
+        Self { matcher: matcher.deep_clone(), allowed: allowed.clone(), took: *took }
+    }
 }
 
 /// Starts the threads. They end when the engine and all constraints are gone, and hold nothing of
@@ -84,7 +93,12 @@ fn threads(name: &str, count: usize, begin: fn()) -> std::io::Result<Sender<Job>
 }
 
 fn work_out(job: Job) {
-    let Job { mut matcher, token, answer } = job;
+    let Job { matcher, token, answer } = job;
+    // The answer may have been cancelled.
+    let _ = answer.send(ready(matcher, token));
+}
+
+fn ready(mut matcher: Matcher, token: Option<u32>) -> Ready {
     let begun = Instant::now();
     let allowed = catch_unwind(AssertUnwindSafe(|| {
         if let Some(token) = token {
@@ -96,8 +110,18 @@ fn work_out(job: Job) {
         matcher.compute_mask().map(Some).map_err(|error| error.to_string())
     }));
     let allowed = allowed.unwrap_or_else(|_| Err("it made the library panic".into()));
-    // The answer may have been cancelled.
-    let _ = answer.send(Ready { matcher, allowed, took: begun.elapsed() });
+    Ready { matcher, allowed, took: begun.elapsed() }
+}
+
+/// What may come first, worked out on this thread: nobody knows yet how long it takes, and all answers of a step
+/// would wait for it.
+///
+/// # Errors
+/// If it takes too long or too much memory.
+pub(super) fn first(matcher: Matcher) -> Result<Ready, Error> {
+    let Ready { matcher, allowed, took } = ready(matcher, None);
+    let allowed = allowed.map_err(super::one_line)?;
+    Ok(Ready { matcher, allowed: Ok(allowed), took })
 }
 
 /// A constraint on its way through an answer.
@@ -134,14 +158,11 @@ impl Allowed {
 }
 
 impl Following {
-    /// Begins to work out what may come first.
+    /// Goes on from what may come first.
     pub fn start(constraint: Constraint) -> Self {
-        let Constraint { matcher, jobs } = constraint;
-        let (tokens, spent) = (0, Duration::ZERO);
-        let mut following =
-            Self { jobs, coming: channel().1, come: Cell::new(None), tokens, spent };
-        following.post(matcher, None);
-        following
+        let Constraint { first, jobs } = constraint;
+        let come = Cell::new(Some(first));
+        Self { jobs, coming: channel().1, come, tokens: 0, spent: Duration::ZERO }
     }
 
     fn is_slow(&self) -> bool {
@@ -209,7 +230,7 @@ mod tests {
         let jobs = start().unwrap();
         let grammar = Grammar::Regex("[ab]{20}".into());
         let matcher = compile::matcher(&suite::bytewise(), &grammar).unwrap();
-        let mut following = Following::start(Constraint { matcher, jobs });
+        let mut following = Following::start(Constraint { first: first(matcher).unwrap(), jobs });
         for _ in 0..3 {
             let Ok(Standing::Open(allowed)) = following.standing() else { panic!("it has ended") };
             following.advance(allowed, u32::from(b'a'));
@@ -226,9 +247,9 @@ mod tests {
         let matcher = compile::matcher(&suite::bytewise(), &grammar).unwrap();
         // Nobody makes the masks: it takes as long as the test likes.
         let ((quick, quick_jobs), (slow, slow_jobs)) = (channel(), channel());
-        let mut following = Following::start(Constraint { matcher, jobs: Jobs { quick, slow } });
-        assert!(following.may_run(Duration::ZERO), "it is not known to be slow");
-        work_out(quick_jobs.recv().unwrap());
+        let first = first(matcher).unwrap();
+        let mut following = Following::start(Constraint { first, jobs: Jobs { quick, slow } });
+        assert!(following.may_run(Duration::ZERO));
         let Ok(Standing::Open(mut allowed)) = following.standing() else { panic!("it has ended") };
         allowed.took = 2 * SLOW;
         following.advance(allowed, u32::from(b'a'));

@@ -6,6 +6,7 @@
 //! bounded: [`compile`] has the limits.
 
 mod compile;
+mod known;
 mod lark;
 mod masks;
 pub(crate) mod width;
@@ -14,18 +15,17 @@ mod words;
 use std::fmt;
 use std::sync::OnceLock;
 
-use llguidance::{Matcher, ParserFactory};
+use llguidance::ParserFactory;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::tokenizer::Tokenizer;
+use crate::wanted;
 
-#[cfg(test)]
-pub(crate) use compile::matcher as matcher_of;
 pub(crate) use masks::{Following, Standing};
 
 /// What an answer must look like.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub enum Grammar {
     /// A JSON value that this JSON schema accepts.
     JsonSchema(Value),
@@ -54,9 +54,8 @@ impl Grammar {
         let factory = BYTEWISE.get_or_init(|| {
             compile::factory_of(&llguidance::toktrie::ApproximateTokEnv::single_byte_env())
         });
-        let made = factory.as_ref().map_err(Clone::clone);
-        let made = made.and_then(|factory| compile::matcher(factory, self));
-        made.map(drop).map_err(one_line)
+        let factory = factory.as_ref().map_err(|problem| one_line(problem.clone()))?;
+        compile::matcher(factory, self).map(drop)
     }
 }
 
@@ -71,13 +70,14 @@ fn one_line(problem: String) -> Error {
 /// Makes constraints for one tokenizer, and works out masks.
 pub(crate) struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
+    known: known::Known,
     jobs: masks::Jobs,
 }
 
-/// A grammar made ready for one answer.
+/// A grammar made ready for one answer, with its first mask.
 #[derive(Clone)]
 pub struct Constraint {
-    matcher: Matcher,
+    first: masks::Ready,
     jobs: masks::Jobs,
 }
 
@@ -94,23 +94,44 @@ impl Grammars {
     /// # Errors
     /// If the system gives no threads.
     pub fn start() -> Result<Self, Error> {
-        Ok(Self { factory: OnceLock::new(), jobs: masks::start().map_err(Error::Thread)? })
+        let jobs = masks::start().map_err(Error::Thread)?;
+        Ok(Self { factory: OnceLock::new(), known: known::Known::default(), jobs })
     }
 
     /// A constraint for the answers of a model with these end tokens.
     ///
     /// # Errors
-    /// If the grammar is malformed or too large.
+    /// If the grammar is malformed or too large, or nobody wants it any more.
     pub fn constraint(
         &self,
         grammar: &Grammar,
         tokenizer: &Tokenizer,
         eos: &[u32],
     ) -> Result<Constraint, Error> {
+        let first = match self.known.find(grammar) {
+            Some(known) => known.map_err(Error::Grammar)?,
+            None => self.compile(grammar, tokenizer, eos)?,
+        };
+        Ok(Constraint { first, jobs: self.jobs.clone() })
+    }
+
+    fn compile(
+        &self,
+        grammar: &Grammar,
+        tokenizer: &Tokenizer,
+        eos: &[u32],
+    ) -> Result<masks::Ready, Error> {
         let factory = self.factory.get_or_init(|| compile::factory(tokenizer, eos));
-        let made = factory.as_ref().map_err(Clone::clone);
-        let made = made.and_then(|factory| compile::matcher(factory, grammar));
-        Ok(Constraint { matcher: made.map_err(one_line)?, jobs: self.jobs.clone() })
+        let factory = factory.as_ref().map_err(|problem| one_line(problem.clone()))?;
+        let made = compile::matcher(factory, grammar).and_then(masks::first);
+        // If nobody wants it any more, that may be why it was refused.
+        wanted::check()?;
+        match &made {
+            Ok(ready) => self.known.add(grammar, Ok(ready)),
+            Err(Error::Grammar(problem)) => self.known.add(grammar, Err(problem.clone())),
+            Err(_) => (),
+        }
+        made
     }
 }
 

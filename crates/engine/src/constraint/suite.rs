@@ -10,10 +10,19 @@ use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
 use super::{Grammar, compile};
+use crate::error::Error;
 
 /// Compiles for a tokenizer whose tokens are bytes.
 pub(crate) fn bytewise() -> ParserFactory {
     compile::factory_of(&ApproximateTokEnv::single_byte_env()).unwrap()
+}
+
+/// A matcher of a grammar, or what is wrong with the grammar.
+pub(crate) fn matcher_of(factory: &ParserFactory, grammar: &Grammar) -> Result<Matcher, String> {
+    compile::matcher(factory, grammar).map_err(|error| match error {
+        Error::Grammar(problem) => problem,
+        other => other.to_string(),
+    })
 }
 
 /// Whether a grammar lets all of a text through, and lets it end there.
@@ -109,7 +118,7 @@ fn the_public_suite() {
                         let uri = format!("http://json-schema.org/{name}/schema#");
                         fields.entry("$schema").or_insert(Value::String(uri));
                     }
-                    let made = compile::matcher(&factory, &Grammar::JsonSchema(schema));
+                    let made = matcher_of(&factory, &Grammar::JsonSchema(schema));
                     let tests = group["tests"].as_array().unwrap();
                     let nothing = made.as_ref().is_err_and(|error| error.contains("no JSON value"));
                     for test in tests {

@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use super::*;
-use crate::constraint::suite::bytewise;
-use crate::constraint::{Grammar, matcher_of};
+use crate::constraint::Grammar;
+use crate::constraint::suite::{bytewise, matcher_of};
 
 /// A kind of schema that can be as large as one likes, and sizes of it: some that clients send, and some
 /// that nobody does.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::constraint::suite::{accepts, bytewise};
-use crate::constraint::{Grammar, matcher_of};
+use crate::constraint::Grammar;
+use crate::constraint::suite::{accepts, bytewise, matcher_of};
 
 /// Compiles each schema and looks at its values, written compactly and with whitespace.
 fn check(cases: Vec<(Value, Vec<Value>, Vec<Value>)>) {

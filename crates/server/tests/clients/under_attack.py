@@ -29,6 +29,20 @@ GRAMMARS = [
     {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer", "multipleOf": 1000003}}},
     {"type": "regex", "regex": "(.*x.{200}y.*){3}"},
 ]
+
+
+def another(form, number):
+    """The same grammar for one number, one that nobody has seen for another."""
+    form = json.loads(json.dumps(form))
+    if "json_schema" in form:
+        form["json_schema"]["schema"]["description"] = str(number)
+    elif "regex" in form:
+        form["regex"] += f"({number})?"
+    else:
+        form["grammar"] += f"\n// {number}"
+    return form
+
+
 HEAD = {"Content-Type": "application/json"}
 
 
@@ -94,10 +108,12 @@ def attackers(port):
     os.nice(19)
     statuses, stop = {}, threading.Event()
 
-    def attack(kind, sent):
+    def attack(kind, make):
+        turn = 0
         while not stop.is_set():
+            turn += 1
             try:
-                status = ask(port, sent)
+                status = ask(port, make(turn))
             except (OSError, http.client.HTTPException) as error:
                 status = type(error).__name__
             name = f"{kind}: {status}"
@@ -106,11 +122,14 @@ def attackers(port):
     attacks = []
     for number in range(24):
         text = ("1" if number % 2 else "a b ") * (1 << 20)
-        attacks.append(("prompt of 1 MiB", body("plain", text[: 1 << 20], max_tokens=4)))
+        sent = body("plain", text[: 1 << 20], max_tokens=4)
+        attacks.append(("prompt of 1 MiB", lambda turn, sent=sent: sent))
+    endless = body("endless", "Hi", max_tokens=4)
     for number in range(8):
         form = GRAMMARS[number % len(GRAMMARS)]
-        attacks.append(("grammar", body("plain", "a number", max_tokens=4, response_format=form)))
-        attacks.append(("endless template", body("endless", "Hi", max_tokens=4)))
+        attacks.append((f"{form['type']}", lambda turn, form=form, number=number: body(
+            "plain", "a number", max_tokens=4, response_format=another(form, turn if number >= 4 else 0))))
+        attacks.append(("endless template", lambda turn: endless))
     threads = [threading.Thread(target=attack, args=one, daemon=True) for one in attacks]
     for thread in threads:
         thread.start()
