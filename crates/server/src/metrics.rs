@@ -116,46 +116,60 @@ pub struct Labelled<'a> {
 /// Everything in Prometheus' text format.
 pub fn render(models: &[Labelled<'_>]) -> String {
     let mut page = Page { text: String::new(), models };
-    page.gauge("vllm:num_requests_running", "Requests being computed.", |model| {
+    page.gauge("vllm:num_requests_running", "Running requests.", |model| {
         model.stats.running as f64
     });
-    page.gauge("vllm:num_requests_waiting", "Requests that wait for their turn.", |model| {
+    page.gauge("vllm:num_requests_waiting", "Waiting requests, queued or preempted.", |model| {
         model.waiting as f64
     });
     let usage =
         |model: &Labelled<'_>| model.stats.pages_held as f64 / model.stats.pages.max(1) as f64;
-    page.gauge("vllm:kv_cache_usage_perc", "Share of KV pages in use; 1 is all.", usage);
-    page.gauge("vllm:gpu_cache_usage_perc", "The same, under vLLM's older name.", usage);
-    page.gauge("keeve:kv_pages_held", "KV pages in use.", |model| model.stats.pages_held as f64);
-    page.counter("vllm:num_preemptions_total", "Requests put back for want of pages.", |model| {
-        model.stats.preemptions as f64
+    page.gauge("vllm:kv_cache_usage_perc", "KV cache usage: blocks in use, 1 is all.", usage);
+    page.gauge("vllm:gpu_cache_usage_perc", "As kv_cache_usage_perc, under its older name.", usage);
+    page.gauge("keeve:kv_pages_held", "KV cache blocks in use.", |model| {
+        model.stats.pages_held as f64
     });
-    page.counter("vllm:prefix_cache_queries_total", "Prompt tokens looked up.", |model| {
+    page.counter(
+        "vllm:num_preemptions_total",
+        "Preemptions for lack of KV cache blocks.",
+        |model| model.stats.preemptions as f64,
+    );
+    page.counter("vllm:prefix_cache_queries_total", "Prefix cache queries, in tokens.", |model| {
         model.stats.prompt_tokens as f64
     });
-    page.counter("vllm:prefix_cache_hits_total", "Prompt tokens found.", |model| {
+    page.counter("vllm:prefix_cache_hits_total", "Prefix cache hits, in tokens.", |model| {
         model.stats.cached_tokens as f64
     });
-    page.counter("vllm:spec_decode_num_draft_tokens_total", "Guessed tokens.", |model| {
-        model.stats.drafted_tokens as f64
-    });
-    page.counter("vllm:spec_decode_num_accepted_tokens_total", "Right guesses.", |model| {
-        model.stats.accepted_tokens as f64
-    });
+    page.counter(
+        "vllm:spec_decode_num_draft_tokens_total",
+        "Speculative decoding: draft tokens.",
+        |model| model.stats.drafted_tokens as f64,
+    );
+    page.counter(
+        "vllm:spec_decode_num_accepted_tokens_total",
+        "Speculative decoding: accepted tokens.",
+        |model| model.stats.accepted_tokens as f64,
+    );
     page.counted("vllm:prompt_tokens_total", "Prompt tokens.", |inner| inner.prompt_tokens);
     page.counted("vllm:generation_tokens_total", "Generated tokens.", |inner| {
         inner.generated_tokens
     });
-    page.counted("keeve:requests_refused_total", "Refused: queue full.", |inner| inner.refused);
+    page.counted(
+        "keeve:requests_refused_total",
+        "Requests rejected because the queue was full.",
+        |inner| inner.refused,
+    );
     page.finished();
-    page.histogram("vllm:time_to_first_token_seconds", "Request to first token.", |inner| {
+    page.histogram("vllm:time_to_first_token_seconds", "Time to first token (TTFT).", |inner| {
         &inner.first_token
     });
-    page.histogram("vllm:inter_token_latency_seconds", "Token to token.", |inner| {
+    page.histogram("vllm:inter_token_latency_seconds", "Inter-token latency (ITL).", |inner| {
         &inner.between_tokens
     });
-    page.histogram("vllm:e2e_request_latency_seconds", "Request to end.", |inner| &inner.whole);
-    page.histogram("vllm:request_queue_time_seconds", "Waiting for a turn.", |inner| &inner.queued);
+    page.histogram("vllm:e2e_request_latency_seconds", "End-to-end request latency.", |inner| {
+        &inner.whole
+    });
+    page.histogram("vllm:request_queue_time_seconds", "Queue time.", |inner| &inner.queued);
     page.text.push_str("# HELP vllm:cache_config_info The KV cache.\n");
     page.text.push_str("# TYPE vllm:cache_config_info gauge\n");
     for model in models {

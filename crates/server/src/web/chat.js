@@ -147,7 +147,7 @@ async function answer() {
       if (chunk.usage) {
         const seconds = (performance.now() - (first || begun)) / 1000;
         const rate = Math.max(0, chunk.usage.completion_tokens - 1) / Math.max(seconds, 1e-3);
-        say(`${chunk.usage.completion_tokens} tokens, ${rate.toFixed(1)} a second, first after ${((first || begun) - begun).toFixed(0)} ms`);
+        say(`${chunk.usage.completion_tokens} tokens, TTFT ${((first || begun) - begun).toFixed(0)} ms, ${rate.toFixed(1)} tok/s`);
       }
       if (!drawn) {
         drawn = true;
