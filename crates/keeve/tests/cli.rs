@@ -497,7 +497,9 @@ mod signals {
     #[test]
     fn ctrl_c_ends_waiting_for_standard_input() {
         let mut child = keeve(["run", "-"]).spawn();
-        child.stdin.as_mut().unwrap().write_all(b"What").unwrap();
+        // Held, so that nothing but the signal ends the waiting.
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(b"What").unwrap();
         interrupt(&child);
         assert!(!child.wait().unwrap().success());
     }
