@@ -22,7 +22,7 @@ use crate::{Error, Observer, Spread};
 use keeve_quantize::{Dimensions, Scheme};
 
 /// What is measured, and how often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Protocol {
     /// Tokens of the prompt whose speed is measured; 0: not measured.
     pub prompt: usize,
@@ -33,6 +33,10 @@ pub struct Protocol {
     /// Tokens in the context before the generated ones. At 0 there is one nevertheless, since
     /// generation needs something to follow.
     pub depth: usize,
+    /// Temperature at which tokens are sampled; 0: greedily.
+    pub temperature: f32,
+    /// The share of the probability that they are sampled from (top-p); 1: all of it.
+    pub top_p: f32,
     /// Measurements of each.
     pub repetitions: usize,
 }
@@ -219,6 +223,8 @@ impl ModelBench {
             images: protocol.images,
             n: protocol.generated,
             d: protocol.depth,
+            temperature: protocol.temperature,
+            top_p: protocol.top_p,
             r: protocol.repetitions,
             prefill_tok_s: prefill,
             prefill_seen_tok_s: seen,
@@ -240,7 +246,7 @@ impl ModelBench {
         rates: &mut Rates,
         observer: &dyn Observer,
     ) -> Result<Runs, Error> {
-        let Protocol { prompt, images, generated, depth, repetitions } = *protocol;
+        let Protocol { prompt, images, generated, depth, repetitions, .. } = *protocol;
         let parts = repetitions.saturating_mul(2).saturating_add(1);
         let mut done = 0;
         let mut step = || {
@@ -249,7 +255,7 @@ impl ModelBench {
         };
         step();
         // The first run of each kind pays for memory that later ones find.
-        if self.request(prompt.max(1), self.shown(images, 0), 2, 0, observer)?.is_none() {
+        if self.request(protocol, prompt.max(1), self.shown(images, 0), 2, 0, observer)?.is_none() {
             return Ok(Runs::Interrupted);
         }
         for repetition in 0..repetitions as u64 {
@@ -257,12 +263,15 @@ impl ModelBench {
             if prompt > 0 {
                 let seed = 2 * repetition + 1;
                 let shown = self.shown(images, seed);
-                let Some(times) = self.request(prompt, shown.clone(), 1, seed, observer)? else {
+                let Some(times) =
+                    self.request(protocol, prompt, shown.clone(), 1, seed, observer)?
+                else {
                     return Ok(Runs::Interrupted);
                 };
                 rates.prefill.push(times.prompt_rate());
                 if images > 0 {
-                    let Some(times) = self.request(prompt, shown, 1, seed, observer)? else {
+                    let Some(times) = self.request(protocol, prompt, shown, 1, seed, observer)?
+                    else {
                         return Ok(Runs::Interrupted);
                     };
                     rates.seen.push(times.prompt_rate());
@@ -272,7 +281,8 @@ impl ModelBench {
             if generated > 0 {
                 let (before, seed) = (depth.max(1), 2 * repetition + 2);
                 // The first token comes with the prompt; time runs from there to the last.
-                let Some(times) = self.request(before, vec![], generated + 1, seed, observer)?
+                let Some(times) =
+                    self.request(protocol, before, vec![], generated + 1, seed, observer)?
                 else {
                     return Ok(Runs::Interrupted);
                 };
@@ -292,6 +302,7 @@ impl ModelBench {
     /// cancelled.
     fn request(
         &self,
+        protocol: &Protocol,
         prompt: usize,
         images: Vec<Arc<Patches>>,
         generated: usize,
@@ -306,7 +317,12 @@ impl ModelBench {
         let generation = self.engine.submit(Request {
             prompt,
             images,
-            sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            sampling: SamplingParams {
+                temperature: protocol.temperature,
+                top_p: protocol.top_p,
+                seed: Some(seed),
+                ..SamplingParams::default()
+            },
             max_tokens: Some(generated),
             ignore_eos: true,
             ..Request::default()
@@ -392,6 +408,10 @@ pub struct Report {
     pub n: usize,
     /// Tokens before the generated ones.
     pub d: usize,
+    /// Temperature at which they are sampled; 0: greedily.
+    pub temperature: f32,
+    /// The share of the probability that they are sampled from.
+    pub top_p: f32,
     /// Repetitions asked for.
     pub r: usize,
     /// Prompt tokens a second, with the head for the last one and its sampling.
@@ -460,6 +480,9 @@ impl Report {
             match self.images {
                 0 => String::new(),
                 count => format!(", {count} images of 1024 x 1024"),
+            } + &match self.temperature > 0.0 {
+                true => format!(", temp {}, top-p {}", self.temperature, self.top_p),
+                false => String::new(),
             },
             "tok/s",
             "min",

@@ -206,6 +206,8 @@ mod tests {
             images: 0,
             n: 64,
             d: 0,
+            temperature: 0.0,
+            top_p: 1.0,
             r: 5,
             prefill_tok_s: Some(SPREAD),
             prefill_seen_tok_s: None,

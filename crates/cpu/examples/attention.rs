@@ -108,7 +108,7 @@ fn measure(
         .map(|at| RowInput::text((at * 7 % VOCABULARY) as u32, at as u32, phase))
         .collect();
     let sequences = vec![SequenceRows { rows: 0..count, past, pages: &pages }];
-    let step = Step { rows, sequences, given: vec![] };
+    let step = Step { rows, sequences, ..Step::default() };
     let options = CompileOptions { profile: true, ..CompileOptions::default() };
     let mut plan = program.compile(&options)?;
     let total = |plan: &dyn Plan, op: &str| {

@@ -205,6 +205,7 @@ fn measure(
         rows: (0..rows as u32).map(row).collect(),
         sequences: vec![SequenceRows { rows: 0..rows, past: 0, pages: &pages }],
         given: given.chunks_exact(k).enumerate().collect(),
+        ..Step::default()
     };
     let linears = |plan: &dyn Plan| -> u64 {
         let linears = plan.profile().into_iter().filter(|row| row.op.starts_with("linear"));

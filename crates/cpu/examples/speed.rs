@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
             last.logits = true;
         }
         let sequences = vec![SequenceRows { rows: 0..count, past, pages: &pages }];
-        Step { rows, sequences, given: vec![] }
+        Step { rows, sequences, ..Step::default() }
     };
     for _ in 0..3 {
         let mut plan = program.compile(&options)?;

@@ -9,7 +9,7 @@ pub(crate) struct Context<'a, 's> {
     pub step: &'a Step<'s>,
     /// Of each rotary table of the graph.
     pub turns: Vec<Turns>,
-    /// Rows that want each output.
+    /// Rows whose logits are computed, and those that want hidden states.
     logits: Vec<usize>,
     hidden: Vec<usize>,
 }
@@ -20,12 +20,12 @@ impl<'a, 's> Context<'a, 's> {
         Self {
             step,
             turns: graph.ropes().iter().map(|rope| Turns::new(rope, &step.rows)).collect(),
-            logits: step.wanted(Want::Logits).collect(),
+            logits: step.logits_rows().collect(),
             hidden: step.wanted(Want::Hidden).collect(),
         }
     }
 
-    /// The rows that want an output.
+    /// The rows that an output is computed for.
     pub fn wanted(&self, want: Want) -> &[usize] {
         match want {
             Want::Logits => &self.logits,

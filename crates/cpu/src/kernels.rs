@@ -1,6 +1,7 @@
 //! The primitives that differ by instruction set. Operations are written once, on top of these.
 
 use keeve_codec::{Codec, Row};
+use keeve_graph::sampling::{RowSampling, Sampled, SamplingError, Workspace};
 
 use crate::gemm::BF16_COLS;
 use crate::packed::tiles::Layout;
@@ -60,6 +61,14 @@ pub(crate) trait Kernels: Send + Sync {
 
     /// Products with a tile of bf16, nothing rounded: [`crate::packed::bf16::products`]. `out` has 1, 2 or 4 rows.
     fn bf16_products(&self, tile: &[u16], x: &[f32], out: &mut [[f32; TILE_ROWS]]);
+
+    /// Samples from a row of logits: [`keeve_graph::sampling::sample`], bit for bit.
+    fn sample(
+        &self,
+        logits: &[f32],
+        sampling: &RowSampling<'_>,
+        work: &mut Workspace,
+    ) -> Result<Option<Sampled>, SamplingError>;
 
     /// The kernels for tiles; `None` for the scalar tier, which computes with weights as they are stored.
     fn tiles(&self) -> Option<&dyn TileKernels> {

@@ -4,9 +4,10 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Instant;
 
+use keeve_graph::sampling::Workspace;
 use keeve_graph::{
     CompileOptions, Error, MemoryPlan, Op, OpProfile, Outputs, Plan, State, Step, StepLimits, Tap,
-    ValueId, WeightId,
+    ValueId, Want, WeightId,
 };
 
 use crate::attention::{append, attend};
@@ -21,6 +22,7 @@ use crate::ops::embed::{Table, embed};
 use crate::ops::fuse::{Fused, Fusions};
 use crate::ops::moe;
 use crate::ops::moe::{ExpertProduct, ExpertRows};
+use crate::ops::sample::sample;
 use crate::runtime::disjoint::SharedOut;
 use crate::runtime::memory::Memory;
 use crate::runtime::pool::Pool;
@@ -40,6 +42,7 @@ pub(crate) struct CpuPlan {
     buffers: Vec<Memory>,
     inputs: Inputs,
     experts: ExpertRows,
+    sampling: Vec<Workspace>,
     tapped: Vec<ValueId>,
     profile: Option<Profile>,
 }
@@ -56,7 +59,8 @@ impl CpuPlan {
         let (inputs, experts) = (Inputs::default(), ExpertRows::default());
         let tapped = options.taps.clone();
         let fused = fusions.of;
-        Self { loaded, memory, fused, merged, buffers, inputs, experts, tapped, profile }
+        let sampling = vec![];
+        Self { loaded, memory, fused, merged, buffers, inputs, experts, sampling, tapped, profile }
     }
 
     /// Bytes of all values for a row, and of the widest input of a product as bf16 or int8.
@@ -235,6 +239,38 @@ impl CpuPlan {
             .map_or(&[], |buffer| &self.buffers[buffer].all()[..len])
     }
 
+    /// The rows that were asked for, and what is sampled from logits.
+    fn outputs(
+        &mut self,
+        context: &Context<'_, '_>,
+        work: &mut Vec<Workspace>,
+    ) -> Result<Outputs, Error> {
+        let Loaded { graph, kernels, pool, .. } = &*self.loaded.clone();
+        let step = context.step;
+        let mut outputs = Outputs::default();
+        for output in graph.outputs() {
+            let of = context.wanted(output.want);
+            let width = graph.node(output.value).shape.width;
+            let values = self.value(output.value, of.len() * width);
+            let (start, mut sampled) = (Instant::now(), None);
+            if output.want == Want::Logits && !step.sampling.is_empty() {
+                outputs.sampled = sample(step, of, (width, values), *kernels, work, pool);
+                sampled = Some(start);
+            }
+            let wanted = of.iter().zip(values.chunks_exact(width.max(1)));
+            let wanted = wanted.filter(|(row, _)| step.rows[**row].wants(output.want));
+            let wanted: Vec<&[f32]> = wanted.map(|(_, values)| values).collect();
+            outputs.values.push((output.want, width, wanted.concat()));
+            if let (Some(profile), Some(start)) = (&mut self.profile, sampled) {
+                profile.add("sample".into(), start, 0);
+            }
+        }
+        match outputs.sampled.len() == step.sampling.len() {
+            true => Ok(outputs),
+            false => Err(Error::Step("the graph has no logits to sample from".into())),
+        }
+    }
+
     /// The name that profiles use.
     fn label(&self, value: ValueId) -> String {
         let weights = &self.loaded.weights;
@@ -306,14 +342,10 @@ impl Plan for CpuPlan {
             }
         }
         (self.inputs, self.experts) = (inputs, experts);
-        let mut outputs = Outputs::default();
-        for output in graph.outputs() {
-            let rows = context.wanted(output.want).len();
-            let width = graph.node(output.value).shape.width;
-            let values = self.value(output.value, rows * width).to_vec();
-            outputs.values.push((output.want, width, values));
-        }
-        Ok(outputs)
+        let mut sampling = take(&mut self.sampling);
+        let outputs = self.outputs(&context, &mut sampling);
+        self.sampling = sampling;
+        outputs
     }
 
     fn profile(&self) -> Vec<OpProfile> {

@@ -98,6 +98,7 @@ fn check(spec: Attention, threads: usize) {
                 rows: vec![RowInput { logits: true, ..RowInput::text(0, 0, Phase::Prompt) }; count],
                 sequences: vec![],
                 given: x.iter().copied().enumerate().collect(),
+                ..Step::default()
             };
             let mut expected = vec![];
             let mut row = 0;
@@ -169,7 +170,7 @@ fn attention_both_ways_sees_the_whole_sequence_and_no_other() {
         let run = |x: &[f32], lengths: &[usize]| {
             let given: Vec<_> = x.chunks_exact(width).enumerate().collect();
             let row = RowInput { logits: true, ..RowInput::text(0, 0, Phase::Prompt) };
-            let mut step = Step { rows: vec![row; given.len()], sequences: vec![], given };
+            let mut step = Step { rows: vec![row; given.len()], given, ..Step::default() };
             let (mut first, mut page) = (0, 0);
             for &length in lengths {
                 let held = length.div_ceil(program.page_tokens());

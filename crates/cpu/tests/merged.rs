@@ -77,7 +77,7 @@ fn logits(program: &dyn Program, taps: Vec<ValueId>) -> (Vec<f32>, usize, Vec<Op
         let step = Step {
             rows: (0..count).map(|index| row(index, random.next())).collect(),
             sequences: vec![SequenceRows { rows: 0..count, past, pages: &[3, 9, 4] }],
-            given: vec![],
+            ..Step::default()
         };
         past += count;
         let mut outputs = plan.run(&step, &mut *state, Some(&mut watch)).unwrap();

@@ -219,7 +219,12 @@ fn embeddings_take_the_place_of_ids() {
         rows[3].hidden = true;
         rows[4].logits = true;
         let sequences = vec![SequenceRows { rows: 0..5, past: 0, pages: &[0] }];
-        let step = Step { rows, sequences, given: vec![(1, images[0]), (4, images[1])] };
+        let step = Step {
+            rows,
+            sequences,
+            given: vec![(1, images[0]), (4, images[1])],
+            ..Step::default()
+        };
         let outputs = run_once(&*program, &step, 1);
         let stored = |row: usize| {
             let mut values = vec![0.0; width];
@@ -255,7 +260,12 @@ fn given_columns_are_those_of_the_step() {
         let row =
             |id| RowInput { logits: true, hidden: true, ..RowInput::text(id, 0, Phase::Prompt) };
         let sequences = vec![SequenceRows { rows: 0..3, past: 0, pages: &[0] }];
-        let step = Step { rows: [2, 7, 1].map(row).into(), sequences, given: vec![(1, &image)] };
+        let step = Step {
+            rows: [2, 7, 1].map(row).into(),
+            sequences,
+            given: vec![(1, &image)],
+            ..Step::default()
+        };
         let outputs = run_once(&*program, &step, 1);
         let hidden: Vec<_> = outputs.rows(Want::Hidden).collect();
         assert_eq!(hidden, [&vec![0.0; more][..], &image[width..], &vec![0.0; more]], "{isa}");

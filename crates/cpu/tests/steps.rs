@@ -55,7 +55,7 @@ fn rows(count: usize) -> Vec<RowInput> {
 fn steps_that_do_not_fit_are_errors_and_the_plan_goes_on() {
     let given = [0.5; WIDTH];
     let sequence = |rows, past, pages| SequenceRows { rows, past, pages };
-    let whole = |sequences| Step { rows: rows(4), sequences, given: vec![] };
+    let whole = |sequences| Step { rows: rows(4), sequences, ..Step::default() };
     let mut unknown = whole(vec![sequence(0..4, 0, &[0][..])]);
     unknown.rows[2].id = VOCABULARY as u32;
     let mut adapter = whole(vec![sequence(0..4, 0, &[0][..])]);

@@ -174,7 +174,7 @@ fn logits(program: &dyn Program, ids: &[u32]) -> Result<(usize, Vec<f32>), Error
     let step = Step {
         rows: ids.iter().enumerate().map(row).collect(),
         sequences: vec![SequenceRows { rows: 0..ids.len(), past: 0, pages: &pages }],
-        given: vec![],
+        ..Step::default()
     };
     let mut outputs = plan.run(&step, &mut *state, None)?;
     let (width, rows) = outputs.take(Want::Logits).unwrap_or_default();

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use keeve_checkpoint::Checkpoint;
-use keeve_graph::{Plan, RowInput, SequenceRows, State, Step, Want};
+use keeve_graph::sampling::RowSampling;
+use keeve_graph::{Plan, RowInput, SequenceRows, State, Step};
 use keeve_models::Model;
 
 use crate::error::Error;
@@ -135,10 +136,11 @@ impl DraftModel {
             let start = sequence.drafting.computed;
             let rows = step.rows.len()..step.rows.len() + share;
             for place in start..start + share {
-                let mut row =
-                    RowInput::text(sequence.tokens[place], place as u32, sequence.phase(place));
-                row.logits = place + 1 == sequence.tokens.len();
-                step.rows.push(row);
+                if place + 1 == sequence.tokens.len() {
+                    step.sampling.push((step.rows.len(), sequence.draft_sampling()));
+                }
+                let id = sequence.tokens[place];
+                step.rows.push(RowInput::text(id, place as u32, sequence.phase(place)));
             }
             let pages = &sequence.drafting.pages.pages;
             step.sequences.push(SequenceRows { rows, past: start, pages });
@@ -146,9 +148,8 @@ impl DraftModel {
         if step.rows.is_empty() {
             return Ok(false);
         }
-        let mut outputs = self.plan.run(&step, &mut *self.state, None)?;
-        let (width, logits) = outputs.take(Want::Logits).unwrap_or_default();
-        let mut logits = logits.chunks_exact(width.max(1));
+        let outputs = self.plan.run(&step, &mut *self.state, None)?;
+        let mut sampled = outputs.sampled.into_iter();
         let taking: Vec<_> = taking().collect();
         for at in taking {
             let making = &mut making[at];
@@ -159,20 +160,18 @@ impl DraftModel {
                 making.open = false;
                 continue;
             }
-            let drawn = logits
-                .next()
-                .map(|logits| sequence.draw_draft(&logits[..logits.len().min(self.vocabulary)]));
-            match drawn {
-                Some(Ok((id, probability))) => {
-                    making.likely *= probability;
+            match sampled.next() {
+                // The large model may have fewer tokens.
+                Some(Ok(Some(drawn))) if (drawn.id as usize) < self.vocabulary => {
+                    making.likely *= f64::from(drawn.logprob).exp();
                     if making.likely > making.least {
-                        sequence.tokens.push(id);
+                        sequence.tokens.push(drawn.id);
                     } else {
                         making.open = false;
                     }
                 }
                 // The draft model's opinion is no reason to fail.
-                Some(Err(_)) | None => making.open = false,
+                _ => making.open = false,
             }
         }
         Ok(true)
@@ -216,16 +215,12 @@ impl Sequence {
         }
         pool.register(&mut pages, self.all_tokens(), computed);
         (self.drafting.pages, self.drafting.computed) = (pages, computed);
-        let sampler = self.drafting.sampler.get_or_insert_with(|| self.sampler.for_drafts());
-        sampler.follow(&self.sampler);
     }
 
-    /// Chooses a draft after all tokens (and drafts) so far; with its probability.
-    fn draw_draft(&mut self, logits: &[f32]) -> Result<(u32, f64), crate::sampling::SamplingError> {
+    /// How a draft after all tokens (and drafts) so far is sampled.
+    fn draft_sampling(&self) -> RowSampling<'static> {
         let (prompt, generated) = self.tokens.split_at(self.prompt_len);
-        let sampler = self.drafting.sampler.get_or_insert_with(|| self.sampler.for_drafts());
-        let sampled = sampler.sample(logits, History { prompt, generated })?;
-        Ok((sampled.id, f64::from(sampled.logprob).exp()))
+        self.sampler.draft_row(History { prompt, generated, drafts: &[] })
     }
 
     /// Takes the drafts off the tokens, of which the first `tokens` are none.

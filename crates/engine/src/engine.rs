@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Step, Want};
+use keeve_graph::{OpProfile, Outputs, Phase, Plan, State, Want};
 use keeve_image::Processor;
 
 use crate::chat::{ChatTemplate, Message, RenderOptions, Segment};
@@ -19,7 +19,7 @@ use crate::load::ModelInfo;
 use crate::rendered::Rendered;
 use crate::request::{Canceller, Event, FinishReason, Generation, Request};
 use crate::scheduler::{Scheduler, Shares};
-use crate::sequence::{Link, Sequence, Sink};
+use crate::sequence::{Link, SampleResult, Sequence, Sink};
 use crate::speculation::{Drafting, Pace, Speculation};
 use crate::stats::{Gauges, Stats};
 use crate::text::TextSide;
@@ -365,20 +365,22 @@ impl Worker {
             self.fail(&drafted, error);
         }
         let shares = self.scheduler.schedule();
-        let step = self.scheduler.step(&shares);
+        let step = self.scheduler.step(&shares, &self.eos);
         if step.rows.is_empty() {
             return self.scheduler.wait(PATIENCE);
         }
         let generated = step.rows.iter().all(|row| row.phase == Phase::Generated);
         let (begun, rows) = (Instant::now(), step.rows.len());
-        let wants = wants(&step);
+        let wants: Vec<bool> = step.rows.iter().map(|row| row.logits).collect();
         let step_hidden: Vec<bool> = step.rows.iter().map(|row| row.hidden).collect();
+        let sampled_rows: Vec<usize> = step.sampling.iter().map(|(row, _)| *row).collect();
         let outcome = self.plan.run(&step, &mut *self.state, None);
         match outcome {
             Ok(mut outputs) => {
                 self.deliver_hidden(&shares, &step_hidden, &outputs);
                 let (width, logits) = outputs.take(Want::Logits).unwrap_or_default();
-                self.deliver(&shares, &wants, width, &logits);
+                let sampled = sampled_rows.into_iter().zip(outputs.sampled).collect();
+                self.deliver(&shares, &wants, sampled, (width, &logits));
                 if generated {
                     self.speculator.pace.note(rows, begun.elapsed());
                 }
@@ -428,24 +430,36 @@ impl Worker {
     }
 
     /// Hands the results of a step to its sequences and takes out those that are done.
-    fn deliver(&mut self, shares: &Shares, wants: &[bool], width: usize, logits: &[f32]) {
+    fn deliver(
+        &mut self,
+        shares: &Shares,
+        wants: &[bool],
+        sampled: Vec<(usize, SampleResult)>,
+        (width, logits): (usize, &[f32]),
+    ) {
         let mut wants = wants.iter();
+        let mut sampled = sampled.into_iter().peekable();
+        let mut end = 0;
         let mut rows = logits.chunks_exact(width.max(1));
         let mut ended = vec![];
         for (index, &share) in shares.iter().enumerate().filter(|(_, share)| **share > 0) {
             let sequence = &mut self.scheduler.running[index];
             let wanted = wants.by_ref().take(share).filter(|wanted| **wanted).count();
             let own: Vec<_> = rows.by_ref().take(wanted).collect();
+            end += share;
+            let own_sampled = std::iter::from_fn(|| sampled.next_if(|(row, _)| *row < end));
+            let own_sampled: Vec<_> = own_sampled.map(|(_, sampled)| sampled).collect();
             let drafts = sequence.drafting.drafts.len();
-            sequence.advance(share - drafts, width, &own);
+            let reported = sequence.advance(share - drafts, width, &own);
             let checked = sequence.drafting.accepted;
-            let outcome = match own.len().checked_sub(1 + drafts) {
-                _ if sequence.remaining() > 0 => Ok(None),
-                Some(last) if sequence.max_tokens > 0 => {
-                    sequence.accept_all(&own[last..], &self.eos, &mut self.speculator.pace)
-                }
-                None if sequence.max_tokens > 0 => Err(Error::NoLogits),
-                _ => Ok(Some(FinishReason::Length)),
+            let outcome = if sequence.remaining() > 0 {
+                Ok(None)
+            } else if sequence.max_tokens > 0 {
+                let logits = own.get(reported..).unwrap_or_default();
+                let pace = &mut self.speculator.pace;
+                sequence.accept_all(own_sampled, logits, &self.eos, pace)
+            } else {
+                Ok(Some(FinishReason::Length))
             };
             self.scheduler.counts.drafted_tokens += drafts as u64;
             self.scheduler.counts.accepted_tokens += (sequence.drafting.accepted - checked) as u64;
@@ -522,11 +536,6 @@ impl Speculator {
 
 fn present<T>(part: &Result<Option<T>, String>) -> Result<Option<&T>, Error> {
     part.as_ref().map(Option::as_ref).map_err(|problem| Error::Unusable(problem.clone()))
-}
-
-/// Which rows of `step` want logits.
-fn wants(step: &Step<'_>) -> Vec<bool> {
-    step.rows.iter().map(|row| row.logits).collect()
 }
 
 #[cfg(test)]

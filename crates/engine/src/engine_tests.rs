@@ -5,7 +5,8 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use keeve_graph::{Outputs, PageId, Phase, Tap};
+use keeve_graph::sampling::{Workspace, sample};
+use keeve_graph::{Outputs, PageId, Phase, Step, Tap};
 
 use super::*;
 use crate::kv::{PagePool, Reuse};
@@ -94,24 +95,29 @@ impl Plan for Pretended {
         }
         let long = step.sequences.iter().filter(|sequence| sequence.rows.len() > 1);
         assert!(long.map(|sequence| sequence.rows.len()).sum::<usize>() <= self.long_rows);
-        let mut values = vec![];
+        let (mut values, mut sampled) = (vec![], vec![]);
         for sequence in &step.sequences {
             let cell = |at: usize| (sequence.pages[at / PAGE], at % PAGE);
             for (index, row) in step.rows[sequence.rows.clone()].iter().enumerate() {
+                let sampling = step.row_sampling(sequence.rows.start + index);
                 let position = sequence.past + index;
                 assert_eq!(row.position, [position as u32; 3]);
                 self.cells.insert(cell(position), (row.id, row.phase));
-                if row.logits {
+                if row.logits || sampling.is_some() {
                     let history: Vec<_> = (0..=position).map(|at| self.cells[&cell(at)]).collect();
                     let mut scores = logits(&history);
                     if self.careless && position.is_multiple_of(3) {
                         scores[..BAD as usize].rotate_right(1);
                     }
-                    values.extend(scores);
+                    let mut work = Workspace::default();
+                    sampled.extend(sampling.map(|sampling| sample(&scores, sampling, &mut work)));
+                    if row.logits {
+                        values.extend(scores);
+                    }
                 }
             }
         }
-        Ok(Outputs { values: vec![(Want::Logits, VOCABULARY, values)] })
+        Ok(Outputs { values: vec![(Want::Logits, VOCABULARY, values)], sampled })
     }
 
     fn profile(&self) -> Vec<OpProfile> {
@@ -419,7 +425,7 @@ fn a_step_with_work_always_gets_on() {
     let mut steps = 0;
     while !worker.scheduler.is_idle() {
         let shares = worker.scheduler.schedule();
-        assert!(!worker.scheduler.step(&shares).rows.is_empty(), "step {steps}");
+        assert!(!worker.scheduler.step(&shares, &[EOS]).rows.is_empty(), "step {steps}");
         worker.step();
         steps += 1;
     }

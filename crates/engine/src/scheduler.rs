@@ -166,8 +166,8 @@ impl Scheduler {
         }
     }
 
-    /// The rows that `shares` stands for.
-    pub fn step(&self, shares: &Shares) -> Step<'_> {
+    /// The rows that `shares` stands for. Answers end at `eos`.
+    pub fn step(&self, shares: &Shares, eos: &[u32]) -> Step<'_> {
         let mut step = Step::default();
         for (sequence, &share) in self.running.iter().zip(shares).filter(|(_, share)| **share > 0) {
             let first = step.rows.len();
@@ -176,6 +176,8 @@ impl Scheduler {
                 row.position = sequence.position(index);
                 row.logits = sequence.wants_logits(index);
                 row.hidden = sequence.wants_hidden(index);
+                let sampling = sequence.sampling(index, eos);
+                step.sampling.extend(sampling.map(|sampling| (step.rows.len(), sampling)));
                 step.given.extend(sequence.given(index).map(|given| (step.rows.len(), given)));
                 step.rows.push(row);
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use keeve_graph::Phase;
+use keeve_graph::sampling::{RowSampling, TokenMask, Workspace, sample};
 
 use crate::constraint::{Following, Standing};
 use crate::detokenizer::Detokenizer;
@@ -13,7 +14,7 @@ use crate::error::Error;
 use crate::images::{Placed, Positions, Prompt};
 use crate::kv::{PageList, Tokens};
 use crate::request::{Event, FinishReason, Pooling, Request, Timings};
-use crate::sampling::{History, Sampled, Sampler};
+use crate::sampling::{History, Sampled, Sampler, SamplingError};
 use crate::speculation::{Drafting, Pace};
 use crate::stop::StopMatcher;
 use crate::tokenizer::TokenizerError;
@@ -210,11 +211,30 @@ impl Sequence {
         Tokens { ids: &self.tokens[..end], prompt: self.prompt_len, images: &self.images }
     }
 
-    /// Whether the logits after the token at `index` are needed: to choose the next token, or
-    /// because the request wants to see them.
+    /// Whether the logits after the token at `index` are needed here: because the request wants to see them, or to
+    /// sample from once it is known what the grammar allows after a draft.
     pub fn wants_logits(&self, index: usize) -> bool {
-        let chooses = index + 1 >= self.tokens.len() && self.max_tokens > 0;
-        chooses || self.reports(index)
+        self.reports(index) || (index >= self.tokens.len() && self.constraint.is_some())
+    }
+
+    /// How the token after the one at `index` is sampled in the step, if it is. The answer ends at `eos`.
+    pub fn sampling(&self, index: usize, eos: &[u32]) -> Option<RowSampling<'_>> {
+        let samples = index + 1 >= self.tokens.len() && self.max_tokens > 0;
+        let here = index >= self.tokens.len() && self.constraint.is_some();
+        if !samples || here {
+            return None;
+        }
+        let drafts = &self.drafting.drafts[..index + 1 - self.tokens.len()];
+        Some(self.row_sampling(drafts, eos))
+    }
+
+    fn row_sampling(&self, drafts: &[u32], eos: &[u32]) -> RowSampling<'_> {
+        let (prompt, generated) = self.tokens.split_at(self.prompt_len);
+        let history = History { prompt, generated, drafts };
+        let early = generated.len() + drafts.len() < self.min_tokens;
+        let ends = early.then(|| eos.iter().chain(&self.stop_tokens).copied());
+        let mask = self.constraint.as_ref().map(|constraint| constraint as &dyn TokenMask);
+        self.sampler.row(history, ends.into_iter().flatten(), mask)
     }
 
     /// Whether the hidden state at `index` is part of the embedding.
@@ -243,9 +263,9 @@ impl Sequence {
     }
 
     /// Takes note that `share` more tokens are in the state, and reports the logits of those
-    /// prompt positions that the request wants to see. `logits` are the rows, `vocabulary` wide, of
-    /// the tokens that wanted them.
-    pub fn advance(&mut self, share: usize, vocabulary: usize, logits: &[&[f32]]) {
+    /// prompt positions that the request wants to see: the first of `logits`, rows `vocabulary` wide of
+    /// the tokens that wanted them. Returns how many rows these were.
+    pub fn advance(&mut self, share: usize, vocabulary: usize, logits: &[&[f32]]) -> usize {
         let start = self.computed.max(self.reported);
         let count = (self.computed..self.computed + share).filter(|&at| self.reports(at)).count();
         self.computed += share;
@@ -257,6 +277,7 @@ impl Sequence {
             let values = logits[..count.min(logits.len())].concat();
             self.send(Event::PromptLogits { start, vocabulary, values });
         }
+        count
     }
 
     /// Why the sequence should not go on, if it should not.
@@ -290,11 +311,12 @@ impl Sequence {
         }
     }
 
-    /// Chooses the next token from the first of `logits`, which are those after the last token and
-    /// after each draft; then, as long as drafts are what was chosen, further ones. Returns why the
-    /// answer ends, if it does.
+    /// Takes the tokens that were sampled after the last token and after each draft, as long as drafts are what was
+    /// sampled. Those that were not sampled in the step are from `logits`. Returns why the answer ends, if it
+    /// does.
     pub fn accept_all(
         &mut self,
+        sampled: Vec<SampleResult>,
         logits: &[&[f32]],
         eos: &[u32],
         pace: &mut Pace,
@@ -302,8 +324,17 @@ impl Sequence {
         let drafts = std::mem::take(&mut self.drafting.drafts);
         let mut accepted = 0;
         let mut end = None;
-        for (at, logits) in logits.iter().enumerate() {
-            end = self.accept(logits, eos)?;
+        let (mut sampled, mut logits) = (sampled.into_iter(), logits.iter());
+        for at in 0..=drafts.len() {
+            end = match sampled.next() {
+                Some(sampled) => guarded(|| self.accept(sampled, eos))?,
+                None => {
+                    let logits = logits.next().ok_or(Error::NoLogits)?;
+                    let mut work = Workspace::default();
+                    let sampled = sample(logits, &self.row_sampling(&[], eos), &mut work);
+                    guarded(|| self.accept(sampled, eos))?
+                }
+            };
             if end.is_some() || drafts.get(at) != self.tokens.last() {
                 break;
             }
@@ -317,45 +348,30 @@ impl Sequence {
         Ok(end)
     }
 
-    /// Chooses the next token from `logits`. Returns why the answer ends, if it does.
-    fn accept(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
-        guarded(|| self.choose(logits, eos))
-    }
-
-    fn choose(&mut self, logits: &[f32], eos: &[u32]) -> Result<Option<FinishReason>, Error> {
-        let (prompt, generated) = self.tokens.split_at(self.prompt_len);
-        let history = History { prompt, generated };
-        let early = generated.len() < self.min_tokens;
-        let ends = || eos.iter().chain(&self.stop_tokens);
-        let (sampled, allowed) = match &self.constraint {
-            None if early => {
-                let mut among = vec![u32::MAX; logits.len().div_ceil(32)];
-                exclude(&mut among, ends());
-                (self.sampler.sample_among(logits, history, &among)?, None)
-            }
-            None => (self.sampler.sample(logits, history)?, None),
-            Some(constraint) => match constraint.standing()? {
-                Standing::Complete => return Ok(Some(FinishReason::Stop)),
-                Standing::Open(allowed) => {
-                    let mut among = std::borrow::Cow::from(allowed.bits());
-                    if early {
-                        exclude(among.to_mut(), ends());
-                    }
-                    let sampled = self.sampler.sample_among(logits, history, &among)?;
-                    (sampled, Some(allowed))
-                }
-            },
+    /// Takes the next token. Returns why the answer ends, if it does.
+    fn accept(
+        &mut self,
+        sampled: SampleResult,
+        eos: &[u32],
+    ) -> Result<Option<FinishReason>, Error> {
+        let Some(sampled) = sampled.map_err(SamplingError::from)? else {
+            // The grammar is complete, or says what is wrong.
+            let standing = self.constraint.as_ref().map(Following::standing).transpose()?;
+            return match standing {
+                Some(Standing::Complete) => Ok(Some(FinishReason::Stop)),
+                Some(Standing::Open(_)) | None => Err(Error::NoLogits),
+            };
         };
         let now = Instant::now();
         self.times.first_token.get_or_insert(now);
         self.times.last_token = Some(now);
         self.tokens.push(sampled.id);
-        let at_end = eos.contains(&sampled.id) && (!self.ignore_eos || allowed.is_some());
+        let at_end = eos.contains(&sampled.id) && (!self.ignore_eos || self.constraint.is_some());
         if at_end || self.stop_tokens.contains(&sampled.id) {
             return Ok(Some(FinishReason::Stop));
         }
-        if let (Some(constraint), Some(allowed)) = (&mut self.constraint, allowed) {
-            constraint.advance(allowed, sampled.id);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(sampled.id);
         }
         let text = match self.detokenizer.as_mut().map(|detokenizer| detokenizer.push(sampled.id)) {
             // Models have more ids than their tokenizer where the vocabulary is padded; those ids
@@ -420,14 +436,8 @@ impl Sequence {
     }
 }
 
-/// Takes tokens from a set of them, 32 a word.
-fn exclude<'a>(set: &mut [u32], tokens: impl Iterator<Item = &'a u32>) {
-    for &id in tokens {
-        if let Some(word) = set.get_mut(id as usize / 32) {
-            *word &= !(1 << (id % 32));
-        }
-    }
-}
+/// What was sampled in a step; `None` if the mask had nothing to sample.
+pub(crate) type SampleResult = Result<Option<Sampled>, keeve_graph::sampling::SamplingError>;
 
 /// Runs the part of the work that is one request's own. A panic there (in a tokenizer, say) is an
 /// error of that request, not the end of the engine.

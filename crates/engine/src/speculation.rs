@@ -12,7 +12,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::kv::PageList;
-use crate::sampling::Sampler;
 
 /// Where drafts come from, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -92,8 +91,6 @@ pub(crate) struct Drafting {
     /// The draft model's pages of this sequence, and how many tokens are in them.
     pub pages: PageList,
     pub computed: usize,
-    /// What the draft model's tokens are chosen with.
-    pub sampler: Option<Sampler>,
 }
 
 /// How fast old observations are forgotten.

@@ -376,7 +376,7 @@ fn run(
     let ids: Vec<u32> = (0..count as u32).collect();
     let width = program.graph().given_width().max(1);
     let given = given.chunks_exact(width).enumerate().collect();
-    let mut step = Step { rows: rows.into(), sequences: vec![], given };
+    let mut step = Step { rows: rows.into(), given, ..Step::default() };
     let (mut row, mut page) = (0, 0);
     for (&length, &pages) in lengths.iter().zip(&pages) {
         let pages = page..page + pages;

@@ -290,7 +290,7 @@ fn rows(
         let step = Step {
             rows: ids.iter().enumerate().map(row).collect(),
             sequences: vec![SequenceRows { rows: 0..ids.len(), past, pages: &pages }],
-            given: vec![],
+            ..Step::default()
         };
         let mut outputs = plan.run(&step, &mut *state, None)?;
         logits.extend(outputs.take(Want::Logits).map(|(_, rows)| rows).unwrap_or_default());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use keeve_codec::PackedTensor;
 
+use crate::sampling::{Sampled, SamplingError};
 use crate::scheme::ProductRule;
 use crate::state::{KvCodec, State};
 use crate::step::{Step, Want};
@@ -285,6 +286,8 @@ pub trait Plan: Send {
 pub struct Outputs {
     /// Output, width of a row, and the rows.
     pub values: Vec<(Want, usize, Vec<f32>)>,
+    /// What was sampled after each row of [`Step::sampling`]; `None` where its mask had nothing to sample.
+    pub sampled: Vec<Result<Option<Sampled>, SamplingError>>,
 }
 
 impl Outputs {

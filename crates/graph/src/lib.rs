@@ -20,6 +20,7 @@ mod graph;
 mod memory;
 mod op;
 mod print;
+pub mod sampling;
 mod scheme;
 mod state;
 mod step;

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::Error;
+use crate::sampling::RowSampling;
 use crate::state::PageId;
 
 /// What a row can be asked for.
@@ -77,6 +78,8 @@ pub struct Step<'a> {
     /// Rows given instead of ids (images): which row, and as many values as the graph reads
     /// ([`crate::Graph::given_width`]), in order of rows.
     pub given: Vec<(usize, &'a [f32])>,
+    /// Rows whose next token is sampled, in order, and how.
+    pub sampling: Vec<(usize, RowSampling<'a>)>,
 }
 
 impl<'a> Step<'a> {
@@ -84,6 +87,19 @@ impl<'a> Step<'a> {
     pub fn given_row(&self, row: usize) -> Option<&'a [f32]> {
         let found = self.given.binary_search_by_key(&row, |&(row, _)| row);
         found.ok().map(|index| self.given[index].1)
+    }
+
+    /// How the token after `row` is sampled, if it is.
+    pub fn row_sampling(&self, row: usize) -> Option<&RowSampling<'a>> {
+        let found = self.sampling.binary_search_by_key(&row, |&(row, _)| row);
+        found.ok().map(|index| &self.sampling[index].1)
+    }
+
+    /// The rows whose logits are computed, in order: those that ask for them, and those that are sampled from.
+    pub fn logits_rows(&self) -> impl Iterator<Item = usize> {
+        let computed =
+            |&index: &usize| self.rows[index].logits || self.row_sampling(index).is_some();
+        (0..self.rows.len()).filter(computed)
     }
 
     /// The rows that ask for `want`, in order.
@@ -134,6 +150,14 @@ impl<'a> Step<'a> {
             if row >= self.rows.len() || values.len() != limits.given_width {
                 return wrong(format!("what is given for row {row} does not fit"));
             }
+        }
+        if self.sampling.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+            return wrong("the rows that are sampled from are not in order".into());
+        }
+        if let Some((row, _)) = self.sampling.last()
+            && *row >= self.rows.len()
+        {
+            return wrong(format!("row {row} of {} is sampled from", self.rows.len()));
         }
         for (index, row) in self.rows.iter().enumerate() {
             if row.id as usize >= limits.vocabulary && self.given_row(index).is_none() {

@@ -101,7 +101,7 @@ fn step<'a>(rows: usize, sequences: &[(std::ops::Range<usize>, usize, &'a [u32])
     Step {
         rows: (0..rows).map(row).collect(),
         sequences: sequences.iter().map(sequence).collect(),
-        given: vec![],
+        ..Step::default()
     }
 }
 

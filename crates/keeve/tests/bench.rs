@@ -62,6 +62,8 @@ fn a_made_model_gives_every_number_in_json() {
             "p",
             "n",
             "d",
+            "temperature",
+            "top_p",
             "r",
             "prefill_tok_s",
             "decode_tok_s",

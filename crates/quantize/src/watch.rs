@@ -84,7 +84,7 @@ impl Watched {
             (row.hidden, row.logits) = (true, self.logits);
         }
         let sequence = SequenceRows { rows: 0..rows.len(), past: 0, pages: &self.pages };
-        let step = Step { rows, sequences: vec![sequence], given: Vec::new() };
+        let step = Step { rows, sequences: vec![sequence], ..Step::default() };
         self.plan.run(&step, &mut *self.state, Some(tap)).map_err(failed)?;
         Ok(())
     }

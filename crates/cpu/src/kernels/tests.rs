@@ -217,3 +217,33 @@ fn unpack_gives_the_codecs_bits_for_any_bytes() {
         }
     }
 }
+
+#[test]
+fn sampling_gives_the_same_on_every_tier() {
+    let mut random = Random(9);
+    for (isa, tier) in tiers("sampling") {
+        let mut work = Workspace::default();
+        for count in [1, 15, 256, 300, 5000, 33_000] {
+            let logits: Vec<f32> = random.values(count).iter().map(|value| value * 9.0).collect();
+            for (top_k, top_p, min_p) in
+                [(0, 1.0, 0.0), (40, 0.9, 0.05), (0, 0.95, 0.0), (0, 1.0, 0.01)]
+            {
+                for (position, temperature) in [(1, 0.0), (2, 0.3), (3, 1.0), (4, 2.0)] {
+                    let sampling = RowSampling {
+                        temperature,
+                        top_k,
+                        top_p,
+                        min_p,
+                        position,
+                        top_logprobs: 3,
+                        ..RowSampling::default()
+                    };
+                    let found = tier.sample(&logits, &sampling, &mut work);
+                    let expected = Scalar.sample(&logits, &sampling, &mut Workspace::default());
+                    assert_eq!(found, expected, "{} {sampling:?}", isa.name());
+                    assert!(expected.unwrap().is_some());
+                }
+            }
+        }
+    }
+}

@@ -7,3 +7,4 @@ pub(crate) mod fuse;
 pub(crate) mod moe;
 pub(crate) mod rope;
 pub(crate) mod rows;
+pub(crate) mod sample;

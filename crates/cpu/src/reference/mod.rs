@@ -3,6 +3,7 @@
 pub(crate) mod oracle;
 
 use keeve_codec::{Codec, Row};
+use keeve_graph::sampling::{RowSampling, Sampled, SamplingError, Workspace};
 
 use crate::kernels::{GELU_CUBE, Kernels, SQRT_2_OVER_PI};
 use crate::ops::rope;
@@ -15,6 +16,15 @@ use crate::scheme::panel::TILE_ROWS;
 pub(crate) struct Scalar;
 
 impl Kernels for Scalar {
+    fn sample(
+        &self,
+        logits: &[f32],
+        sampling: &RowSampling<'_>,
+        work: &mut Workspace,
+    ) -> Result<Option<Sampled>, SamplingError> {
+        keeve_graph::sampling::sample(logits, sampling, work)
+    }
+
     fn unpack(&self, codec: Codec, row: Row<'_>, out: &mut [f32]) {
         keeve_codec::values(codec, row, out);
     }

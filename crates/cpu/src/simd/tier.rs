@@ -9,6 +9,7 @@ use std::arch::{
 };
 
 use keeve_codec::{Codec, Row};
+use keeve_graph::sampling::{RowSampling, Sampled, SamplingError, Workspace};
 
 use crate::gemm::BF16_COLS;
 use crate::gemv::{bf16, floats, int8};
@@ -107,6 +108,24 @@ macro_rules! tier {
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
                 unsafe { on_tier(x) }
+            }
+
+            fn sample(
+                &self,
+                logits: &[f32],
+                sampling: &RowSampling<'_>,
+                work: &mut Workspace,
+            ) -> Result<Option<Sampled>, SamplingError> {
+                #[target_feature($(enable = $feature),+)]
+                fn on_tier(
+                    logits: &[f32],
+                    sampling: &RowSampling<'_>,
+                    work: &mut Workspace,
+                ) -> Result<Option<Sampled>, SamplingError> {
+                    keeve_graph::sampling::sample(logits, sampling, work)
+                }
+                // SAFETY: `self` exists, so the machine has the instructions.
+                unsafe { on_tier(logits, sampling, work) }
             }
 
             #[cfg(test)]

@@ -105,7 +105,7 @@ pub fn given<'a>(x: &'a [f32], width: usize, pages: &'a [u32]) -> Step<'a> {
     let row = |position| RowInput { logits: true, ..RowInput::text(0, position, Phase::Prompt) };
     let rows: Vec<_> = (0..embeddings.len() as u32).map(row).collect();
     let sequences = vec![SequenceRows { rows: 0..rows.len(), past: 0, pages }];
-    Step { rows, sequences, given: embeddings }
+    Step { rows, sequences, given: embeddings, ..Step::default() }
 }
 
 /// Runs one step in fresh state.

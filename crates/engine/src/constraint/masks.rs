@@ -5,12 +5,12 @@
 //! has them made by a thread of its kind, which gives way to the model's, and sits steps out until they are
 //! there, so that other answers do not wait for it.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use keeve_graph::sampling::TokenMask;
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
@@ -39,10 +39,10 @@ pub(super) struct Jobs {
     slow: Sender<Job>,
 }
 
-/// A matcher that is to go on, after `token` if there is one.
+/// A matcher that is to go on after `token`.
 pub(super) struct Job {
     matcher: Matcher,
-    token: Option<u32>,
+    token: u32,
     answer: Sender<Ready>,
 }
 
@@ -95,7 +95,7 @@ fn threads(name: &str, count: usize, begin: fn()) -> std::io::Result<Sender<Job>
 fn work_out(job: Job) {
     let Job { matcher, token, answer } = job;
     // The answer may have been cancelled.
-    let _ = answer.send(ready(matcher, token));
+    let _ = answer.send(ready(matcher, Some(token)));
 }
 
 fn ready(mut matcher: Matcher, token: Option<u32>) -> Ready {
@@ -127,68 +127,69 @@ pub(super) fn first(matcher: Matcher) -> Result<Ready, Error> {
 /// A constraint on its way through an answer.
 pub(crate) struct Following {
     jobs: Jobs,
-    coming: Receiver<Ready>,
-    /// What has come, if it was looked for before it is needed.
-    come: Cell<Option<Ready>>,
+    coming: Mutex<Receiver<Ready>>,
+    /// What has come, once it was looked for.
+    come: OnceLock<Ready>,
     /// Tokens that were chosen, and what their masks took.
     tokens: u32,
     spent: Duration,
 }
 
 /// Where an answer stands in its grammar.
-pub(crate) enum Standing {
+pub(crate) enum Standing<'a> {
     /// Nothing may follow.
     Complete,
-    /// These tokens may follow.
-    Open(Box<Allowed>),
-}
-
-/// Tokens that may come next, and the matcher that waits for one of them.
-pub(crate) struct Allowed {
-    matcher: Matcher,
-    tokens: SimpleVob,
-    took: Duration,
-}
-
-impl Allowed {
-    /// One bit a token, lowest first.
-    pub fn bits(&self) -> &[u32] {
-        self.tokens.as_slice()
-    }
+    /// These tokens may follow: one bit a token, lowest first.
+    Open(&'a [u32]),
 }
 
 impl Following {
     /// Goes on from what may come first.
     pub fn start(constraint: Constraint) -> Self {
         let Constraint { first, jobs } = constraint;
-        let come = Cell::new(Some(first));
-        Self { jobs, coming: channel().1, come, tokens: 0, spent: Duration::ZERO }
+        let coming = Mutex::new(channel().1);
+        Self { jobs, coming, come: OnceLock::from(first), tokens: 0, spent: Duration::ZERO }
     }
 
     fn is_slow(&self) -> bool {
         self.spent > SLOW * self.tokens
     }
 
+    /// What has come, waiting until it has; `None` if the thread is gone.
+    fn ready(&self) -> Option<&Ready> {
+        if self.come.get().is_none() {
+            let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+            // Somebody else may have been waiting for it.
+            if self.come.get().is_none() {
+                let _ = self.come.set(coming.recv().ok()?);
+            }
+        }
+        self.come.get()
+    }
+
     /// Whether a step may be made with the answer: if what may follow is known, or soon will be. Waits so
     /// long for it.
     pub fn may_run(&self, patience: Duration) -> bool {
-        if !self.is_slow() {
+        if !self.is_slow() || self.come.get().is_some() {
             return true;
         }
-        let come = self.come.take().map_or_else(|| self.coming.recv_timeout(patience), Ok);
-        // If the thread is gone, `standing` says so.
-        let may = !matches!(come, Err(RecvTimeoutError::Timeout));
-        self.come.set(come.ok());
-        may
+        let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        match coming.recv_timeout(patience) {
+            Ok(ready) => {
+                let _ = self.come.set(ready);
+                true
+            }
+            // If the thread is gone, `standing` says so.
+            Err(error) => error == RecvTimeoutError::Disconnected,
+        }
     }
 
     /// What may come next, waiting until it is known.
-    pub fn standing(&self) -> Result<Standing, Error> {
-        let come = self.come.take().map_or_else(|| self.coming.recv(), Ok);
-        let Ok(Ready { matcher, allowed, took }) = come else {
+    pub fn standing(&self) -> Result<Standing<'_>, Error> {
+        let Some(Ready { allowed, took, .. }) = self.ready() else {
             return Err(Error::Grammar("the thread that follows it has died".into()));
         };
-        let spent = self.spent + took;
+        let spent = self.spent + *took;
         if spent > budget(self.tokens) {
             let problem = format!(
                 "what may follow took {} ms to work out for {} tokens, expected at most {} ms",
@@ -198,25 +199,33 @@ impl Following {
             );
             return Err(Error::Grammar(problem));
         }
-        Ok(match allowed.map_err(super::one_line)? {
-            None => Standing::Complete,
-            Some(tokens) => Standing::Open(Box::new(Allowed { matcher, tokens, took })),
-        })
+        match allowed {
+            Err(problem) => Err(super::one_line(problem.clone())),
+            Ok(None) => Ok(Standing::Complete),
+            Ok(Some(tokens)) => Ok(Standing::Open(tokens.as_slice())),
+        }
     }
 
     /// Goes on with the token that was chosen.
-    pub fn advance(&mut self, allowed: Box<Allowed>, token: u32) {
+    pub fn advance(&mut self, token: u32) {
+        // Without it, `standing` says that the thread is gone.
+        let Some(Ready { matcher, took, .. }) = self.come.take() else { return };
         self.tokens = self.tokens.saturating_add(1);
-        self.spent += allowed.took;
-        self.post(allowed.matcher, Some(token));
-    }
-
-    fn post(&mut self, matcher: Matcher, token: Option<u32>) {
+        self.spent += took;
         let (answer, coming) = channel();
-        (self.coming, self.come) = (coming, Cell::new(None));
+        self.coming = Mutex::new(coming);
         let jobs = if self.is_slow() { &self.jobs.slow } else { &self.jobs.quick };
         // If the thread is gone, `standing` says so.
         let _ = jobs.send(Job { matcher, token, answer });
+    }
+}
+
+impl TokenMask for Following {
+    fn bits(&self) -> Option<&[u32]> {
+        match self.standing() {
+            Ok(Standing::Open(bits)) => Some(bits),
+            Ok(Standing::Complete) | Err(_) => None,
+        }
     }
 }
 
@@ -232,8 +241,8 @@ mod tests {
         let matcher = compile::matcher(&suite::bytewise(), &grammar).unwrap();
         let mut following = Following::start(Constraint { first: first(matcher).unwrap(), jobs });
         for _ in 0..3 {
-            let Ok(Standing::Open(allowed)) = following.standing() else { panic!("it has ended") };
-            following.advance(allowed, u32::from(b'a'));
+            assert!(matches!(following.standing(), Ok(Standing::Open(_))));
+            following.advance(u32::from(b'a'));
         }
         assert_eq!(following.tokens, 3);
         following.spent = budget(3);
@@ -247,18 +256,17 @@ mod tests {
         let matcher = compile::matcher(&suite::bytewise(), &grammar).unwrap();
         // Nobody makes the masks: it takes as long as the test likes.
         let ((quick, quick_jobs), (slow, slow_jobs)) = (channel(), channel());
-        let first = first(matcher).unwrap();
+        let first = Ready { took: 2 * SLOW, ..first(matcher).unwrap() };
         let mut following = Following::start(Constraint { first, jobs: Jobs { quick, slow } });
         assert!(following.may_run(Duration::ZERO));
-        let Ok(Standing::Open(mut allowed)) = following.standing() else { panic!("it has ended") };
-        allowed.took = 2 * SLOW;
-        following.advance(allowed, u32::from(b'a'));
+        assert!(matches!(following.standing(), Ok(Standing::Open(_))));
+        following.advance(u32::from(b'a'));
         assert!(quick_jobs.try_recv().is_err());
         assert!(!following.may_run(Duration::from_millis(1)));
         work_out(slow_jobs.recv().unwrap());
         assert!(following.may_run(Duration::ZERO) && following.may_run(Duration::ZERO));
-        let Ok(Standing::Open(allowed)) = following.standing() else { panic!("it has ended") };
-        following.advance(allowed, u32::from(b'b'));
+        assert!(matches!(following.standing(), Ok(Standing::Open(_))));
+        following.advance(u32::from(b'b'));
         drop(slow_jobs);
         // That the thread has died is told where the mask is needed.
         assert!(following.may_run(Duration::ZERO));

@@ -28,12 +28,12 @@ fn walk(grammar: &Grammar, seed: u64) -> Option<String> {
     let mut random = seed;
     let mut text = vec![];
     for _ in 0..400 {
-        let Standing::Open(allowed) = following.standing().unwrap() else {
+        let Standing::Open(bits) = following.standing().unwrap() else {
             return String::from_utf8(text).ok();
         };
         let ids = 0..tokenizer.vocab_size() as u32;
         let open: Vec<u32> =
-            ids.filter(|id| allowed.bits()[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
+            ids.filter(|id| bits[*id as usize / 32] >> (id % 32) & 1 == 1).collect();
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let id = open[(random >> 33) as usize % open.len()];
         if id == end {
@@ -41,7 +41,7 @@ fn walk(grammar: &Grammar, seed: u64) -> Option<String> {
         }
         assert!(!tokenizer.is_special(id), "{id}");
         text.extend_from_slice(tokenizer.token_bytes(id).unwrap());
-        following.advance(allowed, id);
+        following.advance(id);
     }
     None
 }

@@ -90,6 +90,12 @@ pub struct Bench {
     /// Tokens in the context before the generated ones.
     #[arg(long, short = 'd', value_name = "TOKENS", default_value_t = 0)]
     pub depth: usize,
+    /// Temperature at which tokens are sampled, greedily at 0.
+    #[arg(long, value_name = "T", default_value_t = 0.0, conflicts_with_all = ["ops", "server"])]
+    pub temp: f32,
+    /// Sample from the likeliest tokens that have this share of the probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0, conflicts_with_all = ["ops", "server"])]
+    pub top_p: f32,
     /// How often each measurement is made (with --ops: at least).
     #[arg(long, short = 'r', value_name = "TIMES", default_value = "5", value_parser = at_least_one)]
     pub repetitions: usize,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use keeve::{Activations, Canceller, Checkpoint, Codec, EngineOptions};
+use keeve::{Activations, Canceller, Checkpoint, Codec, EngineOptions, SamplingParams};
 use keeve_bench::model::{ModelBench, Protocol, Report, Source};
 use keeve_bench::ops::{self, OpsOptions};
 use keeve_bench::server::ServerOptions;
@@ -51,11 +51,16 @@ impl Observer for Watch {
 }
 
 fn whole_model(args: &Bench, output: &Output) -> Result<(), Failure> {
+    let sampling =
+        SamplingParams { temperature: args.temp, top_p: args.top_p, ..Default::default() };
+    sampling.validate().map_err(|problem| Failure::usage(problem.to_string()))?;
     let protocol = Protocol {
         prompt: args.prompt,
         images: args.images,
         generated: args.generate,
         depth: args.depth,
+        temperature: args.temp,
+        top_p: args.top_p,
         repetitions: args.repetitions,
     };
     let defaults = EngineOptions::default();
