@@ -164,7 +164,7 @@ fn adjust(logits: &[f32], adjustments: &[Adjustment], mask: Option<&[u32]>, out:
     let Some(mask) = mask else { return };
     for (index, values) in out.chunks_mut(32).enumerate() {
         let word = mask.get(index).copied().unwrap_or(0);
-        for (bit, value) in (0u32..).zip(values) {
+        for (bit, value) in values.iter_mut().enumerate() {
             *value = if (word >> bit) & 1 == 1 { *value } else { f32::NEG_INFINITY };
         }
     }
@@ -287,16 +287,20 @@ fn race(logits: &[f32], largest: f32, temperature: f32, noise: u64) -> u32 {
     let mut best = (f32::NEG_INFINITY, 0);
     for (at, block) in logits.chunks(BLOCK).enumerate() {
         let first = (at * BLOCK) as u32;
-        for ((id, score_of), &logit) in (first..).zip(&mut scores).zip(block) {
-            *score_of = score(logit, id, largest, temperature, noise);
+        // Counted by `enumerate`: a loop that also steps an open range has two ends, and is not vectorized.
+        for (within, (scored, &logit)) in scores.iter_mut().zip(block).enumerate() {
+            *scored = score(logit, first + within as u32, largest, temperature, noise);
         }
         let scores = &scores[..block.len()];
         let mut lanes = [f32::NEG_INFINITY; LANES];
-        for row in scores.chunks(LANES) {
-            for (lane, &score) in lanes.iter_mut().zip(row) {
+        let mut step = |values: &[f32]| {
+            for (lane, &score) in lanes.iter_mut().zip(values) {
                 *lane = if score > *lane { score } else { *lane };
             }
-        }
+        };
+        let mut rows = scores.chunks_exact(LANES);
+        rows.by_ref().for_each(&mut step);
+        step(rows.remainder());
         let most = lanes.iter().fold(f32::NEG_INFINITY, |most, &lane| most.max(lane));
         if most > best.0 {
             let within = scores.iter().position(|&score| score == most).unwrap_or(0);
@@ -312,11 +316,14 @@ fn total(logits: &[f32], largest: f32, temperature: f32) -> u64 {
     let mut total = 0;
     for block in logits.chunks(BLOCK) {
         let mut lanes = [0u64; LANES];
-        for row in block.chunks(LANES) {
-            for (lane, &logit) in lanes.iter_mut().zip(row) {
+        let mut step = |values: &[f32]| {
+            for (lane, &logit) in lanes.iter_mut().zip(values) {
                 *lane += fixed(weigh(logit, largest, temperature));
             }
-        }
+        };
+        let mut rows = block.chunks_exact(LANES);
+        rows.by_ref().for_each(&mut step);
+        step(rows.remainder());
         total += lanes.iter().sum::<u64>();
     }
     total
