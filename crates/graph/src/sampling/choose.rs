@@ -7,6 +7,8 @@ use super::{Adjustment, RowSampling, Sampled, SamplingError, TokenLogprob};
 
 /// Logits that are looked at together; the order in which those of a block are summed up is fixed.
 const BLOCK: usize = 256;
+/// Candidates beyond which it is faster to give noise to all tokens, several at a time.
+const MANY: usize = 4096;
 /// Partial sums of a block.
 const LANES: usize = 16;
 
@@ -25,9 +27,10 @@ struct Candidate {
     logit: f32,
 }
 
-/// Best first; equal logits in id order, so that the order is the same everywhere.
+/// Best first; equal logits (0 and -0, too) in id order, so that the order is the same everywhere.
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+    // None is NaN.
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 /// Samples the token after a row from its `logits`, one a vocabulary id. `None` if the mask says that there is nothing
@@ -233,7 +236,7 @@ fn draw(
     }
     let noise = key(seed, position);
     if top_k == 0 && top_p >= 1.0 && min_p == 0.0 {
-        return race(logits, largest, temperature, noise);
+        return race(logits, largest, temperature, noise, |_, _| true);
     }
     let kept_k = top_k > 0 && top_k < logits.len();
     if kept_k {
@@ -262,6 +265,14 @@ fn draw(
         let reach = if min_p > f32::MIN_POSITIVE { 1e-3 - ln(min_p) } else { f32::INFINITY };
         from(logits, maxima, largest - reach * temperature, candidates);
     }
+    if candidates.len() > MANY
+        && let Some(worst) = candidates.iter().copied().max_by(by_rank)
+    {
+        return race(logits, largest, temperature, noise, |logit, id| {
+            let kept = (logit > worst.logit) | ((logit == worst.logit) & (id <= worst.id));
+            kept & (weigh(logit, largest, temperature) >= min_p)
+        });
+    }
     let weight = |candidate: &Candidate| weigh(candidate.logit, largest, temperature);
     let fit = candidates.iter().filter(|candidate| weight(candidate) >= min_p);
     let scored = fit.map(|candidate| Candidate {
@@ -280,16 +291,24 @@ fn score(logit: f32, id: u32, largest: f32, temperature: f32, noise: u64) -> f32
     (if gap == 0.0 { 0.0 } else { gap / temperature }) + gumbel(noise, id)
 }
 
-/// The token with the best score of all of them.
+/// The token with the best score of those that `keep` says.
 #[inline(always)]
-fn race(logits: &[f32], largest: f32, temperature: f32, noise: u64) -> u32 {
+fn race(
+    logits: &[f32],
+    largest: f32,
+    temperature: f32,
+    noise: u64,
+    keep: impl Fn(f32, u32) -> bool,
+) -> u32 {
     let mut scores = [0.0; BLOCK];
     let mut best = (f32::NEG_INFINITY, 0);
     for (at, block) in logits.chunks(BLOCK).enumerate() {
         let first = (at * BLOCK) as u32;
         // Counted by `enumerate`: a loop that also steps an open range has two ends, and is not vectorized.
         for (within, (scored, &logit)) in scores.iter_mut().zip(block).enumerate() {
-            *scored = score(logit, first + within as u32, largest, temperature, noise);
+            let id = first + within as u32;
+            let score = score(logit, id, largest, temperature, noise);
+            *scored = if keep(logit, id) { score } else { f32::NEG_INFINITY };
         }
         let scores = &scores[..block.len()];
         let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -329,24 +348,27 @@ fn total(logits: &[f32], largest: f32, temperature: f32) -> u64 {
     total
 }
 
-/// Keeps the best candidates until their weights reach `mass`, at least one, best first.
+/// Keeps the best candidates until their weights reach `mass`, at least one, in no order.
 ///
-/// Sorts only as many as needed: the best 64, then four times as many, and so on.
+/// A quickselect by mass: it goes on in the half that the mass ends in, until that is short.
 fn keep_mass(candidates: &mut Vec<Candidate>, mass: u64, weight: impl Fn(f32) -> u64) {
-    let (mut sorted, mut reached) = (0, 0);
-    while sorted < candidates.len() {
-        let end = candidates.len().min((sorted * 4).max(64));
-        if end < candidates.len() {
-            candidates[sorted..].select_nth_unstable_by(end - sorted - 1, by_rank);
+    let (mut start, mut end, mut reached) = (0, candidates.len(), 0);
+    while end - start > 64 {
+        let middle = (end - start) / 2;
+        candidates[start..end].select_nth_unstable_by(middle, by_rank);
+        let better = &candidates[start..start + middle];
+        let within: u64 = better.iter().map(|candidate| weight(candidate.logit)).sum();
+        if reached + within >= mass {
+            end = start + middle;
+        } else {
+            reached += within;
+            start += middle;
         }
-        candidates[sorted..end].sort_unstable_by(by_rank);
-        for (at, candidate) in candidates[sorted..end].iter().enumerate() {
-            reached += weight(candidate.logit);
-            if reached >= mass {
-                candidates.truncate(sorted + at + 1);
-                return;
-            }
-        }
-        sorted = end;
     }
+    candidates[start..end].sort_unstable_by(by_rank);
+    let last = candidates[start..end].iter().position(|candidate| {
+        reached += weight(candidate.logit);
+        reached >= mass
+    });
+    candidates.truncate(last.map_or(end, |last| start + last + 1));
 }
